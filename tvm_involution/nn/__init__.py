@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch modules of involution networks, with OpenMMLab's parameter names."""
+
+from .attention import local_attention2d
+from .build import build_model
+from .checkpoint import load_checkpoint
+from .classifier import ImageClassifier, LinearClsHead
+from .complexity import Operations, count_operations, count_parameters
+from .conv_module import ConvModule
+from .involution import Involution2d
+from .ops import involution2d
+from .rednet import Bottleneck, RedNet
+from .resnet import ResNet
+
+__all__ = [
+    "Bottleneck",
+    "ConvModule",
+    "ImageClassifier",
+    "Involution2d",
+    "LinearClsHead",
+    "Operations",
+    "RedNet",
+    "ResNet",
+    "build_model",
+    "count_operations",
+    "count_parameters",
+    "involution2d",
+    "load_checkpoint",
+    "local_attention2d",
+]

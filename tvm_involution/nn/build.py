@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the zoo's data to modules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..zoo import ModelSpec, get_model
+from .checkpoint import load_checkpoint
+from .classifier import ImageClassifier
+from .rednet import RedNet
+from .resnet import ResNet
+
+
+def _rednet(num_classes: int = 1000, **arguments: Any) -> nn.Module:
+    return ImageClassifier(RedNet(**arguments), num_classes)
+
+
+# `builder` in models/*.toml -> what makes the module of the other entries of [network]
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"rednet": _rednet, "resnet": ResNet}
+
+
+def build_model(model: str | ModelSpec, *, seed: int = 0) -> nn.Module:
+    """Return a zoo network in evaluation mode, with its shipped weights, else initialized from `seed`.
+
+    Raises:
+        UserError: unknown name.
+    """
+    spec = get_model(model) if isinstance(model, str) else model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = BUILDERS[spec.builder](**spec.network)
+        init_weights(module)
+    if spec.weights_file is not None:
+        load_checkpoint(module, spec.weights_file)
+    return module.eval()
+
+
+def init_weights(module: nn.Module) -> None:
+    """Initialize as the official code does (He, fan out), except that no branch starts at zero.
+
+    `zero_init_residual` would make every untrained block an identity, and a comparison of compiled and original
+    network blind to it. The last batch norm of a branch starts at 1 / sqrt(number of branches) instead, which keeps
+    activations near one through 152 layers; running statistics start away from 0 and 1, so folding them matters.
+    """
+    branches = [m for m in module.modules() if hasattr(m, "bn3")]
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+            if part.bias is not None:
+                nn.init.normal_(part.bias, std=0.01)
+        elif isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.8, 1.2)
+            nn.init.normal_(part.bias, std=0.1)
+            nn.init.normal_(part.running_mean, std=0.1)
+            nn.init.uniform_(part.running_var, 0.8, 1.2)
+        elif isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight, std=0.01)
+            nn.init.zeros_(part.bias)
+    for part in branches:
+        part.bn3.weight.data.mul_(1 / math.sqrt(len(branches)))
+    for part in module.modules():
+        if hasattr(part, "generate_kernel"):
+            # a window of K*K taps of unit variance, each with an unscaled kernel, would grow by K a layer
+            part.conv2.conv.weight.data.mul_(1 / part.kernel_size)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load weights: official OpenMMLab files, bare state dicts, safetensors. No file ever runs code."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+_SHOWN = 4
+
+
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Fill `model` from a file; the model is left as it was where anything does not fit.
+
+    Takes `{"state_dict": ..., "meta": ...}` as OpenMMLab writes it, a bare state dict (read with `weights_only=True`),
+    and `.safetensors`. A `module.` before the names (DataParallel) is dropped; a backbone's own checkpoint, without
+    `backbone.`, fills the backbone alone. `num_batches_tracked` may be missing.
+
+    Raises:
+        UserError: a missing, truncated or foreign file, or one with missing, surplus or wrongly shaped tensors,
+            listed by name.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"checkpoint {file} does not exist; name a .pth, .pt or .safetensors file")
+    state = _strip_prefix(_read(file), "module.")
+    target: nn.Module = model
+    backbone = getattr(model, "backbone", None)
+    if isinstance(backbone, nn.Module) and not any(name.startswith("backbone.") for name in state):
+        target = backbone
+    _check(target, state, file)
+    target.load_state_dict(state, strict=False)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is no safetensors file, or is truncated: {_first_line(error)}") from error
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise UserError(
+                f"{file} asks to run code while it is read, which is refused; save its state dict alone, best as "
+                ".safetensors"
+            ) from error
+        raise UserError(f"{file} is no checkpoint: {_first_line(error)}; expected torch.save or safetensors") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is no checkpoint, or is truncated: {_first_line(error)}; fetch it again") from error
+    return _state_dict(content, file)
+
+
+def _state_dict(content: Any, file: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise UserError(f"{file} holds no state dict; expected names with tensors, or a `state_dict` entry with them")
+    return dict(content)
+
+
+def _strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    if state and all(name.startswith(prefix) for name in state):
+        return {name[len(prefix) :]: tensor for name, tensor in state.items()}
+    return state
+
+
+def _check(model: nn.Module, state: dict[str, Tensor], file: Path) -> None:
+    own = model.state_dict()
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    surplus = [name for name in state if name not in own]
+    misshapen = [
+        f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{what} {len(names)}: {_shorten(names)}"
+        for what, names in (("missing", missing), ("surplus", surplus), ("wrong shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{file} does not fit {type(model).__name__}: {'; '.join(problems)}; is it a checkpoint of another network "
+            "or depth?"
+        )
+
+
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count parameters and operations, as the published tables do.
+
+The official counter (mmcv's get_model_complexity_info) counts multiply-adds of convolutions, linear layers and
+involutions, and adds batch norm (two a value), ReLU and pooling (one a value of the input).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .involution import Involution2d
+
+
+@dataclass
+class Operations:
+    """Operations of one inference; multiply-adds where there are products."""
+
+    convolution: int = 0
+    linear: int = 0
+    involution: int = 0
+    batch_norm: int = 0
+    relu: int = 0
+    pooling: int = 0
+
+    @property
+    def multiply_adds(self) -> int:
+        """Convolutions, linear layers and involutions alone."""
+        return self.convolution + self.linear + self.involution
+
+    @property
+    def total(self) -> int:
+        """What the official counter prints."""
+        return self.multiply_adds + self.batch_norm + self.relu + self.pooling
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trained values."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def count_operations(model: nn.Module, input_size: tuple[int, int, int]) -> Operations:
+    """Run `model` once on zeros (1, C, H, W) of `input_size` (C, H, W) and count."""
+    counts = Operations()
+
+    def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        values = inputs[0].numel()
+        if isinstance(module, nn.Conv2d):
+            taps = module.weight[0].numel()
+            counts.convolution += output.numel() * taps
+        elif isinstance(module, nn.Linear):
+            counts.linear += output.numel() * module.in_features
+        elif isinstance(module, Involution2d):
+            counts.involution += output.numel() * module.kernel_size**2
+        elif isinstance(module, nn.BatchNorm2d):
+            counts.batch_norm += 2 * values
+        elif isinstance(module, nn.ReLU):
+            counts.relu += values
+        elif isinstance(module, (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+            counts.pooling += values
+
+    handles = [m.register_forward_hook(hook) for m in model.modules()]
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, *input_size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts

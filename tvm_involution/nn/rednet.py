@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RedNet, the residual network of involutions (section 4 of arXiv 2103.06255).
+
+Parameter names are those of cls/mmcls/models/backbones/rednet.py, so official checkpoints load as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .conv_module import ConvModule
+from .involution import Involution2d
+
+STAGE_BLOCKS = {
+    26: (1, 2, 4, 1),
+    38: (2, 3, 5, 2),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+
+
+class Bottleneck(nn.Module):
+    """1x1 convolution, 7x7 involution, 1x1 convolution, each with batch norm, around an identity."""
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, downsample: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        mid_channels = out_channels // self.expansion
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(mid_channels)
+        self.conv2 = Involution2d(mid_channels, 7, stride, dilation=dilation)
+        self.bn2 = nn.BatchNorm2d(mid_channels)
+        self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + identity)
+
+
+class RedNet(nn.Module):
+    """The backbone.
+
+    Args:
+        depth: 26, 38, 50, 101 or 152; or None with `stage_blocks`.
+        stage_blocks: blocks of each stage.
+        stem_channels: channels after the stem; half of them inside it.
+        base_channels: the first stage's bottleneck width; each stage doubles it.
+        out_indices: stages whose outputs are returned.
+
+    Raises:
+        UserError: unknown depth, or stages that do not match strides and dilations.
+    """
+
+    def __init__(
+        self,
+        depth: int | None = 50,
+        *,
+        stage_blocks: Sequence[int] | None = None,
+        in_channels: int = 3,
+        stem_channels: int = 64,
+        base_channels: int = 64,
+        strides: Sequence[int] = (1, 2, 2, 2),
+        dilations: Sequence[int] = (1, 1, 1, 1),
+        out_indices: Sequence[int] = (3,),
+    ) -> None:
+        super().__init__()
+        if stage_blocks is None:
+            if depth not in STAGE_BLOCKS:
+                raise UserError(f"no RedNet of depth {depth}; expected one of {', '.join(map(str, STAGE_BLOCKS))}")
+            stage_blocks = STAGE_BLOCKS[depth]
+        if not len(stage_blocks) == len(strides) == len(dilations) or max(out_indices) >= len(stage_blocks):
+            raise UserError(
+                f"stage_blocks {stage_blocks}, strides {strides}, dilations {dilations} and out_indices {out_indices} "
+                "must speak of the same stages"
+            )
+        self.out_indices = tuple(out_indices)
+        half = stem_channels // 2
+        self.stem = nn.Sequential(
+            ConvModule(in_channels, half, 3, stride=2, padding=1),
+            Involution2d(half, 3, 1),
+            nn.BatchNorm2d(half),
+            nn.ReLU(inplace=True),
+            ConvModule(half, stem_channels, 3, stride=1, padding=1),
+        )
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels, out_channels = stem_channels, base_channels * Bottleneck.expansion
+        self.stages = []
+        for index, (blocks, stride, dilation) in enumerate(zip(stage_blocks, strides, dilations, strict=True), 1):
+            name = f"layer{index}"
+            self.add_module(name, _stage(blocks, channels, out_channels, stride, dilation))
+            self.stages.append(name)
+            channels, out_channels = out_channels, out_channels * 2
+        self.out_channels = channels
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, in_channels, H, W) -> the feature maps of `out_indices`, one alone not in a tuple."""
+        x = self.maxpool(self.stem(x))
+        outputs = []
+        for index, name in enumerate(self.stages):
+            x = getattr(self, name)(x)
+            if index in self.out_indices:
+                outputs.append(x)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _stage(blocks: int, in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
+    downsample = None
+    if stride != 1 or in_channels != out_channels:
+        downsample = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+        )
+    first = Bottleneck(in_channels, out_channels, stride, dilation, downsample)
+    rest = [Bottleneck(out_channels, out_channels, 1, dilation) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *rest)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ResNet (arXiv 1512.03385), what RedNet is measured against; parameter names as torchvision's."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .rednet import STAGE_BLOCKS
+
+
+class _Bottleneck(nn.Module):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        mid = out_channels // 4
+        self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(mid)
+        self.conv2 = nn.Conv2d(mid, mid, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(mid)
+        self.conv3 = nn.Conv2d(mid, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.relu(self.bn3(self.conv3(out)) + identity)
+
+
+class ResNet(nn.Module):
+    """A whole ResNet classifier: (N, 3, H, W) -> logits (N, num_classes).
+
+    Args:
+        depth: 26, 38, 50, 101 or 152 (the depths of RedNet).
+
+    Raises:
+        UserError: unknown depth.
+    """
+
+    def __init__(self, depth: int = 50, num_classes: int = 1000) -> None:
+        super().__init__()
+        if depth not in STAGE_BLOCKS:
+            raise UserError(f"no ResNet of depth {depth}; expected one of {', '.join(map(str, STAGE_BLOCKS))}")
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = 64
+        for index, blocks in enumerate(STAGE_BLOCKS[depth]):
+            out_channels, stride = 256 * 2**index, 1 if index == 0 else 2
+            downsample = nn.Sequential(
+                nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+            )
+            stage = [_Bottleneck(channels, out_channels, stride, downsample)]
+            stage += [_Bottleneck(out_channels, out_channels, 1, None) for _ in range(blocks - 1)]
+            self.add_module(f"layer{index + 1}", nn.Sequential(*stage))
+            channels = out_channels
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits (N, num_classes)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        for index in range(1, 5):
+            x = getattr(self, f"layer{index}")(x)
+        return self.fc(self.avgpool(x).flatten(1))

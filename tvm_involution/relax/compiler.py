@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`compile`: from a network to one shared library with code, weights and metadata inside."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import tvm
+from tvm import relax
+
+from .. import __version__
+from ..errors import UserError
+from ..files import atomic_write
+from ..runtime.library_file import seal
+from ..runtime.metadata import LibraryMetadata, TensorSpec
+from ..runtime.tvm_runtime import tvm_version
+from ..target import cpu_features, resolve_target
+from . import pipeline
+from .importer import import_exported_program
+from .link import link_shared
+from .network import Network, input_batch, resolve_network
+from .passes.apply_schedules import count_kernels
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class CompiledLibrary:
+    """A compiled network, ready to be saved."""
+
+    def __init__(
+        self, executable: relax.VMExecutable, target: tvm.target.Target, metadata: LibraryMetadata
+    ) -> None:
+        self._executable = executable
+        self._target = target
+        self.metadata = metadata
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the shared library; `path` appears whole or not at all.
+
+        Raises:
+            UserError: the folder cannot be written, or no linker for the target is at hand.
+        """
+        with atomic_write(path) as temporary:
+            link_shared(self._executable, self._target, temporary)
+            seal(temporary, self.metadata)
+
+
+def compile(  # the contract's verb
+    model: str | Path | torch.nn.Module,
+    target: str | tvm.target.Target = "llvm",
+    *,
+    checkpoint: str | Path | None = None,
+    batch: int | Sequence[int] | None = None,
+    dtype: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    debug_dump: str | Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> CompiledLibrary:
+    """Compile a network for a target.
+
+    Args:
+        model: a zoo name (`rednet50`), a `.pt2` file of `torch.export.save`, `package.module:function` that returns
+            a module, or a module itself. Inputs are (N, C, H, W).
+        target: `llvm` (this CPU), `cuda` (this GPU), a tag or JSON that `tvm.target.Target` takes, or a target.
+        checkpoint: weights for the network: official OpenMMLab files, state dicts, safetensors.
+        batch: the batch sizes to build for; 1 by default, for a `.pt2` file the one it was exported for.
+        dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
+        image_size: height and width in pixels; the zoo's own by default.
+        debug_dump: folder for the module's text after each phase.
+        progress: told the name of each phase as it starts.
+
+    Raises:
+        UserError: whatever is wrong with the arguments, in one line.
+    """
+    resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
+    network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
+    batches = _batches(network, batch)
+    torch_dtype = _dtype(network, dtype)
+    dump = Path(debug_dump) if debug_dump is not None else None
+
+    progress("import from PyTorch")
+    functions = {}
+    for size in batches:
+        program = network.export(size, torch_dtype)
+        functions[f"batch_{size}"] = import_exported_program(program)["main"].with_attr(
+            "global_symbol", f"batch_{size}"
+        )
+    mod = tvm.IRModule(functions)
+    first = mod[f"batch_{batches[0]}"]
+
+    mod = pipeline.run(mod, resolved, debug_dump=dump, progress=progress)
+    kernels = count_kernels(mod)
+    progress("generate code")
+    executable = relax.build(mod, target=resolved, relax_pipeline=None)
+
+    host = resolved.host if resolved.host is not None else resolved
+    metadata = LibraryMetadata(
+        name=network.name,
+        task=network.task,
+        inputs=_input_specs(first),
+        outputs=_output_specs(network, first),
+        batch_sizes=batches,
+        dtype=str(torch_dtype).removeprefix("torch."),
+        preprocessing=network.preprocessing,
+        classes=network.classes,
+        target=json.loads(str(resolved)),
+        device_type="cuda" if resolved.kind.name == "cuda" else "cpu",
+        triple=str(host.attrs.get("mtriple") or tvm.target.codegen.llvm_get_system_triple()),
+        cpu=str(host.attrs.get("mcpu") or "generic"),
+        cpu_features=cpu_features(host),
+        tvm_version=tvm_version(),
+        package_version=__version__,
+        weights_origin=network.weights_origin,
+        parameters=network.parameters,
+        kernels=kernels,
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    )
+    return CompiledLibrary(executable, resolved, metadata)
+
+
+def _batches(network: Network, batch: int | Sequence[int] | None) -> tuple[int, ...]:
+    if batch is None:
+        return (input_batch(network.program)[0],) if network.program is not None else (1,)
+    sizes = (batch,) if isinstance(batch, int) else tuple(batch)
+    if not sizes or any(size < 1 for size in sizes):
+        raise UserError(f"batch sizes must be positive whole numbers, got {list(sizes)}; for example --batch 1,8")
+    return tuple(sorted(set(sizes)))
+
+
+def _dtype(network: Network, dtype: str | None) -> torch.dtype:
+    if dtype is None:
+        return input_batch(network.program)[1] if network.program is not None else torch.float32
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _tensor_spec(name: str, ty: relax.TensorType) -> TensorSpec:
+    shape = tuple(int(d) for d in ty.shape.values)
+    return TensorSpec(
+        name=name, shape=("batch", *shape[1:]), dtype=str(ty.dtype), layout="NCHW" if len(shape) == 4 else ""
+    )
+
+
+def _input_specs(func: relax.Function) -> tuple[TensorSpec, ...]:
+    names = ["input"] if len(func.params) == 1 else [param.name_hint for param in func.params]
+    return tuple(_tensor_spec(name, param.ty) for name, param in zip(names, func.params, strict=True))
+
+
+def _output_specs(network: Network, func: relax.Function) -> tuple[TensorSpec, ...]:
+    returned = func.ret_ty
+    types = list(returned.fields) if isinstance(returned, relax.TupleType) else [returned]
+    names = network.output_names
+    if len(names) != len(types):
+        names = ("output",) if len(types) == 1 else tuple(f"output_{i}" for i in range(len(types)))
+    return tuple(_tensor_spec(name, ty) for name, ty in zip(names, types, strict=True))

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From PyTorch to Relax, by way of `torch.export`, with involutions kept whole."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import tvm
+from torch import fx
+from tvm import relax
+from tvm.relax.frontend.torch import from_exported_program
+
+from ..errors import UserError
+from . import operator
+from .unfold_pattern import rewrite_unfold_involutions
+
+
+def export_module(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
+    """Trace `module` (in evaluation mode) with `torch.export` for the shapes and dtypes of `inputs`.
+
+    Raises:
+        UserError: `torch.export` cannot trace the module, with its own reason.
+    """
+    try:
+        with torch.no_grad():
+            return torch.export.export(module.eval(), tuple(inputs))
+    except Exception as error:  # torch.export raises whatever the traced code raises
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"torch.export cannot trace {type(module).__name__} for inputs "
+            f"{[list(x.shape) for x in inputs]}: {reason[0] if reason else type(error).__name__}; "
+            "the module must run on these shapes without data-dependent Python"
+        ) from error
+
+
+def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
+    """Return the Relax module of `program`: one function `main`, weights bound as constants.
+
+    Involutions, as `torch.ops.tvm_involution.involution2d` or in the official naive form with `nn.Unfold`
+    (cls/mmcls/models/utils/involution_naive.py), become `tvm_involution.involution2d`.
+
+    Raises:
+        UserError: the program holds an operator that Relax cannot import, named with its source line.
+    """
+    program = rewrite_unfold_involutions(program)
+    with warnings.catch_warnings():
+        # torch warns of its own pytree registrations while it decomposes
+        warnings.simplefilter("ignore")
+        program = program.run_decompositions()
+    try:
+        return from_exported_program(
+            program,
+            run_ep_decomposition=False,
+            unwrap_unit_return_tuple=True,
+            custom_convert_map={"involution2d.default": _convert_involution2d},
+        )
+    except (AssertionError, NotImplementedError, ValueError, KeyError) as error:
+        raise UserError(f"cannot import the network: {_first_line(error)}{_source_of(program, error)}") from error
+
+
+def _convert_involution2d(node: fx.Node, importer: Any) -> relax.Var:
+    x_node, kernel_node, stride, padding, dilation = node.args
+    kernel_size = tuple(int(k) for k in kernel_node.meta["val"].shape[2:4])
+    call = operator.involution2d(
+        importer.env[x_node], _packed_kernel(kernel_node, importer), kernel_size, stride, padding, dilation
+    )
+    return importer.block_builder.emit(call)
+
+
+def _packed_kernel(node: fx.Node, importer: Any) -> relax.Expr:
+    """Return the kernel as (N, G*KH*KW, OH, OW), past the view that gave it six dimensions if there is one.
+
+    Going past the view keeps the span convolution's output visible to layout conversion.
+    """
+    n, groups, kh, kw, oh, ow = node.meta["val"].shape
+    packed = (n, groups * kh * kw, oh, ow)
+    source = node
+    while source.target in (torch.ops.aten.view.default, torch.ops.aten.reshape.default):
+        source = source.args[0]
+        if tuple(source.meta["val"].shape) == packed:
+            return importer.env[source]
+    return importer.block_builder.emit(relax.op.reshape(importer.env[node], packed))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _source_of(program: torch.export.ExportedProgram, error: Exception) -> str:
+    """Find the Python line of the first operator that the message of `error` names."""
+    for node in program.graph.nodes:
+        target = getattr(node.target, "__name__", str(node.target))
+        if node.op == "call_function" and target in str(error) and node.meta.get("stack_trace"):
+            lines = [line.strip() for line in node.meta["stack_trace"].splitlines() if line.strip()]
+            return f" ({' '.join(lines[-2:])})"
+    return ""

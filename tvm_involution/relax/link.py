@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Link a compiled executable into a shared object, for this machine's architecture or another."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import tvm
+from tvm import relax
+
+from ..errors import UserError
+
+
+def link_shared(executable: relax.VMExecutable, target: tvm.target.Target, path: Path) -> None:
+    """Write `executable` as the shared object `path`.
+
+    The linker is the C compiler of the target's architecture: `cc` for this machine's, `<triple>-gcc` for another,
+    else Zig's (`pip install "tvm-involution[cross]"`), which links for all of them.
+
+    Raises:
+        UserError: no such linker, or it failed.
+    """
+    host = target.host if target.host is not None else target
+    triple = str(host.attrs.get("mtriple") or tvm.target.codegen.llvm_get_system_triple())
+    command = _linker(triple)
+
+    def fcompile(output: str, objects: list[str], options: list[str] | None = None, **_: object) -> None:
+        _run([*command, "-shared", "-fPIC", "-o", output, *objects, *(options or [])])
+
+    fcompile.output_format = "so"  # type: ignore[attr-defined]
+    fcompile.get_target_triple = lambda: triple  # type: ignore[attr-defined]
+    executable.export_library(str(path), fcompile=fcompile)
+
+
+def _linker(triple: str) -> list[str]:
+    arch = triple.split("-", 1)[0]
+    if arch == platform.machine():
+        for name in ("cc", "gcc", "clang"):
+            if found := shutil.which(name):
+                return [found]
+    elif found := shutil.which(f"{triple}-gcc"):
+        return [found]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu"]
+    raise UserError(
+        f"no linker for {triple}: install a C compiler for it, or `pip install \"tvm-involution[cross]\"`, "
+        "which links for every architecture"
+    )
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"the linker {command[0]} failed: {last}; check that it can link a shared object")

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user may name as MODEL, made into one thing the compiler takes."""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import zoo
+from ..errors import UserError
+from ..nn import build_model, load_checkpoint
+from ..runtime.metadata import Preprocessing, preprocessing_from
+from .importer import export_module
+
+
+@dataclass
+class Network:
+    """A network to compile: a module traced anew for each batch size, or a program exported before."""
+
+    name: str
+    task: str
+    weights_origin: str
+    module: torch.nn.Module | None = None
+    program: torch.export.ExportedProgram | None = None
+    image_size: tuple[int, int] | None = None
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] | None = None
+    output_names: tuple[str, ...] = field(default=())
+
+    @property
+    def parameters(self) -> int:
+        """The number of trained values."""
+        return sum(p.numel() for p in (self.module or self.program).parameters())
+
+    def export(self, batch: int, dtype: torch.dtype) -> torch.export.ExportedProgram:
+        """Return the program for a batch of `batch` pictures (N, 3, H, W) of `dtype`.
+
+        Raises:
+            UserError: a program exported before has another batch size or dtype.
+        """
+        if self.program is not None:
+            shapes = _input_shapes(self.program)
+            if any(shape[:1] != (batch,) or kind != dtype for shape, kind in shapes):
+                raise UserError(
+                    f"{self.name} was exported for {', '.join(f'{list(s)} {d}' for s, d in shapes)}, not for batch "
+                    f"{batch} in {dtype}; export it for that, or leave out --batch and --dtype"
+                )
+            return self.program
+        assert self.module is not None and self.image_size is not None
+        channels = next(p for p in self.module.parameters() if p.dim() == 4).shape[1]
+        inputs = torch.zeros(batch, channels, *self.image_size, dtype=dtype)
+        return export_module(self.module.to(dtype), [inputs])
+
+
+def resolve_network(
+    model: str | Path | torch.nn.Module,
+    *,
+    checkpoint: str | Path | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Network:
+    """Return the network of a zoo name, a `.pt2` file, `package.module:function`, or a module.
+
+    Raises:
+        UserError: unknown name, unreadable file, a function that returns no module, a checkpoint that does not fit.
+    """
+    if isinstance(model, torch.nn.Module):
+        network = Network(type(model).__name__, "unknown", "as given", module=model)
+    elif str(model).endswith(".pt2"):
+        if checkpoint is not None or image_size is not None:
+            raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
+        return _exported(Path(model))
+    elif ":" in str(model):
+        network = Network(str(model), "unknown", "as built by the function", module=_imported(str(model)))
+    else:
+        network = _from_zoo(str(model), own_weights=checkpoint is None)
+    if checkpoint is not None:
+        load_checkpoint(network.module, checkpoint)
+        network.weights_origin = str(checkpoint)
+    network.image_size = image_size or network.image_size or (224, 224)
+    return network
+
+
+def _from_zoo(name: str, own_weights: bool) -> Network:
+    spec = zoo.get_model(name)
+    shipped = own_weights and spec.weights_file is not None
+    return Network(
+        name=spec.name,
+        task=spec.task,
+        weights_origin=f"models/{Path(spec.weights_file).name}" if shipped else "random initialisation (seed 0)",
+        module=build_model(spec),
+        image_size=tuple(spec.image_size),
+        preprocessing=preprocessing_from(spec.preprocessing) if spec.preprocessing else None,
+        classes=tuple(spec.classes) if spec.classes else None,
+        output_names=("logits",) if spec.task == "classification" else (),
+    )
+
+
+def _exported(path: Path) -> Network:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a file that torch.export.save wrote")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is no .pt2 archive, or is truncated; write it with torch.export.save")
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # the archive's reader raises whatever its parts raise
+        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; write it with torch.export.save") from error
+    return Network(path.stem, "unknown", str(path), program=program)
+
+
+def _imported(reference: str) -> torch.nn.Module:
+    module_name, _, function_name = reference.partition(":")
+    try:
+        module = getattr(importlib.import_module(module_name), function_name)()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"cannot import {reference}: {error}; expected package.module:function") from error
+    if not isinstance(module, torch.nn.Module):
+        raise UserError(f"{reference} returned {type(module).__name__}; expected a torch.nn.Module")
+    return module
+
+
+def input_batch(program: torch.export.ExportedProgram) -> tuple[int, torch.dtype]:
+    """Return the batch size and dtype that `program` was exported for."""
+    shape, dtype = _input_shapes(program)[0]
+    return int(shape[0]), dtype
+
+
+def _input_shapes(program: torch.export.ExportedProgram) -> Sequence[tuple[tuple[Any, ...], torch.dtype]]:
+    names = set(program.graph_signature.user_inputs)
+    values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
+    return [(tuple(value.shape), value.dtype) for value in values]

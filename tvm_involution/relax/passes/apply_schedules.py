@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Give every tensor program a schedule: a tuning record where one exists, else the first rule that takes it.
+
+Each scheduled function carries the attribute `tvm_involution.schedule`: `record`, `rule` or `fallback`, which
+`count_kernels` sums up for `inspect`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import tvm
+from tvm import s_tir, tirx
+
+from ...runtime.metadata import KernelCoverage
+from ...schedules import rules_for
+
+SOURCE_ATTR = "tvm_involution.schedule"
+RULE_ATTR = "tvm_involution.rule"
+_log = logging.getLogger(__name__)
+
+
+@tvm.transform.module_pass(opt_level=0, name="ApplySchedules")
+class ApplySchedules:
+    """Schedule every `PrimFunc` of the module for `target`."""
+
+    def __init__(self, target: tvm.target.Target):
+        self.target = target
+
+    def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with every tensor program scheduled."""
+        for name, func in mod.functions_items():
+            if isinstance(func, tirx.PrimFunc) and SOURCE_ATTR not in (func.attrs or {}):
+                mod[name] = self._schedule(func)
+        return mod
+
+    def _schedule(self, func: tirx.PrimFunc) -> tirx.PrimFunc:
+        for rule in rules_for(self.target):
+            try:
+                sch = rule.apply(func, self.target)
+            except (s_tir.ScheduleError, tvm.error.TVMError) as error:
+                # a rule that trips over a shape must not take the network down; the next rule is correct too
+                _log.warning("%s could not schedule %s: %s", rule.name, func.attrs["global_symbol"], error)
+                continue
+            if sch is not None:
+                scheduled = sch.mod["main"]
+                return (
+                    scheduled.with_attr(SOURCE_ATTR, "rule")
+                    .with_attr(RULE_ATTR, rule.name)
+                    .with_attr("tirx.is_scheduled", True)
+                )
+        return func.with_attr(SOURCE_ATTR, "fallback")
+
+
+def count_kernels(mod: tvm.IRModule) -> KernelCoverage:
+    """Count the tensor programs of a scheduled module by where their schedules came from."""
+    sources = Counter(
+        str(func.attrs[SOURCE_ATTR])
+        for _, func in mod.functions_items()
+        if isinstance(func, tirx.PrimFunc) and func.attrs and SOURCE_ATTR in func.attrs
+    )
+    return KernelCoverage(
+        total=sum(sources.values()),
+        record=sources["record"],
+        rule=sources["rule"],
+        fallback=sources["fallback"],
+    )

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole compilation, as one list of passes in numbered phases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tvm
+from tvm import relax
+
+from . import operator
+from .passes.apply_schedules import ApplySchedules
+from .passes.fold_batch_norm import FoldBatchNorm
+from .passes.pack_weights import PackWeights
+
+Phase = tuple[str, list[tvm.transform.Pass]]
+
+
+def phases(target: tvm.target.Target) -> list[Phase]:
+    """Return the phases that take an imported module to one that the Relax VM's code generator accepts."""
+    return [
+        (
+            "simplify the graph",
+            [
+                relax.transform.Normalize(),
+                FoldBatchNorm(),
+                relax.transform.DecomposeOpsForInference(),
+                relax.transform.CanonicalizeBindings(),
+                relax.transform.DeadCodeElimination(),
+            ],
+        ),
+        (
+            "lay out channels last",
+            [
+                relax.transform.ConvertLayout(
+                    {"relax.nn.conv2d": ["NHWC", "OIHW"], operator.OP_NAME: ["NHWC", "NHWC"]}
+                ),
+                relax.transform.CanonicalizeBindings(),
+                relax.transform.FoldConstant(),
+                relax.transform.DeadCodeElimination(),
+            ],
+        ),
+        (
+            "lower operators",
+            [
+                PackWeights(target),
+                relax.transform.LegalizeOps(),
+                relax.transform.AnnotateTIROpPattern(),
+                relax.transform.FoldConstant(),
+                relax.transform.FuseOps(),
+                relax.transform.FuseTIR(),
+                relax.transform.DeadCodeElimination(),
+            ],
+        ),
+        ("schedule kernels", [ApplySchedules(target)]),
+        (
+            "plan memory",
+            [
+                relax.transform.RewriteDataflowReshape(),
+                relax.transform.ToNonDataflow(),
+                relax.transform.RemovePurityChecking(),
+                relax.transform.CallTIRRewrite(),
+                relax.transform.StaticPlanBlockMemory(),
+                relax.transform.LowerAllocTensor(),
+                relax.transform.KillAfterLastUse(),
+                relax.transform.LowerRuntimeBuiltin(),
+                relax.transform.ComputePrimValue(),
+                relax.transform.VMShapeLower(),
+                relax.transform.AttachGlobalSymbol(),
+            ],
+        ),
+    ]
+
+
+def run(
+    mod: tvm.IRModule,
+    target: tvm.target.Target,
+    *,
+    debug_dump: Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    until: str | None = None,
+) -> tvm.IRModule:
+    """Run the phases over `mod`.
+
+    Args:
+        debug_dump: folder for the module's text before the first and after each phase, `N-name.py`.
+        progress: told the name of each phase as it starts.
+        until: name of the last phase to run; all of them by default.
+    """
+    _dump(mod, debug_dump, "0-import")
+    with target, tvm.transform.PassContext(opt_level=3):
+        for number, (name, passes) in enumerate(phases(target), 1):
+            progress(name)
+            for step in passes:
+                mod = step(mod)
+            _dump(mod, debug_dump, f"{number}-{name.replace(' ', '-')}")
+            if name == until:
+                break
+    return mod
+
+
+def _dump(mod: tvm.IRModule, folder: Path | None, name: str) -> None:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.py").write_text(mod.script(show_meta=False))

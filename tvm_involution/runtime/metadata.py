@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a library says about itself."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import UserError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output. `shape` has the word "batch" as its first entry."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+    layout: str = ""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes an input: RGB, short side to `resize` (bilinear), centre crop, (x - mean) / std in 0..255."""
+
+    resize: int
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class KernelCoverage:
+    """How many kernels a library has, and where their schedules came from."""
+
+    total: int
+    record: int
+    """from a tuning record"""
+    rule: int
+    """the default of a schedule rule"""
+    fallback: int
+    """no schedule of ours"""
+
+
+@dataclass(frozen=True)
+class LibraryMetadata:
+    """Everything a library says about itself; stored as JSON at its end (`library_file`)."""
+
+    name: str
+    task: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batch_sizes: tuple[int, ...]
+    """ascending; the library has a function `batch_N` for each"""
+    dtype: str
+    preprocessing: Preprocessing | None
+    classes: tuple[str, ...] | None
+    target: dict[str, Any]
+    device_type: str
+    """"cpu" or "cuda\""""
+    triple: str
+    cpu: str
+    cpu_features: tuple[str, ...]
+    """what the CPU must have, in the words of /proc/cpuinfo"""
+    tvm_version: str
+    package_version: str
+    weights_origin: str
+    parameters: int
+    kernels: KernelCoverage
+    created: str
+    format: int = FORMAT
+
+    def to_json(self) -> str:
+        """Return the metadata as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> LibraryMetadata:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: another format version, or fields that are missing or foreign.
+        """
+        data = json.loads(text)
+        if data.get("format") != FORMAT:
+            raise UserError(
+                f"the library has format {data.get('format')}, this version reads {FORMAT}; compile it again"
+            )
+        try:
+            data["inputs"] = tuple(_tensor(spec) for spec in data["inputs"])
+            data["outputs"] = tuple(_tensor(spec) for spec in data["outputs"])
+            data["kernels"] = KernelCoverage(**data["kernels"])
+            data["batch_sizes"] = tuple(data["batch_sizes"])
+            data["cpu_features"] = tuple(data["cpu_features"])
+            if data["preprocessing"] is not None:
+                data["preprocessing"] = preprocessing_from(data["preprocessing"])
+            if data["classes"] is not None:
+                data["classes"] = tuple(data["classes"])
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"the library's metadata is not as expected ({error}); compile it again") from error
+
+
+def preprocessing_from(data: dict[str, Any]) -> Preprocessing:
+    """Return the `Preprocessing` of a JSON or TOML table."""
+    return Preprocessing(int(data["resize"]), int(data["crop"]), tuple(data["mean"]), tuple(data["std"]))
+
+
+def _tensor(data: dict[str, Any]) -> TensorSpec:
+    return TensorSpec(**{**data, "shape": tuple(data["shape"])})

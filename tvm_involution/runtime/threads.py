@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CPUs that are really there, and one pinned pool of threads on them.
+
+TVM's own pool takes half of the visible CPUs, because it assumes hyper-threads, and makes a pool for every thread that
+runs a network. Here one executor thread runs all networks of the process: its pool has one thread a physical core, each
+on its own core, the executor itself on the first. So two libraries don't fight, the caller's own threads are never
+pinned, and a spinning worker never shares a core with the thread that feeds it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tvm_ffi
+
+_T = TypeVar("_T")
+# threading::ThreadGroup::AffinityMode of TVM's runtime
+_ONE_CORE_PER_THREAD, _SHARE_ALL_CORES = -2, -3
+
+
+def physical_cores() -> int:
+    """Return how many physical cores this process may use: its affinity, without hyper-threads, within its quota."""
+    return len(_one_cpu_per_core())
+
+
+def thread_count() -> int:
+    """Return the number of threads to run on: `TVM_NUM_THREADS` where set, else `physical_cores()`."""
+    wanted = os.environ.get("TVM_NUM_THREADS", "")
+    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else physical_cores()
+
+
+def run_on_pool(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call `function` in the executor thread and return its result."""
+    return _executor().submit(function, *arguments).result()
+
+
+@lru_cache(maxsize=1)
+def _executor() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="tvm-involution", initializer=_configure)
+
+
+def _configure() -> None:
+    """Make this thread's TVM pool; runs once, in the executor thread."""
+    count = thread_count()
+    cpus = _one_cpu_per_core()
+    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
+    if count <= len(cpus):
+        configure(_ONE_CORE_PER_THREAD, count, [str(cpu) for cpu in cpus[:count]])
+        os.sched_setaffinity(0, {cpus[0]})
+    else:
+        allowed = sorted(os.sched_getaffinity(0))
+        names = [str(allowed[i % len(allowed)]) for i in range(count)]
+        configure(_SHARE_ALL_CORES, count, names)
+
+
+def _one_cpu_per_core() -> list[int]:
+    """Return one CPU of every physical core in the affinity mask, at most as many as the cgroup's quota pays for."""
+    cores: dict[tuple[str, str], int] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            key = ((topology / "physical_package_id").read_text(), (topology / "core_id").read_text())
+        except OSError:
+            key = ("", str(cpu))
+        cores.setdefault(key, cpu)
+    return sorted(cores.values())[: _quota()]
+
+
+def _quota() -> int | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else max(1, int(quota) // int(period))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TVM's runtime libraries, loaded without the Python package `tvm`, which would bring the 258 MB compiler.
+
+`import tvm` later in the same process finds the same libraries loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import UserError
+
+
+@lru_cache(maxsize=1)
+def load_runtime() -> None:
+    """Load libtvm_runtime.so, which holds the Relax virtual machine.
+
+    Raises:
+        UserError: apache-tvm is not installed.
+    """
+    ctypes.CDLL(str(_library_dir() / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
+    extra = _library_dir() / "libtvm_runtime_extra.so"
+    if extra.is_file():
+        ctypes.CDLL(str(extra), ctypes.RTLD_GLOBAL)
+
+
+@lru_cache(maxsize=1)
+def load_cuda_runtime() -> None:
+    """Load the CUDA part of the runtime.
+
+    Raises:
+        UserError: no NVIDIA driver on this machine.
+    """
+    load_runtime()
+    try:
+        ctypes.CDLL("libcuda.so.1")
+        ctypes.CDLL(str(_library_dir() / "libtvm_runtime_cuda.so"), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise UserError(
+            f"no NVIDIA driver on this machine ({error}); run the library on a machine with a GPU, or compile the "
+            "network with --target llvm"
+        ) from error
+
+
+def tvm_version() -> str:
+    """Return the version of the installed apache-tvm."""
+    return importlib.metadata.version("apache-tvm").split(".post")[0]
+
+
+def _library_dir() -> Path:
+    found = importlib.util.find_spec("tvm")
+    if found is None or found.origin is None:
+        raise UserError("apache-tvm is not installed; pip install tvm-involution brings it")
+    return Path(found.origin).parent / "lib"

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reductions that no other rule takes: pooling, means, convolutions in TVM's own lowering."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import SBlockRV
+
+from ...target import vector_bytes
+from ..rule import ScheduleRule, blocks_of, inline_producers, is_spatial, largest_divisor, loop_extents
+from .elementwise import parallel_vectorize
+
+
+class Reduction(ScheduleRule):
+    """Split the outputs over the cores; sum a vector of neighbouring outputs at a time."""
+
+    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.Schedule | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        if all(is_spatial(sch, block) for block in blocks_of(sch)):
+            return None
+        inline_producers(sch)
+        for block in blocks_of(sch):
+            if is_spatial(sch, block):
+                parallel_vectorize(sch, block, target)
+            else:
+                _schedule_reduction(sch, block, target)
+        return sch
+
+
+def _schedule_reduction(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> None:
+    loops = sch.get_loops(block)
+    kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
+    extents = loop_extents(sch, loops)
+    if extents is None or len(kinds) != len(loops):
+        return
+    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
+    reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != tirx.IterVar.DataPar]
+    if not spatial or not reduced:
+        return
+    width = largest_divisor(int(sch.get(spatial[-1]).extent), vector_bytes(target) // 4)
+    outer, inner = sch.split(spatial[-1], [None, width])
+    sch.reorder(*spatial[:-1], outer, *reduced, inner)
+    sch.parallel(sch.fuse(*spatial[:-1], outer))
+    sch.vectorize(inner)
+    sch.decompose_reduction(block, reduced[0])

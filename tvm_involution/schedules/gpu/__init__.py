@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Schedule rules for NVIDIA GPUs, one a file."""
+
+from .thread_per_output import ThreadPerOutput
+
+__all__ = ["ThreadPerOutput"]

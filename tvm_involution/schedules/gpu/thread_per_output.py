@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A thread an output, the sum in a register: correct for every program, the default where no better rule applies."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import SBlockRV
+
+from ..rule import ScheduleRule, blocks_of, fuse_epilogue, inline_producers, is_spatial
+
+_THREADS = 256
+
+
+class ThreadPerOutput(ScheduleRule):
+    """Inline what is elementwise, fuse each block's outputs and spread them over threads."""
+
+    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.Schedule | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        inline_producers(sch)
+        reductions = [block for block in blocks_of(sch) if not is_spatial(sch, block)]
+        done: list[str] = []
+        for block in reductions:
+            epilogue = fuse_epilogue(sch, block)
+            _bind(sch, block, epilogue)
+            done += [sch.get(b).name_hint for b in (block, epilogue) if b is not None]
+        for block in blocks_of(sch):
+            if is_spatial(sch, block) and sch.get(block).name_hint not in done:
+                _bind(sch, block, None)
+        return sch
+
+
+def _bind(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV | None) -> None:
+    loops = sch.get_loops(block)
+    kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
+    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
+    reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != tirx.IterVar.DataPar]
+    sch.reorder(*spatial, *reduced)
+    if not spatial:
+        spatial = [sch.add_unit_loop(loops[0] if loops else block)]
+    outputs = sch.fuse(*spatial)
+    blocks, threads = sch.split(outputs, [None, _THREADS])
+    sch.bind(blocks, "blockIdx.x")
+    sch.bind(threads, "threadIdx.x")
+    if not reduced:
+        return
+    if epilogue is None:
+        epilogue = sch.cache_write(block, 0, "local")
+    sch.reverse_compute_at(epilogue, threads)
+    sch.set_scope(block, 0, "local")
+    sch.decompose_reduction(block, reduced[0])

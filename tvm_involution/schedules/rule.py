@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a schedule rule is, and what rules share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+
+class ScheduleRule(ABC):
+    """Turn a tensor program into a schedule, or say that it is not this rule's."""
+
+    @property
+    def name(self) -> str:
+        """The rule's name in reports."""
+        return type(self).__name__
+
+    @abstractmethod
+    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.Schedule | None:
+        """Return the scheduled `func`, or None where the rule does not apply."""
+
+
+def find_block(sch: s_tir.Schedule, name: str) -> SBlockRV | None:
+    """Return the block called `name`, or None."""
+    for block in blocks_of(sch):
+        if sch.get(block).name_hint == name:
+            return block
+    return None
+
+
+def blocks_of(sch: s_tir.Schedule) -> list[SBlockRV]:
+    """Return the blocks under the root, in program order."""
+    return sch.get_child_blocks(sch.get_sblock("root"))
+
+
+def is_spatial(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Return whether `block` has no reduction."""
+    return all(iter_var.iter_type == tirx.IterVar.DataPar for iter_var in sch.get(block).iter_vars)
+
+
+def loop_extents(sch: s_tir.Schedule, loops: list[LoopRV]) -> list[int] | None:
+    """Return the loops' extents, or None where one is not known at compile time."""
+    extents = [sch.get(loop).extent for loop in loops]
+    if not all(isinstance(extent, tirx.IntImm) for extent in extents):
+        return None
+    return [int(extent) for extent in extents]
+
+
+def fuse_epilogue(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:
+    """Make one block of everything elementwise that follows `block`; return it, None where nothing follows.
+
+    A chain that ends in a block which can't be merged (a second reduction, say) is left as it is.
+    """
+    last = None
+    while True:
+        consumers = sch.get_consumers(last if last is not None else block)
+        if not consumers:
+            return last
+        if len(consumers) > 1 or not is_spatial(sch, consumers[0]):
+            return last
+        if last is not None:
+            sch.compute_inline(last)
+        last = consumers[0]
+
+
+def inline_producers(sch: s_tir.Schedule) -> None:
+    """Inline every elementwise block that another block reads."""
+    for block in blocks_of(sch):
+        if is_spatial(sch, block) and sch.get_consumers(block):
+            try:
+                sch.compute_inline(block)
+            except s_tir.ScheduleError:
+                continue
+
+
+def largest_divisor(extent: int, limit: int) -> int:
+    """Return the largest divisor of `extent` that is at most `limit`."""
+    return max(d for d in range(1, min(extent, limit) + 1) if extent % d == 0)

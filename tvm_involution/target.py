@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Targets by name: this machine's CPU or GPU, TVM's tags, or a target's JSON."""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import json
+import platform
+from dataclasses import dataclass
+
+import tvm
+
+from .errors import UserError
+from .resources import data_dir
+from .runtime.threads import physical_cores
+
+_SHOWN_TAGS = (
+    "nvidia/nvidia-t4",
+    "nvidia/nvidia-a100",
+    "nvidia/geforce-rtx-3090",
+    "nvidia/geforce-rtx-4090",
+    "nvidia/nvidia-h100",
+    "raspberry-pi/4b-aarch64",
+)
+
+
+@dataclass(frozen=True)
+class TargetInfo:
+    """A row of `tvm-involution targets`."""
+
+    name: str
+    """What `--target` takes."""
+    description: str
+    present: bool
+    """Whether this machine can run it."""
+    tuned: tuple[str, ...]
+    """Networks that the shipped tuning logs cover, as `name/batch/dtype`."""
+
+
+def resolve_target(text: str) -> tvm.target.Target:
+    """Return the TVM target, with its host, of `llvm`, `cuda`, a tag such as `nvidia/nvidia-h100`, or JSON.
+
+    `llvm` is this machine's CPU with its features and physical cores; `cuda` is this machine's first GPU.
+
+    Raises:
+        UserError: unknown target (with close tags), or `cuda` without a GPU.
+    """
+    text = text.strip()
+    if text == "llvm":
+        return tvm.target.Target(host_cpu())
+    if text == "cuda":
+        return _local_gpu()
+    try:
+        spec = json.loads(text) if text.startswith("{") else text
+        target = tvm.target.Target(spec)
+    except Exception as error:  # TVM raises several kinds, with a stack of C++ frames in the message
+        tags = [*tvm.target.list_tags(), *tvm.target.Target.list_kinds()]
+        near = difflib.get_close_matches(text, tags, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see `tvm-involution targets`"
+        raise UserError(f"unknown target {text!r}: expected llvm, cuda, a TVM tag or JSON; {hint}") from error
+    if target.kind.name not in ("llvm", "cuda"):
+        raise UserError(f"target kind {target.kind.name!r} is not supported; expected llvm or cuda")
+    if target.kind.name == "cuda" and target.host is None:
+        target = tvm.target.Target(target, host=tvm.target.Target(_portable_host()))
+    return target
+
+
+def host_cpu() -> dict[str, object]:
+    """Return this machine's CPU as a TVM target spec: LLVM's CPU name and the physical cores."""
+    return {
+        "kind": "llvm",
+        "mtriple": tvm.target.codegen.llvm_get_system_triple(),
+        "mcpu": tvm.target.codegen.llvm_get_system_cpu(),
+        "num-cores": physical_cores(),
+    }
+
+
+def list_targets() -> list[TargetInfo]:
+    """List this machine's targets, then tags worth naming, with what the tuning logs cover."""
+    cpu = host_cpu()
+    gpu = _gpu_name()
+    rows = [
+        TargetInfo("llvm", f"this machine's CPU: {cpu['mcpu']}, {cpu['num-cores']} cores", True, _tuned(str(cpu["mcpu"]))),
+        TargetInfo("cuda", f"this machine's GPU: {gpu or 'none found'}", gpu is not None, ()),
+    ]
+    known = set(tvm.target.list_tags())
+    for tag in _SHOWN_TAGS:
+        if tag in known:
+            target = tvm.target.Target(tag)
+            arch = target.attrs.get("arch", target.attrs.get("mcpu", ""))
+            rows.append(TargetInfo(tag, f"{target.kind.name} {arch}".strip(), False, _tuned(str(arch))))
+    return rows
+
+
+def target_key(target: tvm.target.Target) -> str:
+    """Return the name of the target's folder in tuning_logs/: LLVM's CPU name or the GPU's architecture."""
+    attrs = target.attrs
+    if target.kind.name == "cuda":
+        return str(attrs.get("arch", "cuda"))
+    return str(attrs.get("mcpu") or "generic")
+
+
+def vector_bytes(target: tvm.target.Target) -> int:
+    """Return the width of the CPU's vector registers in bytes: 64 with AVX-512, 32 with AVX, else 16."""
+    with target:
+        for feature, width in (("avx512f", 64), ("avx", 32)):
+            if tvm.target.codegen.target_has_features(feature):
+                return width
+    return 16
+
+
+def _tuned(key: str) -> tuple[str, ...]:
+    manifest = data_dir("tuning_logs") / key / "manifest.json"
+    if not manifest.is_file():
+        return ()
+    return tuple(json.loads(manifest.read_text())["networks"])
+
+
+def _local_gpu() -> tvm.target.Target:
+    if _gpu_name() is None:
+        raise UserError(
+            "no NVIDIA GPU on this machine; name the card to build for, such as --target nvidia/nvidia-h100, "
+            "or use --target llvm"
+        )
+    return tvm.target.Target(tvm.target.Target.from_device("cuda"), host=tvm.target.Target(host_cpu()))
+
+
+def _gpu_name() -> str | None:
+    try:
+        ctypes.CDLL("libcuda.so.1")
+        device = tvm.cuda(0)
+        return str(device.device_name) if device.exist else None
+    except (OSError, tvm.error.TVMError, AttributeError):
+        return None
+
+
+def _portable_host() -> dict[str, object]:
+    """Return a host for a GPU elsewhere: this architecture without this CPU's own features."""
+    triple = tvm.target.codegen.llvm_get_system_triple()
+    return {"kind": "llvm", "mtriple": triple, "mcpu": "x86-64-v2" if platform.machine() == "x86_64" else ""}
+
+
+# LLVM's name of each x86 feature that generated code may use -> its name in /proc/cpuinfo
+_X86_FEATURES = {
+    "sse4.2": "sse4_2",
+    "avx": "avx",
+    "fma": "fma",
+    "avx2": "avx2",
+    "f16c": "f16c",
+    "avx512f": "avx512f",
+    "avx512bw": "avx512bw",
+    "avx512dq": "avx512dq",
+    "avx512vl": "avx512vl",
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+}
+
+
+def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
+    """Return what the CPU must have to run code for `target`, in the words of /proc/cpuinfo."""
+    if not str(target.attrs.get("mtriple") or platform.machine()).startswith(("x86_64", "i686")):
+        return ()
+    with target:
+        return tuple(
+            linux for llvm, linux in _X86_FEATURES.items() if tvm.target.codegen.target_has_features(llvm)
+        )
