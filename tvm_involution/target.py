@@ -81,7 +81,12 @@ def list_targets() -> list[TargetInfo]:
     cpu = host_cpu()
     gpu = _gpu_name()
     rows = [
-        TargetInfo("llvm", f"this machine's CPU: {cpu['mcpu']}, {cpu['num-cores']} cores", True, _tuned(str(cpu["mcpu"]))),
+        TargetInfo(
+            "llvm",
+            f"this machine's CPU: {cpu['mcpu']}, {cpu['num-cores']} cores",
+            True,
+            _tuned(str(cpu["mcpu"])),
+        ),
         TargetInfo("cuda", f"this machine's GPU: {gpu or 'none found'}", gpu is not None, ()),
     ]
     known = set(tvm.target.list_tags())
@@ -131,7 +136,7 @@ def _gpu_name() -> str | None:
         ctypes.CDLL("libcuda.so.1")
         device = tvm.cuda(0)
         return str(device.device_name) if device.exist else None
-    except (OSError, tvm.error.TVMError, AttributeError):
+    except (OSError, RuntimeError, AttributeError):
         return None
 
 
@@ -162,6 +167,4 @@ def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
     if not str(target.attrs.get("mtriple") or platform.machine()).startswith(("x86_64", "i686")):
         return ()
     with target:
-        return tuple(
-            linux for llvm, linux in _X86_FEATURES.items() if tvm.target.codegen.target_has_features(llvm)
-        )
+        return tuple(linux for llvm, linux in _X86_FEATURES.items() if tvm.target.codegen.target_has_features(llvm))

@@ -63,6 +63,7 @@ def get_model(name: str) -> ModelSpec:
 def _read(path: Path) -> ModelSpec:
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     network = dict(data["network"])
+    height, width = data["input"]["image_size"]
     weights = data.get("weights", {}).get("file")
     return ModelSpec(
         name=path.stem,
@@ -70,7 +71,7 @@ def _read(path: Path) -> ModelSpec:
         description=data["description"],
         builder=network.pop("builder"),
         network=network,
-        image_size=tuple(data["input"]["image_size"]),
+        image_size=(height, width),
         published=data.get("published", {}),
         preprocessing=data.get("preprocessing"),
         weights_file=path.parent / weights if weights else None,

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..zoo import ModelSpec, get_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier
+from .involution import Involution2d
 from .rednet import RedNet
 from .resnet import ResNet
 
@@ -48,7 +49,7 @@ def init_weights(module: nn.Module) -> None:
     network blind to it. The last batch norm of a branch starts at 1 / sqrt(number of branches) instead, which keeps
     activations near one through 152 layers; running statistics start away from 0 and 1, so folding them matters.
     """
-    branches = [m for m in module.modules() if hasattr(m, "bn3")]
+    branches: list[Any] = [m for m in module.modules() if hasattr(m, "bn3")]
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
@@ -57,14 +58,20 @@ def init_weights(module: nn.Module) -> None:
         elif isinstance(part, nn.BatchNorm2d):
             nn.init.uniform_(part.weight, 0.8, 1.2)
             nn.init.normal_(part.bias, std=0.1)
-            nn.init.normal_(part.running_mean, std=0.1)
-            nn.init.uniform_(part.running_var, 0.8, 1.2)
+            nn.init.normal_(_buffer(part.running_mean), std=0.1)
+            nn.init.uniform_(_buffer(part.running_var), 0.8, 1.2)
         elif isinstance(part, nn.Linear):
             nn.init.normal_(part.weight, std=0.01)
             nn.init.zeros_(part.bias)
     for part in branches:
         part.bn3.weight.data.mul_(1 / math.sqrt(len(branches)))
     for part in module.modules():
-        if hasattr(part, "generate_kernel"):
+        if isinstance(part, Involution2d):
             # a window of K*K taps of unit variance, each with an unscaled kernel, would grow by K a layer
             part.conv2.conv.weight.data.mul_(1 / part.kernel_size)
+
+
+def _buffer(buffer: Tensor | None) -> Tensor:
+    """Return a running statistic, which torch types as optional."""
+    assert buffer is not None
+    return buffer

@@ -44,9 +44,7 @@ class Involution2d(nn.Module):
         self.dilation = dilation
         self.groups = channels // group_channels
         self.conv1 = ConvModule(channels, channels // reduction_ratio, 1)
-        self.conv2 = ConvModule(
-            channels // reduction_ratio, kernel_size**2 * self.groups, 1, norm=False, act=False
-        )
+        self.conv2 = ConvModule(channels // reduction_ratio, kernel_size**2 * self.groups, 1, norm=False, act=False)
         # windows cut by the border average what is inside: the official AvgPool2d where the stride divides the size,
         # and odd sizes, on which the official module fails, get the size that the aggregation has
         self.avgpool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if stride > 1 else None

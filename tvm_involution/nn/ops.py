@@ -82,7 +82,7 @@ def _fake(input, kernel, stride, padding, dilation):
     return input.new_empty(input.shape[0], input.shape[1], out_h, out_w)
 
 
-def _windows(input: Tensor, kernel_size: tuple[int, int], out_size: tuple[int, int], stride, padding, dilation):
+def _windows(kernel_size: Sequence[int], out_size: Sequence[int], stride, dilation):
     """Yield (u, v, the rows and columns of the padded input that tap (u, v) sees as slices)."""
     for u in range(kernel_size[0]):
         for v in range(kernel_size[1]):
@@ -104,7 +104,7 @@ def _forward(input: Tensor, kernel: Tensor, stride, padding, dilation) -> Tensor
     sum_dtype = torch.promote_types(input.dtype, torch.float32)
     padded = _pad(input, padding).unflatten(1, (groups, channels // groups))
     total = padded.new_zeros((n, groups, channels // groups, *out_size), dtype=sum_dtype)
-    for u, v, rows, columns in _windows(input, kernel_size, out_size, stride, padding, dilation):
+    for u, v, rows, columns in _windows(kernel_size, out_size, stride, dilation):
         window, weight = padded[..., rows, columns], kernel[:, :, None, u, v]
         total.addcmul_(window.to(sum_dtype), weight.to(sum_dtype))
     return total.flatten(1, 2).to(input.dtype)
@@ -121,13 +121,12 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor):
     input, kernel = ctx.saved_tensors
-    geometry = (ctx.stride, ctx.padding, ctx.dilation)
     groups, *kernel_size = kernel.shape[1:4]
     group_channels = input.shape[1] // groups
     padded = _pad(input, ctx.padding).unflatten(1, (groups, group_channels))
     grouped = grad.unflatten(1, (groups, group_channels))
     grad_padded, grad_kernel = torch.zeros_like(padded), torch.empty_like(kernel)
-    for u, v, rows, columns in _windows(input, kernel_size, tuple(grad.shape[2:]), *geometry):
+    for u, v, rows, columns in _windows(kernel_size, grad.shape[2:], ctx.stride, ctx.dilation):
         grad_padded[..., rows, columns] += grouped * kernel[:, :, None, u, v]
         grad_kernel[:, :, u, v] = (grouped * padded[..., rows, columns]).sum(2)
     (pad_h, pad_w), (height, width) = ctx.padding, input.shape[2:]
@@ -135,9 +134,7 @@ def _backward(ctx, grad: Tensor):
     return grad_input, grad_kernel, None, None, None
 
 
-torch.library.register_autograd(
-    "tvm_involution::involution2d", _backward, setup_context=_setup_context, lib=_LIBRARY
-)
+torch.library.register_autograd("tvm_involution::involution2d", _backward, setup_context=_setup_context, lib=_LIBRARY)
 
 
 def _pair(name: str, value: int | Sequence[int], minimum: int) -> list[int]:

@@ -29,7 +29,12 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, downsample: nn.Module | None = None
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        dilation: int = 1,
+        downsample: nn.Module | None = None,
     ) -> None:
         super().__init__()
         mid_channels = out_channels // self.expansion

@@ -26,15 +26,13 @@ from .link import link_shared
 from .network import Network, input_batch, resolve_network
 from .passes.apply_schedules import count_kernels
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 class CompiledLibrary:
     """A compiled network, ready to be saved."""
 
-    def __init__(
-        self, executable: relax.VMExecutable, target: tvm.target.Target, metadata: LibraryMetadata
-    ) -> None:
+    def __init__(self, executable: relax.VMExecutable, target: tvm.target.Target, metadata: LibraryMetadata) -> None:
         self._executable = executable
         self._target = target
         self.metadata = metadata
@@ -80,20 +78,20 @@ def compile(  # the contract's verb
     resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
     batches = _batches(network, batch)
-    torch_dtype = _dtype(network, dtype)
+    wanted = _dtype(network, dtype)
     dump = Path(debug_dump) if debug_dump is not None else None
 
     progress("import from PyTorch")
     functions = {}
     for size in batches:
-        program = network.export(size, torch_dtype)
+        program = network.export(size)
         functions[f"batch_{size}"] = import_exported_program(program)["main"].with_attr(
             "global_symbol", f"batch_{size}"
         )
     mod = tvm.IRModule(functions)
-    first = mod[f"batch_{batches[0]}"]
+    first = functions[f"batch_{batches[0]}"]
 
-    mod = pipeline.run(mod, resolved, debug_dump=dump, progress=progress)
+    mod = pipeline.run(mod, resolved, dtype=wanted, debug_dump=dump, progress=progress)
     kernels = count_kernels(mod)
     progress("generate code")
     executable = relax.build(mod, target=resolved, relax_pipeline=None)
@@ -102,10 +100,10 @@ def compile(  # the contract's verb
     metadata = LibraryMetadata(
         name=network.name,
         task=network.task,
-        inputs=_input_specs(first),
-        outputs=_output_specs(network, first),
+        inputs=_input_specs(first, wanted),
+        outputs=_output_specs(network, first, wanted),
         batch_sizes=batches,
-        dtype=str(torch_dtype).removeprefix("torch."),
+        dtype=wanted,
         preprocessing=network.preprocessing,
         classes=network.classes,
         target=json.loads(str(resolved)),
@@ -132,30 +130,34 @@ def _batches(network: Network, batch: int | Sequence[int] | None) -> tuple[int, 
     return tuple(sorted(set(sizes)))
 
 
-def _dtype(network: Network, dtype: str | None) -> torch.dtype:
-    if dtype is None:
-        return input_batch(network.program)[1] if network.program is not None else torch.float32
-    if dtype not in DTYPES:
+def _dtype(network: Network, dtype: str | None) -> str:
+    if network.program is not None:
+        own = str(input_batch(network.program)[1]).removeprefix("torch.")
+        if dtype not in (None, own) and own != "float32":
+            raise UserError(
+                f"{network.name} was exported in {own}, not {dtype}; export it in float32 or leave out --dtype"
+            )
+        return dtype or own
+    if dtype is not None and dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+    return dtype or "float32"
 
 
-def _tensor_spec(name: str, ty: relax.TensorType) -> TensorSpec:
+def _tensor_spec(name: str, ty: relax.TensorType, dtype: str) -> TensorSpec:
     shape = tuple(int(d) for d in ty.shape.values)
-    return TensorSpec(
-        name=name, shape=("batch", *shape[1:]), dtype=str(ty.dtype), layout="NCHW" if len(shape) == 4 else ""
-    )
+    own = dtype if str(ty.dtype) == "float32" else str(ty.dtype)
+    return TensorSpec(name=name, shape=("batch", *shape[1:]), dtype=own, layout="NCHW" if len(shape) == 4 else "")
 
 
-def _input_specs(func: relax.Function) -> tuple[TensorSpec, ...]:
-    names = ["input"] if len(func.params) == 1 else [param.name_hint for param in func.params]
-    return tuple(_tensor_spec(name, param.ty) for name, param in zip(names, func.params, strict=True))
+def _input_specs(func: relax.Function, dtype: str) -> tuple[TensorSpec, ...]:
+    names = ["input"] if len(func.params) == 1 else [param.name for param in func.params]
+    return tuple(_tensor_spec(name, param.ty, dtype) for name, param in zip(names, func.params, strict=True))
 
 
-def _output_specs(network: Network, func: relax.Function) -> tuple[TensorSpec, ...]:
+def _output_specs(network: Network, func: relax.Function, dtype: str) -> tuple[TensorSpec, ...]:
     returned = func.ret_ty
     types = list(returned.fields) if isinstance(returned, relax.TupleType) else [returned]
     names = network.output_names
     if len(names) != len(types):
         names = ("output",) if len(types) == 1 else tuple(f"output_{i}" for i in range(len(types)))
-    return tuple(_tensor_spec(name, ty) for name, ty in zip(names, types, strict=True))
+    return tuple(_tensor_spec(name, ty, dtype) for name, ty in zip(names, types, strict=True))

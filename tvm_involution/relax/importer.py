@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import tvm
-from torch import fx
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
@@ -49,7 +48,7 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
-        program = program.run_decompositions()
+        program = program.run_decompositions(_decompositions())
     try:
         return from_exported_program(
             program,
@@ -61,16 +60,23 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
         raise UserError(f"cannot import the network: {_first_line(error)}{_source_of(program, error)}") from error
 
 
-def _convert_involution2d(node: fx.Node, importer: Any) -> relax.Var:
+def _decompositions() -> dict[Any, Any]:
+    """Return torch's default decompositions, save that of batch norm, which our own pass folds."""
+    table = torch.export.default_decompositions()
+    table.pop(torch.ops.aten.batch_norm.default, None)
+    return table
+
+
+def _convert_involution2d(node: Any, importer: Any) -> relax.Var:
     x_node, kernel_node, stride, padding, dilation = node.args
-    kernel_size = tuple(int(k) for k in kernel_node.meta["val"].shape[2:4])
+    kernel_h, kernel_w = (int(k) for k in kernel_node.meta["val"].shape[2:4])
     call = operator.involution2d(
-        importer.env[x_node], _packed_kernel(kernel_node, importer), kernel_size, stride, padding, dilation
+        importer.env[x_node], _packed_kernel(kernel_node, importer), (kernel_h, kernel_w), stride, padding, dilation
     )
     return importer.block_builder.emit(call)
 
 
-def _packed_kernel(node: fx.Node, importer: Any) -> relax.Expr:
+def _packed_kernel(node: Any, importer: Any) -> relax.Expr:
     """Return the kernel as (N, G*KH*KW, OH, OW), past the view that gave it six dimensions if there is one.
 
     Going past the view keeps the span convolution's output visible to layout conversion.

@@ -48,7 +48,7 @@ def _linker(triple: str) -> list[str]:
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu"]
     raise UserError(
-        f"no linker for {triple}: install a C compiler for it, or `pip install \"tvm-involution[cross]\"`, "
+        f'no linker for {triple}: install a C compiler for it, or `pip install "tvm-involution[cross]"`, '
         "which links for every architecture"
     )
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import zipfile
 from collections.abc import Sequence
@@ -36,26 +37,25 @@ class Network:
     @property
     def parameters(self) -> int:
         """The number of trained values."""
-        return sum(p.numel() for p in (self.module or self.program).parameters())
+        source: Any = self.module if self.module is not None else self.program
+        return sum(p.numel() for p in source.parameters())
 
-    def export(self, batch: int, dtype: torch.dtype) -> torch.export.ExportedProgram:
-        """Return the program for a batch of `batch` pictures (N, 3, H, W) of `dtype`.
+    def export(self, batch: int) -> torch.export.ExportedProgram:
+        """Return the program for a batch of `batch` pictures (N, C, H, W).
 
         Raises:
-            UserError: a program exported before has another batch size or dtype.
+            UserError: a program exported before has another batch size.
         """
         if self.program is not None:
-            shapes = _input_shapes(self.program)
-            if any(shape[:1] != (batch,) or kind != dtype for shape, kind in shapes):
+            own, _ = input_batch(self.program)
+            if own != batch:
                 raise UserError(
-                    f"{self.name} was exported for {', '.join(f'{list(s)} {d}' for s, d in shapes)}, not for batch "
-                    f"{batch} in {dtype}; export it for that, or leave out --batch and --dtype"
+                    f"{self.name} was exported for batch {own}, not {batch}; export it for that, or leave out --batch"
                 )
             return self.program
         assert self.module is not None and self.image_size is not None
         channels = next(p for p in self.module.parameters() if p.dim() == 4).shape[1]
-        inputs = torch.zeros(batch, channels, *self.image_size, dtype=dtype)
-        return export_module(self.module.to(dtype), [inputs])
+        return export_module(self.module, [torch.zeros(batch, channels, *self.image_size)])
 
 
 def resolve_network(
@@ -70,7 +70,8 @@ def resolve_network(
         UserError: unknown name, unreadable file, a function that returns no module, a checkpoint that does not fit.
     """
     if isinstance(model, torch.nn.Module):
-        network = Network(type(model).__name__, "unknown", "as given", module=model)
+        # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
+        network = Network(type(model).__name__, "unknown", "as given", module=copy.deepcopy(model).eval().float())
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
@@ -80,6 +81,7 @@ def resolve_network(
     else:
         network = _from_zoo(str(model), own_weights=checkpoint is None)
     if checkpoint is not None:
+        assert network.module is not None
         load_checkpoint(network.module, checkpoint)
         network.weights_origin = str(checkpoint)
     network.image_size = image_size or network.image_size or (224, 224)
@@ -88,13 +90,13 @@ def resolve_network(
 
 def _from_zoo(name: str, own_weights: bool) -> Network:
     spec = zoo.get_model(name)
-    shipped = own_weights and spec.weights_file is not None
+    shipped = spec.weights_file if own_weights else None
     return Network(
         name=spec.name,
         task=spec.task,
-        weights_origin=f"models/{Path(spec.weights_file).name}" if shipped else "random initialisation (seed 0)",
+        weights_origin=f"models/{shipped.name}" if shipped else "random initialisation (seed 0)",
         module=build_model(spec),
-        image_size=tuple(spec.image_size),
+        image_size=spec.image_size,
         preprocessing=preprocessing_from(spec.preprocessing) if spec.preprocessing else None,
         classes=tuple(spec.classes) if spec.classes else None,
         output_names=("logits",) if spec.task == "classification" else (),

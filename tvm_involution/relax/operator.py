@@ -47,9 +47,7 @@ def involution2d(
     return relax.Call(_OP, [x, kernel], attrs)
 
 
-def _make_attrs(
-    kernel_size: Any, stride: Any, padding: Any, dilation: Any, layout: str
-) -> tvm.ir.Attrs:
+def _make_attrs(kernel_size: Any, stride: Any, padding: Any, dilation: Any, layout: str) -> tvm.ir.Attrs:
     return tvm.ir.make_node(
         "ir.DictAttrs",
         kernel_size=[int(v) for v in kernel_size],

@@ -11,13 +11,14 @@ from tvm import relax
 
 from . import operator
 from .passes.apply_schedules import ApplySchedules
+from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.pack_weights import PackWeights
 
 Phase = tuple[str, list[tvm.transform.Pass]]
 
 
-def phases(target: tvm.target.Target) -> list[Phase]:
+def phases(target: tvm.target.Target, dtype: str = "float32") -> list[Phase]:
     """Return the phases that take an imported module to one that the Relax VM's code generator accepts."""
     return [
         (
@@ -25,6 +26,7 @@ def phases(target: tvm.target.Target) -> list[Phase]:
             [
                 relax.transform.Normalize(),
                 FoldBatchNorm(),
+                ConvertDtype(dtype),
                 relax.transform.DecomposeOpsForInference(),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.DeadCodeElimination(),
@@ -77,6 +79,7 @@ def run(
     mod: tvm.IRModule,
     target: tvm.target.Target,
     *,
+    dtype: str = "float32",
     debug_dump: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
     until: str | None = None,
@@ -84,13 +87,14 @@ def run(
     """Run the phases over `mod`.
 
     Args:
+        dtype: `float16` or `bfloat16` to convert a float32 network.
         debug_dump: folder for the module's text before the first and after each phase, `N-name.py`.
         progress: told the name of each phase as it starts.
         until: name of the last phase to run; all of them by default.
     """
     _dump(mod, debug_dump, "0-import")
     with target, tvm.transform.PassContext(opt_level=3):
-        for number, (name, passes) in enumerate(phases(target), 1):
+        for number, (name, passes) in enumerate(phases(target, dtype), 1):
             progress(name)
             for step in passes:
                 mod = step(mod)

@@ -14,19 +14,23 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
 from ..nn import ops as _ops  # noqa: F401  (defines torch.ops.tvm_involution)
 
+# torch.fx types a node's arguments as a union of everything; the pattern below checks what it meets
+Node: TypeAlias = Any
+
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten.reshape.default)
 
 
 @dataclass(frozen=True)
 class _Match:
-    x: fx.Node
-    kernel: fx.Node
+    x: Node
+    kernel: Node
     groups: int
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
@@ -52,7 +56,7 @@ def rewrite_unfold_involutions(program: torch.export.ExportedProgram) -> torch.e
     return program
 
 
-def _match(total: fx.Node) -> _Match | None:
+def _match(total: Node) -> _Match | None:
     if total.target is not torch.ops.aten.sum.dim_IntList or [d % 6 for d in total.args[1]] != [3]:
         return None
     if len(total.args) > 2 and total.args[2]:  # keepdim
@@ -67,7 +71,7 @@ def _match(total: fx.Node) -> _Match | None:
     return None
 
 
-def _match_product(kernel_side: object, window_side: object) -> _Match | None:
+def _match_product(kernel_side: Node, window_side: Node) -> _Match | None:
     if not isinstance(kernel_side, fx.Node) or not isinstance(window_side, fx.Node):
         return None
     if kernel_side.target is not torch.ops.aten.unsqueeze.default or kernel_side.args[1] not in (2, -4):
@@ -85,20 +89,16 @@ def _match_product(kernel_side: object, window_side: object) -> _Match | None:
         return None
     if channels % groups or windows != (n, groups, channels // groups, taps, oh, ow):
         return None
-    return _Match(
-        x, kernel_side.args[0], groups, tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation)
-    )
+    return _Match(x, kernel_side.args[0], groups, tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation))
 
 
-def _replace(graph: fx.Graph, total: fx.Node, match: _Match) -> None:
-    n, _, taps, oh, ow = _shape(match.kernel)
+def _replace(graph: fx.Graph, total: Node, match: _Match) -> None:
+    n, _, _, oh, ow = _shape(match.kernel)
     kernel_shape = [n, match.groups, *match.kernel_size, oh, ow]
     with graph.inserting_before(total):
         kernel = _call(graph, torch.ops.aten.view.default, (match.kernel, kernel_shape), total)
         geometry = tuple(list(pair) for pair in (match.stride, match.padding, match.dilation))
-        out = _call(
-            graph, torch.ops.tvm_involution.involution2d.default, (match.x, kernel, *geometry), total
-        )
+        out = _call(graph, torch.ops.tvm_involution.involution2d.default, (match.x, kernel, *geometry), total)
     whole = tuple(out.meta["val"].shape)
     for user in list(total.users):
         if user.target in _VIEWS and _shape(user) == whole:
@@ -109,7 +109,7 @@ def _replace(graph: fx.Graph, total: fx.Node, match: _Match) -> None:
         total.replace_all_uses_with(grouped)
 
 
-def _call(graph: fx.Graph, target: object, args: tuple, like: fx.Node) -> fx.Node:
+def _call(graph: fx.Graph, target: Any, args: tuple, like: Node) -> Node:
     node = graph.call_function(target, args)
     values = [arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in args]
     node.meta["val"] = target(*values)
@@ -119,12 +119,13 @@ def _call(graph: fx.Graph, target: object, args: tuple, like: fx.Node) -> fx.Nod
     return node
 
 
-def _behind_views(node: fx.Node) -> fx.Node:
+def _behind_views(node: Node) -> Node:
     while node.target in _VIEWS:
         node = node.args[0]
     return node
 
 
-def _shape(node: object) -> tuple[int, ...] | None:
+def _shape(node: Node) -> Any:
+    """Return the shape of the tensor that `node` makes, None where it makes none."""
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return tuple(value.shape) if isinstance(value, torch.Tensor) else None

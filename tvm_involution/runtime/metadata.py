@@ -24,7 +24,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes an input: RGB, short side to `resize` (bilinear), centre crop, (x - mean) / std in 0..255."""
+    """How a picture becomes an input: RGB, short side to `resize`, centre crop, (x - mean) / std in 0..255."""
 
     resize: int
     crop: int

@@ -51,8 +51,8 @@ class CompiledNetwork:
         """Run the network.
 
         Args:
-            inputs: one array for each of `metadata.inputs`, in that order, with any batch of at least 1; numpy arrays or
-                torch tensors, on the library's device. Aligned contiguous memory is used where it is, without a copy.
+            inputs: one array for each of `metadata.inputs`, in that order, with a batch of at least 1; numpy arrays
+                or torch tensors, on the library's device. Aligned contiguous memory is not copied.
 
         Returns:
             The outputs as arrays of the same kind, one alone not in a tuple.
@@ -111,7 +111,9 @@ def load(path: str | os.PathLike[str], device: str | None = None) -> CompiledNet
     if wanted not in _DLPACK or (index and not index.isdigit()):
         raise UserError(f"unknown device {device!r}; expected cpu, cuda or cuda:N")
     if wanted != metadata.device_type:
-        raise UserError(f"{path} was compiled for {metadata.device_type} and can't run on {wanted}; compile it for that")
+        raise UserError(
+            f"{path} was compiled for {metadata.device_type} and can't run on {wanted}; compile it for that"
+        )
     check_runnable(path, metadata, tvm_version())
     load_runtime()
     if wanted == "cuda":

@@ -45,6 +45,6 @@ def crop_picture(picture: Image.Image, preprocessing: Preprocessing, image_size:
 
 def picture_to_array(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Return the picture as (1, 3, H, W) float32, normalized by the metadata's mean and deviation."""
-    values = np.asarray(picture, dtype=np.float32)
-    values = (values - np.float32(preprocessing.mean)) / np.float32(preprocessing.std)
-    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+    normalized = (np.asarray(picture, dtype=np.float32) - mean) / std
+    return np.ascontiguousarray(normalized.transpose(2, 0, 1)[None])

@@ -76,7 +76,7 @@ def attention_kernel(
     window = [te.reduce_axis((0, kernel_h), "u"), te.reduce_axis((0, kernel_w), "v")]
     peak = te.compute(
         (n, num_heads, height, width),
-        lambda b, h, i, j: te.max(masked(b, h, *window, i, j), axis=window),
+        lambda b, h, i, j: te.max(masked(b, h, window[0], window[1], i, j), axis=window),
         name="relation_max",
     )
     exponential = te.compute(

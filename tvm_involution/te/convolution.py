@@ -101,6 +101,4 @@ def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tens
         name="conv2d",
         tag="conv2d_packed",
     )
-    return te.compute(
-        (rows, out_channels), lambda m, o: sums[m, o].astype(x.dtype), name="conv2d_out", tag="injective"
-    )
+    return te.compute((rows, out_channels), lambda m, o: sums[m, o].astype(x.dtype), name="conv2d_out", tag="injective")

@@ -45,16 +45,14 @@ def involution2d_grad_kernel(
         (n, groups, kernel_h, kernel_w, out_h, out_w),
         lambda b, g, u, v, i, j: te.sum(
             grad[b, g * group_channels + c, i, j].astype(sum_dtype)
-            * source[
-                b, g * group_channels + c, i * stride_h + u * dilation_h, j * stride_w + v * dilation_w
-            ].astype(sum_dtype),
+            * source[b, g * group_channels + c, i * stride_h + u * dilation_h, j * stride_w + v * dilation_w].astype(
+                sum_dtype
+            ),
             axis=c,
         ),
         name="involution2d_grad_kernel",
     )
-    return te.compute(
-        sums.shape, lambda *index: sums(*index).astype(x.dtype), name="grad_kernel_cast", tag="elemwise"
-    )
+    return te.compute(sums.shape, lambda *index: sums(*index).astype(x.dtype), name="grad_kernel_cast", tag="elemwise")
 
 
 def involution2d_grad_input(
@@ -101,9 +99,7 @@ def involution2d_grad_input(
             i < out_h,
             j < out_w,
         )
-        product = grad[b, c, i, j].astype(sum_dtype) * kernel[b, c // group_channels, u, v, i, j].astype(
-            sum_dtype
-        )
+        product = grad[b, c, i, j].astype(sum_dtype) * kernel[b, c // group_channels, u, v, i, j].astype(sum_dtype)
         return te.sum(tirx.if_then_else(covered, product, tirx.const(0, sum_dtype)), axis=[u, v])
 
     sums = te.compute((n, channels, *input_size), gather, name="involution2d_grad_input")

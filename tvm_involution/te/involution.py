@@ -84,14 +84,10 @@ def involution2d(
         sums = te.compute(shape, tap, name="involution2d", tag="involution2d")
     else:
         shape = (n, out_h, out_w, channels)
-        sums = te.compute(
-            shape, lambda b, i, j, c: tap(b, c, i, j), name="involution2d", tag="involution2d"
-        )
+        sums = te.compute(shape, lambda b, i, j, c: tap(b, c, i, j), name="involution2d", tag="involution2d")
     if sum_dtype == str(x.dtype):
         return sums
-    return te.compute(
-        shape, lambda *index: sums(*index).astype(x.dtype), name="involution2d_cast", tag="elemwise"
-    )
+    return te.compute(shape, lambda *index: sums(*index).astype(x.dtype), name="involution2d_cast", tag="elemwise")
 
 
 def pad_rows_columns(x: te.Tensor, layout: str, pad_h: int, pad_w: int) -> te.Tensor:

@@ -49,9 +49,7 @@ class KernelGenerator:
     reduce_bias: te.Tensor | None = None
 
 
-def generate_kernel(
-    x: te.Tensor, generator: KernelGenerator, stride: Pair = 1, layout: str = "NCHW"
-) -> te.Tensor:
+def generate_kernel(x: te.Tensor, generator: KernelGenerator, stride: Pair = 1, layout: str = "NCHW") -> te.Tensor:
     """Generate the kernel of every output pixel.
 
     Args:
@@ -92,20 +90,18 @@ def generate_kernel(
     c = te.reduce_axis((0, channels), "c")
     hidden = te.compute(
         (n, out_h, out_w, reduced),
-        lambda b, i, j, r: te.sum(
-            pixel(b, i, j, c) * generator.reduce_weight[r, c].astype(sum_dtype), axis=c
-        ),
+        lambda b, i, j, r: te.sum(pixel(b, i, j, c) * generator.reduce_weight[r, c].astype(sum_dtype), axis=c),
         name="reduce",
     )
     active = te.compute(
-        hidden.shape, lambda b, i, j, r: _activate(hidden[b, i, j, r], r, generator, sum_dtype), name="reduce_act"
+        hidden.shape,
+        lambda b, i, j, r: _activate(hidden[b, i, j, r], r, generator, sum_dtype),
+        name="reduce_act",
     )
     r = te.reduce_axis((0, reduced), "r")
     span = te.compute(
         (n, out_h, out_w, spanned),
-        lambda b, i, j, k: te.sum(
-            active[b, i, j, r] * generator.span_weight[k, r].astype(sum_dtype), axis=r
-        ),
+        lambda b, i, j, k: te.sum(active[b, i, j, r] * generator.span_weight[k, r].astype(sum_dtype), axis=r),
         name="span",
     )
     groups = spanned // (kernel_h * kernel_w)

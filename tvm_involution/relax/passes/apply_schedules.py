@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 
 import tvm
-from tvm import s_tir, tirx
+from tvm import tirx
 
 from ...runtime.metadata import KernelCoverage
 from ...schedules import rules_for
@@ -32,16 +32,16 @@ class ApplySchedules:
         """Return `mod` with every tensor program scheduled."""
         for name, func in mod.functions_items():
             if isinstance(func, tirx.PrimFunc) and SOURCE_ATTR not in (func.attrs or {}):
-                mod[name] = self._schedule(func)
+                mod[name] = self._schedule(name.name_hint, func)
         return mod
 
-    def _schedule(self, func: tirx.PrimFunc) -> tirx.PrimFunc:
+    def _schedule(self, name: str, func: tirx.PrimFunc) -> tirx.PrimFunc:
         for rule in rules_for(self.target):
             try:
                 sch = rule.apply(func, self.target)
-            except (s_tir.ScheduleError, tvm.error.TVMError) as error:
+            except (RuntimeError, ValueError) as error:
                 # a rule that trips over a shape must not take the network down; the next rule is correct too
-                _log.warning("%s could not schedule %s: %s", rule.name, func.attrs["global_symbol"], error)
+                _log.warning("%s could not schedule %s: %s", rule.name, name, error)
                 continue
             if sch is not None:
                 scheduled = sch.mod["main"]

@@ -11,8 +11,8 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
 from ...target import vector_bytes
+from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
 
 
 def pack_width(target: tvm.target.Target, out_channels: int) -> int:

@@ -47,9 +47,7 @@ class Involution(ScheduleRule):
         strip = largest_divisor(extents[2], _STRIP_512 if lanes == 16 else _STRIP)
         column_outer, column_inner = sch.split(column, [None, strip])
         channel_outer, lane = sch.split(channel, [None, width])
-        sch.reorder(
-            batch, row, column_outer, channel_outer, kernel_row, kernel_column, column_inner, lane
-        )
+        sch.reorder(batch, row, column_outer, channel_outer, kernel_row, kernel_column, column_inner, lane)
         pixels = sch.fuse(batch, row)
         sch.parallel(pixels)
         sch.reverse_compute_at(epilogue, channel_outer)

@@ -19,16 +19,17 @@ class ThreadPerOutput(ScheduleRule):
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
         inline_producers(sch)
-        reductions = [block for block in blocks_of(sch) if not is_spatial(sch, block)]
-        done: list[str] = []
-        for block in reductions:
-            epilogue = fuse_epilogue(sch, block)
-            _bind(sch, block, epilogue)
-            done += [sch.get(b).name_hint for b in (block, epilogue) if b is not None]
+        for block in [block for block in blocks_of(sch) if not is_spatial(sch, block)]:
+            _bind(sch, block, fuse_epilogue(sch, block))
         for block in blocks_of(sch):
-            if is_spatial(sch, block) and sch.get(block).name_hint not in done:
+            if not _is_bound(sch, block):
                 _bind(sch, block, None)
         return sch
+
+
+def _is_bound(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    loops = sch.get_loops(block)
+    return bool(loops) and sch.get(loops[0]).thread_binding is not None
 
 
 def _bind(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV | None) -> None:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tvm-involution compile`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+import tvm_involution
+
+from ..errors import UserError
+from .words import BatchSizes, ImageSize, kernels_text
+
+
+@click.command("compile")
+@click.argument("model")
+@click.option(
+    "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The shared library to write.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: OpenMMLab .pth, state dict, safetensors.")
+@click.option("--batch", type=BatchSizes(), help="Batch sizes to build for. [default: 1]")
+@click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
+@click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
+@click.option("--debug-dump", type=click.Path(path_type=Path), help="Folder for the module after each phase.")
+def compile_command(
+    model: str,
+    target: str,
+    output: Path,
+    checkpoint: Path | None,
+    batch: tuple[int, ...] | None,
+    dtype: str | None,
+    image_size: tuple[int, int] | None,
+    debug_dump: Path | None,
+) -> None:
+    """Compile MODEL to one shared library with code, weights and metadata.
+
+    MODEL is a zoo name (`tvm-involution models`), a .pt2 file of torch.export.save, or package.module:function that
+    returns an nn.Module.
+
+    \b
+    Examples:
+      tvm-involution compile rednet50 -o rednet50.so --checkpoint rednet50.pth
+      tvm-involution compile rednet26 --batch 1,8 --image-size 288x288 -o rednet26.so
+      tvm-involution compile rednet50 --target nvidia/nvidia-h100 --dtype float16 -o rednet50-h100.so
+      tvm-involution compile exported.pt2 -o exported.so
+    """
+    if not output.absolute().parent.is_dir():
+        raise UserError(f"cannot write {output}: the folder {output.absolute().parent} does not exist; create it first")
+    console = Console(stderr=True)
+    start = time.monotonic()
+    with console.status("compiling") as status:
+
+        def progress(phase: str) -> None:
+            if console.is_terminal:
+                status.update(f"{phase} …")
+            else:
+                click.echo(f"[{time.monotonic() - start:5.1f} s] {phase}", err=True)
+
+        library = tvm_involution.compile(
+            model,
+            target,
+            checkpoint=checkpoint,
+            batch=batch,
+            dtype=dtype,
+            image_size=image_size,
+            debug_dump=debug_dump,
+            progress=progress,
+        )
+        progress("link")
+        library.save(output)
+    metadata = library.metadata
+    size = output.stat().st_size / 2**20
+    click.echo(f"{output}: {metadata.name}, {size:.1f} MiB, {time.monotonic() - start:.1f} s")
+    click.echo(f"  weights  {metadata.weights_origin}")
+    click.echo(f"  code     {kernels_text(metadata.kernels)}")

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `tvm-involution` and how it ends: 0; 2 for wrong use or bad input; 130 after Ctrl-C."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from .. import __version__
+from ..errors import UserError
+from .compile import compile_command
+from .inspect import inspect_command
+from .models import models_command
+from .run import run_command
+from .targets import targets_command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="tvm-involution")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def tvm_involution(debug: bool) -> None:
+    """Compile involution networks with Apache TVM, and run them.
+
+    \b
+    Examples:
+      tvm-involution models
+      tvm-involution compile rednet50 --target llvm -o rednet50.so --checkpoint rednet50.pth
+      tvm-involution run rednet50.so --input photo.jpg
+      tvm-involution inspect rednet50.so
+    """
+
+
+for _command in (models_command, targets_command, compile_command, run_command, inspect_command):
+    tvm_involution.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit the process."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    # --debug is taken anywhere on the line: it is added when a command has just failed
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        status = tvm_involution.main(words, prog_name="tvm-involution", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help())
+        sys.exit(2)
+    except (UserError, click.ClickException, OSError) as error:
+        if debug:
+            raise
+        click.echo(f"tvm-involution: {_one_line(error)}", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("tvm-involution: interrupted; nothing was written", err=True)
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, click.UsageError):
+        usage = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
+        return " ".join(error.format_message().split()) + usage
+    text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    return " ".join(text.split())

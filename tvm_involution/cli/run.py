@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tvm-involution run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from ..errors import UserError
+from ..files import atomic_write
+from ..runtime import CompiledNetwork, load
+from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
+from .words import print_json
+
+_BAR = 40
+
+
+@click.command("run")
+@click.argument("library", type=click.Path(path_type=Path))
+@click.option("--input", "input_file", required=True, type=click.Path(path_type=Path), help="A picture, .npy or .npz.")
+@click.option("--output", type=click.Path(path_type=Path), help="An .npz for the outputs, under their names.")
+@click.option("--device", help="cpu, cuda or cuda:N. [default: what the library was compiled for]")
+@click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def run_command(
+    library: Path, input_file: Path, output: Path | None, device: str | None, top_k: int, as_json: bool
+) -> None:
+    """Run a compiled LIBRARY on a picture or an array.
+
+    A picture is resized, cut and normalized as the library's metadata says; an array is passed as it is. Needs neither
+    torch nor the compiler.
+
+    \b
+    Examples:
+      tvm-involution run rednet50.so --input photo.jpg
+      tvm-involution run rednet50.so --input batch.npy --output logits.npz
+    """
+    network = load(library, device)
+    outputs = network.run(*_read_inputs(network, input_file))
+    if output is not None:
+        with atomic_write(output) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **outputs)
+    if network.metadata.task == "classification":
+        _print_classes(network, outputs["logits"], top_k, as_json)
+    elif as_json:
+        print_json({name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in outputs.items()})
+    else:
+        for name, value in outputs.items():
+            click.echo(f"{name}: {value.dtype} {list(value.shape)}")
+
+
+def _read_inputs(network: CompiledNetwork, path: Path) -> list[np.ndarray]:
+    specs = network.metadata.inputs
+    if path.suffix == ".npy":
+        return [_read_array(path)]
+    if path.suffix == ".npz":
+        arrays = _read_array(path)
+        missing = [spec.name for spec in specs if spec.name not in arrays]
+        if missing:
+            raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
+        return [arrays[spec.name] for spec in specs]
+    preprocessing = network.metadata.preprocessing
+    if preprocessing is None:
+        raise UserError(f"{network.metadata.name} does not say how to prepare a picture; give an array in .npy or .npz")
+    picture = crop_picture(read_picture(path), preprocessing, tuple(specs[0].shape[2:]))  # type: ignore[arg-type]
+    return [picture_to_array(picture, preprocessing).astype(specs[0].dtype)]
+
+
+def _read_array(path: Path):
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a picture, or an array in .npy or .npz")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return dict(loaded) if path.suffix == ".npz" else loaded
+    except (ValueError, OSError, EOFError, KeyError) as error:
+        raise UserError(f"{path} is no array that numpy reads without pickle: {error}") from error
+    except Exception as error:  # zipfile's and zlib's own classes
+        raise UserError(f"{path} is damaged: {error}") from error
+
+
+def _print_classes(network: CompiledNetwork, logits: np.ndarray, top_k: int, as_json: bool) -> None:
+    values = np.asarray(logits, dtype=np.float64)
+    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    names = network.metadata.classes
+    answers: list[list[dict[str, Any]]] = []
+    for row in probabilities:
+        best = np.argsort(-row, kind="stable")[:top_k]
+        answers.append(
+            [{"class": int(i), "name": names[i] if names else f"class {i}", "probability": float(row[i])} for i in best]
+        )
+    if as_json:
+        print_json(answers)
+        return
+    for number, answer in enumerate(answers):
+        if len(answers) > 1:
+            click.echo(f"picture {number}")
+        width = max(len(str(entry["name"])) for entry in answer)
+        for entry in answer:
+            share = entry["probability"] if np.isfinite(entry["probability"]) else 0.0
+            bar = "█" * round(share * _BAR)
+            click.echo(f"  {entry['name']:<{width}}  {entry['probability']:7.2%}  {bar}")

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several subcommands print or read alike."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from ..runtime.metadata import KernelCoverage
+
+
+class ImageSize(click.ParamType):
+    """`HxW` in pixels, such as 224x224."""
+
+    name = "HxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return (height, width)."""
+        parts = str(value).lower().split("x")
+        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is no image size; expected height x width in pixels, such as 224x224", param, ctx)
+        return int(parts[0]), int(parts[1])
+
+
+class BatchSizes(click.ParamType):
+    """`N` or `N,N,...`, such as 1,8."""
+
+    name = "N[,N...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a tuple of sizes."""
+        parts = str(value).split(",")
+        if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            self.fail(
+                f"{value!r} is no list of batch sizes; expected positive whole numbers, such as 1,8",
+                param,
+                ctx,
+            )
+        return tuple(int(part) for part in parts)
+
+
+def print_json(data: Any) -> None:
+    """Print machine-readable output."""
+    click.echo(json.dumps(data, indent=1))
+
+
+def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table as wide as the terminal, or as it needs where there is none."""
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+def kernels_text(kernels: KernelCoverage) -> str:
+    """Say where the kernels' schedules came from."""
+    return (
+        f"{kernels.total} kernels: {kernels.record} from tuning records, {kernels.rule} from rules' defaults, "
+        f"{kernels.fallback} without a schedule of ours"
+    )
