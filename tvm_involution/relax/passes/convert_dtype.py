@@ -7,6 +7,7 @@ Runs after batch norms are folded, so that their statistics never exist in half 
 from __future__ import annotations
 
 import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.ir import GenericConst
 
@@ -55,3 +56,13 @@ class _Retyper(relax.PyExprMutator):
         if isinstance(value.ty, relax.TensorType) and str(value.ty.dtype) == "float32":
             return constant(to_float(value), self.dtype)
         return value
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        """Drop the output type that the importer wrote into convolutions and the like, so that it is inferred anew."""
+        call = super().visit_call_(call)
+        if str(getattr(call.attrs, "out_dtype", "")) != "float32":
+            return call
+        info = type(call.attrs).__tvm_ffi_type_info__
+        fields = {field.name: getattr(call.attrs, field.name) for field in info.fields}
+        fields["out_dtype"] = tvm_ffi.dtype(self.dtype)
+        return relax.Call(call.op, call.args, tvm.ir.make_node(info.type_key, **fields))
