@@ -9,22 +9,44 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from .ops import involution2d
 
 
 def local_attention2d(
-    query: Tensor, key: Tensor, value: Tensor, kernel_size: int, num_heads: int, dilation: int = 1
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: int,
+    num_heads: int,
+    dilation: int = 1,
+    scale: float | None = None,
 ) -> Tensor:
     """Attend from every pixel to the window around it; positions outside the image take no part.
 
     Args:
-        query, key, value: (N, C, H, W), C a multiple of `num_heads`.
+        query, key: (N, C, H, W), C a multiple of `num_heads`.
+        value: (N, CV, H, W), CV a multiple of `num_heads` too.
         kernel_size: odd side of the window.
+        scale: factor of the query-key products; 1 / sqrt(C / num_heads) where it is None.
 
     Returns:
-        (N, C, H, W).
+        (N, CV, H, W).
+
+    Raises:
+        UserError: shapes that do not fit, or an even `kernel_size`.
     """
     n, channels, height, width = query.shape
+    if key.shape != query.shape or (value.shape[0], *value.shape[2:]) != (n, height, width):
+        raise UserError(
+            f"local_attention2d takes query and key (N, C, H, W) and value (N, CV, H, W), got {list(query.shape)}, "
+            f"{list(key.shape)} and {list(value.shape)}"
+        )
+    if channels % num_heads or value.shape[1] % num_heads or kernel_size % 2 == 0:
+        raise UserError(
+            f"local_attention2d takes channels that are a multiple of num_heads and an odd kernel_size, got channels "
+            f"{channels} and {value.shape[1]}, num_heads {num_heads}, kernel_size {kernel_size}"
+        )
     head_channels = channels // num_heads
     padding = dilation * (kernel_size // 2)
 
@@ -35,6 +57,7 @@ def local_attention2d(
     keys = windows(key).unflatten(1, (num_heads, head_channels))
     relation = (query.unflatten(1, (num_heads, head_channels)).unsqueeze(3) * keys).sum(2)
     inside = windows(torch.ones_like(query[:, :1])).bool()
-    relation = (relation * head_channels**-0.5).masked_fill(~inside, float("-inf"))
-    kernel = relation.softmax(2).unflatten(2, (kernel_size, kernel_size))
+    scale = head_channels**-0.5 if scale is None else scale
+    kernel = (relation * scale).masked_fill(~inside, float("-inf")).softmax(2)
+    kernel = kernel.unflatten(2, (kernel_size, kernel_size))
     return involution2d(value, kernel, 1, padding, dilation)

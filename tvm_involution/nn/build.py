@@ -26,8 +26,11 @@ def _rednet(num_classes: int = 1000, **arguments: Any) -> nn.Module:
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"rednet": _rednet, "resnet": ResNet}
 
 
-def build_model(model: str | ModelSpec, *, seed: int = 0) -> nn.Module:
+def build_model(model: str | ModelSpec, *, seed: int = 0, pretrained: bool = True) -> nn.Module:
     """Return a zoo network in evaluation mode, with its shipped weights, else initialized from `seed`.
+
+    Args:
+        pretrained: load the weights that ship with the zoo, where there are some.
 
     Raises:
         UserError: unknown name.
@@ -37,7 +40,7 @@ def build_model(model: str | ModelSpec, *, seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         module = BUILDERS[spec.builder](**spec.network)
         init_weights(module)
-    if spec.weights_file is not None:
+    if pretrained and spec.weights_file is not None:
         load_checkpoint(module, spec.weights_file)
     return module.eval()
 

@@ -4,18 +4,28 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
 
 _SHOWN = 4
+
+# OpenMMLab's `meta` may hold NumPy scalars (a best score, a seed). Reading one only copies its bytes.
+_scalar = np.float64().__reduce__()[0]
+_NUMPY_SCALARS: list[Any] = [
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_scalar, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
+]
 
 
 def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -31,7 +41,7 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"checkpoint {file} does not exist; name a .pth, .pt or .safetensors file")
+        raise UserError(f"checkpoint {file} is no file; name a .pth, .pt or .safetensors file")
     state = _strip_prefix(_read(file), "module.")
     target: nn.Module = model
     backbone = getattr(model, "backbone", None)
@@ -49,18 +59,20 @@ def _read(file: Path) -> dict[str, Tensor]:
         try:
             return load_file(file)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is no safetensors file, or is truncated: {_first_line(error)}") from error
+            raise UserError(f"{file} is no safetensors file, or is truncated: {error}; fetch it again") from error
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
+            warnings.simplefilter("ignore")  # what torch would warn of ends in an error below
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged pickles raise whatever their bytes lead the reader to
+        if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
-                f"{file} asks to run code while it is read, which is refused; save its state dict alone, best as "
-                ".safetensors"
+                f"{file} holds {foreign[1]}, and reading that may run code, which is refused; save its state dict "
+                "alone, best as .safetensors"
             ) from error
-        raise UserError(f"{file} is no checkpoint: {_first_line(error)}; expected torch.save or safetensors") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is no checkpoint, or is truncated: {_first_line(error)}; fetch it again") from error
+        raise UserError(
+            f"{file} is no checkpoint, or is truncated; expected what torch.save or safetensors wrote, whole"
+        ) from error
     return _state_dict(content, file)
 
 
@@ -102,7 +114,3 @@ def _check(model: nn.Module, state: dict[str, Tensor], file: Path) -> None:
 def _shorten(names: list[str]) -> str:
     shown = ", ".join(names[:_SHOWN])
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,12 +15,12 @@ class Involution2d(nn.Module):
 
     Args:
         channels: C, a multiple of `group_channels` and of `reduction_ratio`.
-        kernel_size: K; odd K keeps the image size at stride 1.
+        kernel_size: K, odd, or even with an even dilation: the window must have its pixel in the middle.
         group_channels: channels that share a kernel.
         reduction_ratio: the generator's bottleneck has C / reduction_ratio channels.
 
     Raises:
-        UserError: channels that do not divide.
+        UserError: channels that do not divide, or a window without a middle.
     """
 
     def __init__(
@@ -37,6 +37,10 @@ class Involution2d(nn.Module):
             raise UserError(
                 f"{channels} channels must be a multiple of group_channels={group_channels} and of "
                 f"reduction_ratio={reduction_ratio}"
+            )
+        if dilation * (kernel_size - 1) % 2:
+            raise UserError(
+                f"kernel_size={kernel_size} with dilation={dilation} has no pixel in the middle; use an odd kernel_size"
             )
         self.channels = channels
         self.kernel_size = kernel_size

@@ -33,14 +33,17 @@ def involution2d(
         stride, padding, dilation: int or (rows, columns).
 
     Returns:
-        (N, C, OH, OW), differentiable by both inputs.
+        (N, C, OH, OW), differentiable by both inputs. Under autocast both are cast to its dtype first, as a
+        convolution's are.
 
     Raises:
         UserError: shapes or dtypes that do not fit, with what was expected and what came.
     """
-    geometry = (_pair("stride", stride, 1), _pair("padding", padding, 0), _pair("dilation", dilation, 1))
-    check_involution2d(input, kernel, *geometry)
-    return torch.ops.tvm_involution.involution2d(input, kernel, *geometry)
+    device = input.device.type
+    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        input, kernel = input.to(dtype), kernel.to(dtype)
+    return torch.ops.tvm_involution.involution2d(input, kernel, _pair(stride), _pair(padding), _pair(dilation))
 
 
 def check_involution2d(
@@ -51,6 +54,9 @@ def check_involution2d(
     Raises:
         UserError: see `involution2d`.
     """
+    for name, pair, minimum in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if len(pair) != 2 or min(pair) < minimum:
+            raise UserError(f"involution2d: {name} must be an int or a pair of at least {minimum}, got {list(pair)}")
     if input.dim() != 4 or kernel.dim() != 6:
         raise UserError(
             f"involution2d takes input (N, C, H, W) and kernel (N, G, KH, KW, OH, OW), got {list(input.shape)} and "
@@ -123,22 +129,20 @@ def _backward(ctx, grad: Tensor):
     input, kernel = ctx.saved_tensors
     groups, *kernel_size = kernel.shape[1:4]
     group_channels = input.shape[1] // groups
-    padded = _pad(input, ctx.padding).unflatten(1, (groups, group_channels))
-    grouped = grad.unflatten(1, (groups, group_channels))
+    sum_dtype = torch.promote_types(input.dtype, torch.float32)
+    padded = _pad(input, ctx.padding).unflatten(1, (groups, group_channels)).to(sum_dtype)
+    grouped = grad.unflatten(1, (groups, group_channels)).to(sum_dtype)
     grad_padded, grad_kernel = torch.zeros_like(padded), torch.empty_like(kernel)
     for u, v, rows, columns in _windows(kernel_size, grad.shape[2:], ctx.stride, ctx.dilation):
-        grad_padded[..., rows, columns] += grouped * kernel[:, :, None, u, v]
+        grad_padded[..., rows, columns] += grouped * kernel[:, :, None, u, v].to(sum_dtype)
         grad_kernel[:, :, u, v] = (grouped * padded[..., rows, columns]).sum(2)
     (pad_h, pad_w), (height, width) = ctx.padding, input.shape[2:]
     grad_input = grad_padded[..., pad_h : pad_h + height, pad_w : pad_w + width].flatten(1, 2)
-    return grad_input, grad_kernel, None, None, None
+    return grad_input.to(input.dtype), grad_kernel, None, None, None
 
 
 torch.library.register_autograd("tvm_involution::involution2d", _backward, setup_context=_setup_context, lib=_LIBRARY)
 
 
-def _pair(name: str, value: int | Sequence[int], minimum: int) -> list[int]:
-    pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or min(pair) < minimum:
-        raise UserError(f"{name} must be an int or a pair of at least {minimum}, got {value!r}")
-    return pair
+def _pair(value: int | Sequence[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)

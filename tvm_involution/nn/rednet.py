@@ -63,10 +63,14 @@ class RedNet(nn.Module):
         stage_blocks: blocks of each stage.
         stem_channels: channels after the stem; half of them inside it.
         base_channels: the first stage's bottleneck width; each stage doubles it.
-        out_indices: stages whose outputs are returned.
+        in_channels: of the image.
+        strides, dilations: of the first block, and of every involution, of each stage.
+        out_indices: stages, from 0, whose outputs are returned.
+
+    `out_channels` has the channels of the last stage that is returned.
 
     Raises:
-        UserError: unknown depth, or stages that do not match strides and dilations.
+        UserError: unknown depth, or stages that do not match strides, dilations and out_indices.
     """
 
     def __init__(
@@ -86,7 +90,12 @@ class RedNet(nn.Module):
             if depth not in STAGE_BLOCKS:
                 raise UserError(f"no RedNet of depth {depth}; expected one of {', '.join(map(str, STAGE_BLOCKS))}")
             stage_blocks = STAGE_BLOCKS[depth]
-        if not len(stage_blocks) == len(strides) == len(dilations) or max(out_indices) >= len(stage_blocks):
+        indices = range(len(stage_blocks))
+        if (
+            not len(indices) == len(strides) == len(dilations)
+            or not out_indices
+            or not set(out_indices) <= set(indices)
+        ):
             raise UserError(
                 f"stage_blocks {stage_blocks}, strides {strides}, dilations {dilations} and out_indices {out_indices} "
                 "must speak of the same stages"
@@ -108,7 +117,7 @@ class RedNet(nn.Module):
             self.add_module(name, _stage(blocks, channels, out_channels, stride, dilation))
             self.stages.append(name)
             channels, out_channels = out_channels, out_channels * 2
-        self.out_channels = channels
+        self.out_channels = base_channels * Bottleneck.expansion * 2 ** max(out_indices)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> the feature maps of `out_indices`, one alone not in a tuple."""

@@ -10,6 +10,7 @@ the machine's peak.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import tvm
 from tvm import s_tir, tirx
@@ -42,40 +43,63 @@ class PackedGemm(ScheduleRule):
         kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
         spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
         reduced = loops[len(spatial) :]
-        rows = sch.fuse(*spatial[:-1]) if len(spatial) > 2 else spatial[0]
 
-        lanes = vector_bytes(target) // 4
         packed = int(sch.get(block).reads[-1].source.shape[-1])
-        row_tile = _row_tile(int(sch.get(rows).extent), packed // lanes, registers=32 if lanes == 16 else 16)
-        row_outer, row_inner = sch.split(rows, [None, row_tile])
-        channel_outer, vector, lane = sch.split(spatial[-1], [None, packed // lanes, lanes])
-        outer = (row_outer, channel_outer)
-        if _weight_bytes(sch, block) > _input_bytes(sch, block):
-            outer = (channel_outer, row_outer)  # read the larger operand once
-        sch.reorder(*outer, *reduced, row_inner, vector, lane)
-        tile = sch.fuse(*outer)
-        sch.parallel(tile)
-        sch.reverse_compute_at(epilogue, tile)
+        lanes = largest_divisor(packed, vector_bytes(target) // 4)
+        registers = 32 if vector_bytes(target) == 64 else 16
+        pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
+        tile = _tile(pixels, packed // lanes, registers)
+        row_outer, row_inner = [], []
+        for loop, size in zip(spatial[:-1][-2:], tile.pixels, strict=True):
+            outer, inner = sch.split(loop, [None, size])
+            row_outer.append(outer)
+            row_inner.append(inner)
+        channel_outer, vector, lane = sch.split(spatial[-1], [None, tile.vectors, lanes])
+        row_outer = [*spatial[:-1][:-2], *row_outer]
+        outer_loops = [*row_outer, channel_outer]
+        if _size(sch, block, -1) > _size(sch, block, -2):
+            outer_loops = [channel_outer, *row_outer]  # read the larger operand once: the weight
+        sch.reorder(*outer_loops, *reduced, *row_inner, vector, lane)
+        tiles = sch.fuse(*outer_loops)
+        sch.parallel(tiles)
+        sch.reverse_compute_at(epilogue, tiles)
         sch.set_scope(block, 0, "local")
-        sch.unroll(row_inner)
-        sch.unroll(vector)
+        for loop in (*row_inner, vector):
+            sch.unroll(loop)
         sch.vectorize(lane)
         sch.decompose_reduction(block, reduced[0])
         _vectorize_epilogue(sch, epilogue, lanes)
         return sch
 
 
-def _row_tile(rows: int, vectors: int, registers: int) -> int:
-    """Choose the rows of a tile: the largest divisor whose sums leave room for a weight line and an input."""
-    return largest_divisor(rows, max(1, (registers - vectors - 1) // vectors))
+@dataclass(frozen=True)
+class _Tile:
+    """What stays in registers: `pixels` along the last one or two pixel axes, times `vectors` of channels."""
+
+    pixels: tuple[int, ...]
+    vectors: int
 
 
-def _weight_bytes(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> int:
-    return math.prod(int(d) for d in sch.get(block).reads[-1].source.shape)
+def _tile(extents: list[int], pack_vectors: int, registers: int) -> _Tile:
+    """Choose the tile with the most multiply-adds a load, of those whose sums leave registers for the operands.
+
+    Tiles are boxes that divide the axes: whole rows where several rows fit. (A tile of fused pixels that straddles
+    two rows makes TVM compute the wrong region for the epilogue.)
+    """
+    best, best_score = _Tile((1,) * len(extents), 1), 0.0
+    for vectors in (v for v in range(1, pack_vectors + 1) if pack_vectors % v == 0):
+        limit = max(1, (registers - vectors - 1) // vectors)
+        columns = largest_divisor(extents[-1], limit)
+        rows = largest_divisor(extents[0], limit // columns) if len(extents) > 1 and columns == extents[-1] else 1
+        score = rows * columns * vectors / (rows * columns + vectors)
+        if score > best_score:
+            best = _Tile((rows, columns) if len(extents) > 1 else (columns,), vectors)
+            best_score = score
+    return best
 
 
-def _input_bytes(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> int:
-    return math.prod(int(d) for d in sch.get(block).reads[-2].source.shape)
+def _size(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, read: int) -> int:
+    return math.prod(int(d) for d in sch.get(block).reads[read].source.shape)
 
 
 def _vectorize_epilogue(sch: s_tir.Schedule, epilogue: s_tir.schedule.SBlockRV, lanes: int) -> None:

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests share: fresh random numbers, and one small compiled network."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import tvm_involution as ti
+from tvm_involution.nn.build import init_weights
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fresh seed, printed where the test fails."""
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed)
+
+
+def tiny_rednet() -> torch.nn.Module:
+    """A four-stage RedNet that compiles in seconds; inputs (N, 3, H, W), 10 classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        backbone = ti.nn.RedNet(stage_blocks=(1, 1, 1, 1), stem_channels=32, base_channels=16)
+        model = ti.nn.ImageClassifier(backbone, 10)
+        init_weights(model)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def small_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_rednet` at 32x32 for batches 1 and 4, compiled for this CPU."""
+    path = tmp_path_factory.mktemp("library") / "small.so"
+    ti.compile(tiny_rednet(), image_size=(32, 32), batch=(1, 4)).save(path)
+    return path

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build a tensor expression for this CPU and run it on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import ml_dtypes
+import numpy as np
+import tvm
+from tvm import te
+
+from tvm_involution.schedules import rules_for
+from tvm_involution.target import resolve_target
+
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
+
+
+def as_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Round an array to `dtype`."""
+    return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def run_expression(
+    expression: Callable[..., te.Tensor], arrays: Sequence[np.ndarray], dtype: str, scheduled: bool = False
+) -> np.ndarray:
+    """Make placeholders like `arrays`, build `expression` of them, and return what it computes, as float64.
+
+    Args:
+        scheduled: with the first schedule rule for this CPU that takes it; as it is written otherwise.
+    """
+    inputs = [te.placeholder(array.shape, dtype, name=f"input{i}") for i, array in enumerate(arrays)]
+    output = expression(*inputs)
+    func = te.create_prim_func([*inputs, output])
+    target = resolve_target("llvm")
+    if scheduled:
+        schedule = next(s for s in (rule.apply(func, target) for rule in rules_for(target)) if s is not None)
+        func = schedule.mod["main"]
+    library = tvm.compile(func.with_attr("global_symbol", "main"), target=target)
+    shape = [int(d) for d in output.shape]
+    result = tvm.runtime.empty(shape, dtype)
+    library["main"](*(tvm.runtime.tensor(as_dtype(array, dtype)) for array in arrays), result)
+    return result.numpy().astype(np.float64)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain references in NumPy, float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def relative_norm(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Return ||actual - expected|| / ||expected||."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+def involution2d(x, kernel, stride=(1, 1), padding=(0, 0), dilation=(1, 1)) -> np.ndarray:
+    """x (N, C, H, W), kernel (N, G, KH, KW, OH, OW) -> (N, C, OH, OW)."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    n, channels, height, width = x.shape
+    _, groups, kernel_h, kernel_w, out_h, out_w = kernel.shape
+    out = np.zeros((n, channels, out_h, out_w))
+    for c in range(channels):
+        group = c // (channels // groups)
+        for u in range(kernel_h):
+            for v in range(kernel_w):
+                for i in range(out_h):
+                    row = i * stride[0] - padding[0] + u * dilation[0]
+                    if not 0 <= row < height:
+                        continue
+                    for j in range(out_w):
+                        column = j * stride[1] - padding[1] + v * dilation[1]
+                        if 0 <= column < width:
+                            out[:, c, i, j] += kernel[:, group, u, v, i, j] * x[:, c, row, column]
+    return out
+
+
+def generate_kernel(x, reduce_weight, scale, shift, span_weight, span_bias, kernel_size, stride) -> np.ndarray:
+    """Pool, reduce, scale and shift, ReLU, span: (N, C, H, W) -> (N, G, KH, KW, OH, OW)."""
+    n, channels, height, width = x.shape
+    out_h, out_w = -(-height // stride[0]), -(-width // stride[1])
+    pooled = np.zeros((n, channels, out_h, out_w))
+    for i in range(out_h):
+        for j in range(out_w):
+            window = x[:, :, i * stride[0] : (i + 1) * stride[0], j * stride[1] : (j + 1) * stride[1]]
+            pooled[:, :, i, j] = window.mean((2, 3))
+    hidden = np.einsum("rc,ncij->nrij", reduce_weight, pooled)
+    hidden = np.maximum(hidden * scale[:, None, None] + shift[:, None, None], 0)
+    span = np.einsum("kr,nrij->nkij", span_weight, hidden) + span_bias[:, None, None]
+    return span.reshape(n, -1, *kernel_size, out_h, out_w)
+
+
+def local_attention(query, key, value, kernel_size, num_heads, dilation) -> np.ndarray:
+    """Softmax attention of every pixel to the window around it, pixel by pixel; (N, C, H, W) each."""
+    n, channels, height, width = query.shape
+    size = channels // num_heads
+    out = np.zeros_like(value)
+    for b in range(n):
+        for h in range(num_heads):
+            own = slice(h * size, (h + 1) * size)
+            for i in range(height):
+                for j in range(width):
+                    rows = [i + (u - kernel_size[0] // 2) * dilation for u in range(kernel_size[0])]
+                    columns = [j + (v - kernel_size[1] // 2) * dilation for v in range(kernel_size[1])]
+                    seen = [(r, c) for r in rows for c in columns if 0 <= r < height and 0 <= c < width]
+                    scores = np.array([query[b, own, i, j] @ key[b, own, r, c] for r, c in seen]) * size**-0.5
+                    weights = np.exp(scores - scores.max())
+                    weights /= weights.sum()
+                    for weight, (r, c) in zip(weights, seen, strict=True):
+                        out[b, own, i, j] += weight * value[b, own, r, c]
+    return out

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution and linear layers with packed weights, as written and as scheduled, against torch in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from programs import TOLERANCE, as_dtype, run_expression
+from reference import relative_norm
+
+from tvm_involution.te import conv2d_packed, matmul_packed, pack_weight
+
+# N, H, W, I, O, kernel, stride, padding, dilation, lanes
+CASES = [
+    (1, 14, 14, 24, 64, 1, 1, 0, 1, 32),
+    (2, 7, 9, 5, 20, 1, 1, 0, 1, 16),
+    (1, 13, 11, 3, 32, 3, 2, 1, 1, 32),
+    (1, 17, 17, 8, 18, 1, 2, 0, 1, 16),
+    (3, 6, 5, 7, 49, 3, 1, 1, 1, 8),
+    (1, 9, 10, 4, 16, 3, 1, 2, 2, 16),
+    (1, 1, 1, 33, 10, 1, 1, 0, 1, 16),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("epilogue", [False, True], ids=["bare", "epilogue"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
+def test_convolution(rng, case, epilogue, dtype, scheduled):
+    n, h, w, i, o, k, stride, padding, dilation, lanes = case
+    x = as_dtype(rng.standard_normal((n, h, w, i)), dtype)
+    weight = as_dtype(rng.standard_normal((o, i, k, k)), dtype)
+    exact = [torch.from_numpy(a.astype(np.float64)) for a in (x, weight)]
+    expected = torch.nn.functional.conv2d(
+        exact[0].permute(0, 3, 1, 2), exact[1], None, stride, padding, dilation
+    ).permute(0, 2, 3, 1)
+    bias = as_dtype(rng.standard_normal((1, 1, 1, o)), dtype)
+    residual = as_dtype(rng.standard_normal(tuple(expected.shape)), dtype)
+    arrays = [x, pack_weight(weight, lanes)]
+    if epilogue:
+        expected = (expected + torch.from_numpy(bias.astype(np.float64) + residual.astype(np.float64))).relu()
+        arrays += [bias, residual]
+
+    def expression(data, packed, *rest):
+        from tvm import topi
+
+        out = conv2d_packed(data, packed, o, (stride,) * 2, (padding,) * 4, (dilation,) * 2)
+        return topi.nn.relu(topi.add(topi.add(out, rest[0]), rest[1])) if rest else out
+
+    actual = run_expression(expression, arrays, dtype, scheduled)
+    assert relative_norm(actual, expected.numpy()) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 40, 10), (3, 7, 33), (8, 64, 100)])
+@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
+def test_linear(rng, rows, inputs, outputs, scheduled):
+    x = rng.standard_normal((rows, inputs)).astype("float32")
+    weight = rng.standard_normal((outputs, inputs)).astype("float32")
+    packed = pack_weight(weight[:, :, None, None], 16)
+    actual = run_expression(lambda a, b: matmul_packed(a, b, outputs), [x, packed], "float32", scheduled)
+    assert relative_norm(actual, x.astype(np.float64) @ weight.T.astype(np.float64)) < 1e-5
