@@ -40,7 +40,8 @@ def involution2d(
         UserError: shapes or dtypes that do not fit, with what was expected and what came.
     """
     device = input.device.type
-    if torch.is_autocast_enabled(device) and input.dtype != torch.float64:
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and input.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         input, kernel = input.to(dtype), kernel.to(dtype)
     return torch.ops.tvm_involution.involution2d(input, kernel, _pair(stride), _pair(padding), _pair(dilation))

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import relax
 from tvm.ir import _ffi_api as ir_ffi
 
@@ -86,7 +87,7 @@ def _infer_type(call: relax.Call, _: relax.BlockBuilder) -> relax.Type:
 
     analyzer = tvm.sym.Analyzer()
     groups, rest = divmod(int(kernel_dims["C"]), taps)
-    shapes = f"x {list(x.shape.values)}, kernel {list(kernel.shape.values)}, layout {layout}, {pairs}"
+    shapes = f"x {_dims(x)}, kernel {_dims(kernel)}, layout {layout}, {pairs}"
     if rest or groups == 0 or int(x_dims["C"]) % groups:
         raise UserError(
             f"involution2d: the kernel's channels must be groups x {taps} taps, and x's channels a multiple "
@@ -99,6 +100,11 @@ def _infer_type(call: relax.Call, _: relax.BlockBuilder) -> relax.Type:
                 f"got {shapes}"
             )
     return relax.TensorType([out_dims[dim] for dim in layout], x.dtype)
+
+
+def _dims(ty: relax.TensorType) -> str:
+    """Return a shape for a message, as `[1, 64, 56, 56]`."""
+    return f"[{', '.join(str(getattr(d, 'value', d)) for d in ty.shape.values)}]"
 
 
 def _infer_layout(
@@ -146,4 +152,6 @@ def _register() -> tvm.ir.Op:
     return op
 
 
+# an error that crosses the compiler comes back as what it was
+tvm_ffi.register_error("UserError", UserError)
 _OP = _register()

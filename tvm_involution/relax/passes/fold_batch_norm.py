@@ -51,9 +51,10 @@ def _fold_into_convolutions(func: relax.Function) -> relax.Function:
     x, weight = wildcard(), is_const()
     conv = is_op("relax.nn.conv2d")(x, weight)
     bias = is_const()
+    reshaped_bias = is_op("relax.reshape")(bias, wildcard())
     uses = _count_uses(func)
     for biased in (False, True):
-        before = is_op("relax.add")(conv, bias) if biased else conv
+        before = is_op("relax.add")(conv, bias | reshaped_bias) if biased else conv
         norm, parameters = _batch_norm_pattern(before)
 
         def rewrite(expr, matches, biased=biased, before=before, norm=norm, parameters=parameters):
