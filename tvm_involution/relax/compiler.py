@@ -20,6 +20,7 @@ from ..runtime.library_file import seal
 from ..runtime.metadata import LibraryMetadata, TensorSpec
 from ..runtime.tvm_runtime import tvm_version
 from ..target import cpu_features, resolve_target
+from ..tuning.records import TuningRecords
 from . import pipeline
 from .importer import import_exported_program
 from .link import link_shared
@@ -56,6 +57,7 @@ def compile(  # the contract's verb
     batch: int | Sequence[int] | None = None,
     dtype: str | None = None,
     image_size: tuple[int, int] | None = None,
+    tuning_logs: str | Path | None = None,
     debug_dump: str | Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CompiledLibrary:
@@ -69,6 +71,7 @@ def compile(  # the contract's verb
         batch: the batch sizes to build for; 1 by default, for a `.pt2` file the one it was exported for.
         dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
         image_size: height and width in pixels; the zoo's own by default.
+        tuning_logs: folder of tuning logs; the shipped ones by default.
         debug_dump: folder for the module's text after each phase.
         progress: told the name of each phase as it starts.
 
@@ -79,6 +82,7 @@ def compile(  # the contract's verb
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
     batches = _batches(network, batch)
     wanted = _dtype(network, dtype)
+    records = TuningRecords(resolved, tuning_logs)
     dump = Path(debug_dump) if debug_dump is not None else None
 
     progress("import from PyTorch")
@@ -91,7 +95,7 @@ def compile(  # the contract's verb
     mod = tvm.IRModule(functions)
     first = functions[f"batch_{batches[0]}"]
 
-    mod = pipeline.run(mod, resolved, dtype=wanted, debug_dump=dump, progress=progress)
+    mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, progress=progress)
     kernels = count_kernels(mod)
     progress("generate code")
     executable = relax.build(mod, target=resolved, relax_pipeline=None)

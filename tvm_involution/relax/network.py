@@ -118,9 +118,12 @@ def _exported(path: Path) -> Network:
 def _imported(reference: str) -> torch.nn.Module:
     module_name, _, function_name = reference.partition(":")
     try:
-        module = getattr(importlib.import_module(module_name), function_name)()
-    except (ImportError, AttributeError) as error:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"cannot import {reference}: {error}; expected package.module:function") from error
+    if not callable(function):
+        raise UserError(f"{reference} is a {type(function).__name__}; expected a function that returns a module")
+    module = function()
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"{reference} returned {type(module).__name__}; expected a torch.nn.Module")
     return module

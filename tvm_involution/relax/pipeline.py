@@ -9,6 +9,7 @@ from pathlib import Path
 import tvm
 from tvm import relax
 
+from ..tuning.records import TuningRecords
 from . import operator
 from .passes.apply_schedules import ApplySchedules
 from .passes.convert_dtype import ConvertDtype
@@ -18,7 +19,7 @@ from .passes.pack_weights import PackWeights
 Phase = tuple[str, list[tvm.transform.Pass]]
 
 
-def phases(target: tvm.target.Target, dtype: str = "float32") -> list[Phase]:
+def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRecords | None = None) -> list[Phase]:
     """Return the phases that take an imported module to one that the Relax VM's code generator accepts."""
     return [
         (
@@ -55,7 +56,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32") -> list[Phase]:
                 relax.transform.DeadCodeElimination(),
             ],
         ),
-        ("schedule kernels", [ApplySchedules(target)]),
+        ("schedule kernels", [ApplySchedules(target, records)]),
         (
             "plan memory",
             [
@@ -80,6 +81,7 @@ def run(
     target: tvm.target.Target,
     *,
     dtype: str = "float32",
+    records: TuningRecords | None = None,
     debug_dump: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
     until: str | None = None,
@@ -88,13 +90,14 @@ def run(
 
     Args:
         dtype: `float16` or `bfloat16` to convert a float32 network.
+        records: tuning records to prefer to the rules' defaults.
         debug_dump: folder for the module's text before the first and after each phase, `N-name.py`.
         progress: told the name of each phase as it starts.
         until: name of the last phase to run; all of them by default.
     """
     _dump(mod, debug_dump, "0-import")
     with target, tvm.transform.PassContext(opt_level=3):
-        for number, (name, passes) in enumerate(phases(target, dtype), 1):
+        for number, (name, passes) in enumerate(phases(target, dtype, records), 1):
             progress(name)
             for step in passes:
                 mod = step(mod)

@@ -11,10 +11,11 @@ import logging
 from collections import Counter
 
 import tvm
-from tvm import tirx
+from tvm import s_tir, tirx
 
 from ...runtime.metadata import KernelCoverage
 from ...schedules import rules_for
+from ...tuning.records import TuningRecords
 
 SOURCE_ATTR = "tvm_involution.schedule"
 RULE_ATTR = "tvm_involution.rule"
@@ -25,8 +26,9 @@ _log = logging.getLogger(__name__)
 class ApplySchedules:
     """Schedule every `PrimFunc` of the module for `target`."""
 
-    def __init__(self, target: tvm.target.Target):
+    def __init__(self, target: tvm.target.Target, records: TuningRecords | None = None):
         self.target = target
+        self.records = records
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with every tensor program scheduled."""
@@ -36,6 +38,9 @@ class ApplySchedules:
         return mod
 
     def _schedule(self, name: str, func: tirx.PrimFunc) -> tirx.PrimFunc:
+        recorded = self.records.find(func) if self.records is not None else None
+        if recorded is not None:
+            return _mark(recorded, "record", "record")
         for rule in rules_for(self.target):
             try:
                 sch = rule.apply(func, self.target)
@@ -44,13 +49,13 @@ class ApplySchedules:
                 _log.warning("%s could not schedule %s: %s", rule.name, name, error)
                 continue
             if sch is not None:
-                scheduled = sch.mod["main"]
-                return (
-                    scheduled.with_attr(SOURCE_ATTR, "rule")
-                    .with_attr(RULE_ATTR, rule.name)
-                    .with_attr("tirx.is_scheduled", True)
-                )
+                return _mark(sch, "rule", rule.name)
         return func.with_attr(SOURCE_ATTR, "fallback")
+
+
+def _mark(sch: s_tir.Schedule, source: str, rule: str) -> tirx.PrimFunc:
+    func = sch.mod["main"]
+    return func.with_attr(SOURCE_ATTR, source).with_attr(RULE_ATTR, rule).with_attr("tirx.is_scheduled", True)
 
 
 def count_kernels(mod: tvm.IRModule) -> KernelCoverage:
