@@ -56,9 +56,9 @@ def load_photograph(name: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-def random_crop(picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut a square of 40 to 100 % of the short side anywhere, resize it to `size`; (size, size, 3) uint8."""
-    side = int(min(picture.size) * rng.uniform(0.4, 1.0))
+def random_crop(picture: Image.Image, size: int, rng: np.random.Generator, smallest: float = 0.4) -> np.ndarray:
+    """Cut a square of `smallest` to 1 of the short side anywhere, resize it to `size`; (size, size, 3) uint8."""
+    side = int(min(picture.size) * rng.uniform(smallest, 1.0))
     left = int(rng.integers(0, picture.width - side + 1))
     top = int(rng.integers(0, picture.height - side + 1))
     crop = picture.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))

@@ -45,6 +45,16 @@ def test_matches_reference(rng, case, dtype):
     assert relative_norm(actual.double().numpy(), reference(x.double(), kernel.double(), *case[6:])) < TOLERANCE[dtype]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_gpu_matches_reference(rng, dtype):
+    case = CASES[3]
+    x, kernel = make_inputs(rng, case, dtype)
+    actual = involution2d(x.cuda(), kernel.cuda(), *case[6:]).double().cpu()
+    assert relative_norm(actual.numpy(), reference(x.double(), kernel.double(), *case[6:])) < TOLERANCE[dtype]
+
+
 def test_empty_batch(rng):
     x, kernel = make_inputs(rng, CASES[-1])
     assert involution2d(x, kernel, 1, 1).shape == (0, 4, 5, 5)
@@ -91,7 +101,7 @@ def test_nan_stays_and_infinity_times_zero_is_nan(rng):
     assert out[0, 1, 0, 0].isnan()
 
 
-@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[4], CASES[5]], ids=str)
+@pytest.mark.parametrize("case", [CASES[0], CASES[4], CASES[6]], ids=str)
 def test_gradients(rng, case):
     x, kernel = (t.requires_grad_() for t in make_inputs(rng, case))
 
@@ -106,7 +116,7 @@ def test_second_gradients(rng):
     assert torch.autograd.gradgradcheck(lambda x, kernel: involution2d(x, kernel, (1, 2), 1), (x, kernel))
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [CASES[4], CASES[-1]], ids=str)
 def test_operator_is_registered_soundly(rng, case):
     """Schema, autograd registration, fake kernel and tracing with symbolic sizes, as torch checks them itself."""
     x, kernel = (t.requires_grad_() for t in make_inputs(rng, case, torch.float32))

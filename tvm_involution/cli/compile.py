@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from rich.console import Console
 import tvm_involution
 
 from ..errors import UserError
+from .interrupt import check_interrupt
 from .words import BatchSizes, ImageSize, kernels_text
 
 
@@ -25,6 +29,9 @@ from .words import BatchSizes, ImageSize, kernels_text
 @click.option("--batch", type=BatchSizes(), help="Batch sizes to build for. [default: 1]")
 @click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
 @click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
+@click.option(
+    "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: the shipped ones]"
+)
 @click.option("--debug-dump", type=click.Path(path_type=Path), help="Folder for the module after each phase.")
 def compile_command(
     model: str,
@@ -34,6 +41,7 @@ def compile_command(
     batch: tuple[int, ...] | None,
     dtype: str | None,
     image_size: tuple[int, int] | None,
+    tuning_logs: Path | None,
     debug_dump: Path | None,
 ) -> None:
     """Compile MODEL to one shared library with code, weights and metadata.
@@ -48,17 +56,24 @@ def compile_command(
       tvm-involution compile rednet50 --target nvidia/nvidia-h100 --dtype float16 -o rednet50-h100.so
       tvm-involution compile exported.pt2 -o exported.so
     """
-    if not output.absolute().parent.is_dir():
-        raise UserError(f"cannot write {output}: the folder {output.absolute().parent} does not exist; create it first")
+    folder = output.absolute().parent
+    if output.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(
+            f"cannot write {output}: expected a file name in a folder that exists and can be written; create {folder} "
+            "or choose another"
+        )
+    # MODEL may name a module of the current folder, which `python -m` looks in and a console script does not
+    sys.path.insert(0, os.getcwd())
     console = Console(stderr=True)
     start = time.monotonic()
-    with console.status("compiling") as status:
+    with console.status("compiling") if console.is_terminal else contextlib.nullcontext() as status:
 
         def progress(phase: str) -> None:
-            if console.is_terminal:
+            check_interrupt()
+            if status is not None:
                 status.update(f"{phase} …")
             else:
-                click.echo(f"[{time.monotonic() - start:5.1f} s] {phase}", err=True)
+                click.echo(f"[{time.monotonic() - start:5.1f} s] {phase}")
 
         library = tvm_involution.compile(
             model,
@@ -67,6 +82,7 @@ def compile_command(
             batch=batch,
             dtype=dtype,
             image_size=image_size,
+            tuning_logs=tuning_logs,
             debug_dump=debug_dump,
             progress=progress,
         )

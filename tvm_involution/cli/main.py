@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 import click
@@ -12,6 +13,7 @@ from .. import __version__
 from ..errors import UserError
 from .compile import compile_command
 from .inspect import inspect_command
+from .interrupt import was_interrupted, watch_interrupts
 from .models import models_command
 from .run import run_command
 from .targets import targets_command
@@ -32,6 +34,8 @@ def tvm_involution(debug: bool) -> None:
     """
 
 
+_EXPECTED = (UserError, click.ClickException, OSError)
+
 for _command in (models_command, targets_command, compile_command, run_command, inspect_command):
     tvm_involution.add_command(_command)
 
@@ -41,26 +45,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # --debug is taken anywhere on the line: it is added when a command has just failed
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    with watch_interrupts():
+        status = _run([word for word in words if word != "--debug"], debug)
+    sys.exit(status)
+
+
+def _run(words: list[str], debug: bool) -> int:
     try:
-        status = tvm_involution.main(words, prog_name="tvm-involution", standalone_mode=False)
+        tvm_involution.main(words, prog_name="tvm-involution", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
-        sys.exit(2)
-    except (UserError, click.ClickException, OSError) as error:
-        if debug:
-            raise
-        click.echo(f"tvm-involution: {_one_line(error)}", err=True)
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("tvm-involution: interrupted; nothing was written", err=True)
-        sys.exit(130)
-    sys.exit(status if isinstance(status, int) else 0)
+        return 2
+    except (Exception, KeyboardInterrupt) as error:
+        if not was_interrupted() and not isinstance(error, (click.Abort, KeyboardInterrupt)):
+            if debug or not isinstance(error, _EXPECTED):
+                traceback.print_exc()
+            click.echo(f"tvm-involution: {_one_line(error)}", err=True)
+            return 2 if isinstance(error, _EXPECTED) else 1
+    else:
+        if not was_interrupted():
+            return 0
+    click.echo("tvm-involution: interrupted; no file is half written", err=True)
+    return 130
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, click.UsageError):
         usage = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
-        return " ".join(error.format_message().split()) + usage
+        return " ".join(error.format_message().split()).rstrip(".") + usage
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
     return " ".join(text.split())

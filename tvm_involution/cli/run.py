@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 
-from ..errors import UserError
 from ..files import atomic_write
 from ..runtime import CompiledNetwork, load
-from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
+from .inputs import read_inputs
 from .words import print_json
 
 _BAR = 40
@@ -39,12 +39,12 @@ def run_command(
       tvm-involution run rednet50.so --input batch.npy --output logits.npz
     """
     network = load(library, device)
-    outputs = network.run(*_read_inputs(network, input_file))
+    outputs = network.run(*read_inputs(network.metadata, input_file))
     if output is not None:
         with atomic_write(output) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **outputs)
+            np.savez(file, **{name: _storable(value) for name, value in outputs.items()})  # type: ignore[arg-type]
     if network.metadata.task == "classification":
-        _print_classes(network, outputs["logits"], top_k, as_json)
+        _print_classes(network, outputs[network.metadata.outputs[0].name], top_k, as_json)
     elif as_json:
         print_json({name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in outputs.items()})
     else:
@@ -52,33 +52,9 @@ def run_command(
             click.echo(f"{name}: {value.dtype} {list(value.shape)}")
 
 
-def _read_inputs(network: CompiledNetwork, path: Path) -> list[np.ndarray]:
-    specs = network.metadata.inputs
-    if path.suffix == ".npy":
-        return [_read_array(path)]
-    if path.suffix == ".npz":
-        arrays = _read_array(path)
-        missing = [spec.name for spec in specs if spec.name not in arrays]
-        if missing:
-            raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
-        return [arrays[spec.name] for spec in specs]
-    preprocessing = network.metadata.preprocessing
-    if preprocessing is None:
-        raise UserError(f"{network.metadata.name} does not say how to prepare a picture; give an array in .npy or .npz")
-    picture = crop_picture(read_picture(path), preprocessing, tuple(specs[0].shape[2:]))  # type: ignore[arg-type]
-    return [picture_to_array(picture, preprocessing).astype(specs[0].dtype)]
-
-
-def _read_array(path: Path):
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; name a picture, or an array in .npy or .npz")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        return dict(loaded) if path.suffix == ".npz" else loaded
-    except (ValueError, OSError, EOFError, KeyError) as error:
-        raise UserError(f"{path} is no array that numpy reads without pickle: {error}") from error
-    except Exception as error:  # zipfile's and zlib's own classes
-        raise UserError(f"{path} is damaged: {error}") from error
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Return what the .npy format can hold: it has no bfloat16, and float32 has all of its values."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _print_classes(network: CompiledNetwork, logits: np.ndarray, top_k: int, as_json: bool) -> None:
@@ -93,6 +69,9 @@ def _print_classes(network: CompiledNetwork, logits: np.ndarray, top_k: int, as_
             [{"class": int(i), "name": names[i] if names else f"class {i}", "probability": float(row[i])} for i in best]
         )
     if as_json:
+        for entry in itertools.chain.from_iterable(answers):
+            # JSON has no NaN
+            entry["probability"] = entry["probability"] if np.isfinite(entry["probability"]) else None
         print_json(answers)
         return
     for number, answer in enumerate(answers):

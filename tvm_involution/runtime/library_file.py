@@ -14,6 +14,7 @@ import os
 import platform
 import struct
 from pathlib import Path
+from typing import BinaryIO
 
 from ..errors import UserError
 from .metadata import LibraryMetadata
@@ -76,7 +77,8 @@ def check_runnable(path: str | os.PathLike[str], metadata: LibraryMetadata, tvm_
         raise UserError(
             f"{path} was compiled for {metadata.triple}, this machine is {here}; compile it with --target llvm here"
         )
-    missing = [feature for feature in metadata.cpu_features if feature not in _cpu_flags()] if _cpu_flags() else []
+    flags = _cpu_flags()
+    missing = [feature for feature in metadata.cpu_features if feature not in flags] if flags else []
     if missing:
         raise UserError(
             f"{path} was compiled for {metadata.cpu} and needs {', '.join(missing)}, which this CPU lacks; compile it "
@@ -89,7 +91,8 @@ def check_runnable(path: str | os.PathLike[str], metadata: LibraryMetadata, tvm_
         )
 
 
-def _digest(file, size: int):
+def _digest(file: BinaryIO, size: int) -> hashlib._Hash:
+    """Return the running SHA-256 of the first `size` bytes."""
     digest = hashlib.sha256()
     file.seek(0)
     while size > 0 and (chunk := file.read(min(_CHUNK, size))):

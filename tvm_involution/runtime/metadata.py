@@ -84,12 +84,12 @@ class LibraryMetadata:
         Raises:
             UserError: another format version, or fields that are missing or foreign.
         """
-        data = json.loads(text)
-        if data.get("format") != FORMAT:
-            raise UserError(
-                f"the library has format {data.get('format')}, this version reads {FORMAT}; compile it again"
-            )
         try:
+            data = json.loads(text)
+            if data["format"] != FORMAT:
+                raise UserError(
+                    f"the library has format {data['format']}, this version reads {FORMAT}; compile it again"
+                )
             data["inputs"] = tuple(_tensor(spec) for spec in data["inputs"])
             data["outputs"] = tuple(_tensor(spec) for spec in data["outputs"])
             data["kernels"] = KernelCoverage(**data["kernels"])
@@ -100,7 +100,7 @@ class LibraryMetadata:
             if data["classes"] is not None:
                 data["classes"] = tuple(data["classes"])
             return cls(**data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise UserError(f"the library's metadata is not as expected ({error}); compile it again") from error
 
 

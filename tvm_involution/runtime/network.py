@@ -3,30 +3,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
+import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tvm_ffi
-
 from ..errors import UserError
+from .arrays import ArrayKind, array_kind
 from .batching import split_batch
+from .ffi import tvm_ffi
 from .library_file import check_runnable, read_metadata
 from .metadata import LibraryMetadata, TensorSpec
 from .threads import run_on_pool
-from .tvm_runtime import load_cuda_runtime, load_runtime, tvm_version
+from .tvm_runtime import check_cuda_device, load_runtime, tvm_version
 
 # DLPack device types, and the VM's allocator that keeps freed blocks for the next call
 _DLPACK = {"cpu": 1, "cuda": 2}
 _POOLED = 2
-# TVM's kernels load whole vectors and assume allocations on this boundary
-_ALIGNMENT = 64
 
 
 class CompiledNetwork:
@@ -51,8 +47,9 @@ class CompiledNetwork:
         """Run the network.
 
         Args:
-            inputs: one array for each of `metadata.inputs`, in that order, with a batch of at least 1; numpy arrays
-                or torch tensors, on the library's device. Aligned contiguous memory is not copied.
+            inputs: one array for each of `metadata.inputs`, in that order, with a batch of at least 1: numpy arrays,
+                or torch tensors on the network's device. Contiguous memory on a boundary of 64 bytes is not copied,
+                unless numpy arrays have to go to a GPU.
 
         Returns:
             The outputs as arrays of the same kind, one alone not in a tuple.
@@ -60,8 +57,8 @@ class CompiledNetwork:
         Raises:
             UserError: wrong number, kind, rank, shape or dtype of inputs.
         """
-        kind = _array_kind(inputs)
-        batch = self._check(inputs)
+        kind = array_kind(inputs, self.device)
+        batch = self._check(inputs, kind)
         pieces = []
         position = 0
         for size in split_batch(batch, self.metadata.batch_sizes):
@@ -87,14 +84,15 @@ class CompiledNetwork:
             return run_on_pool(function, *arguments)
         return function(*arguments)
 
-    def _check(self, inputs: Sequence[Any]) -> int:
+    def _check(self, inputs: Sequence[Any], kind: ArrayKind) -> int:
         specs = self.metadata.inputs
         if len(inputs) != len(specs):
             names = ", ".join(spec.name for spec in specs)
             raise UserError(f"{self.metadata.name} takes {len(specs)} inputs ({names}), got {len(inputs)}")
+        batch = int(inputs[0].shape[0]) if inputs[0].ndim else 0
         for spec, array in zip(specs, inputs, strict=True):
-            _check_input(spec, array, int(inputs[0].shape[0]) if inputs[0].ndim else 0)
-        return int(inputs[0].shape[0])
+            _check_input(spec, array, batch, kind)
+        return batch
 
 
 def load(path: str | os.PathLike[str], device: str | None = None) -> CompiledNetwork:
@@ -107,36 +105,38 @@ def load(path: str | os.PathLike[str], device: str | None = None) -> CompiledNet
         UserError: the file is missing, damaged or for another machine, or the device is not there.
     """
     metadata = read_metadata(path)
-    wanted, _, index = (device or metadata.device_type).partition(":")
-    if wanted not in _DLPACK or (index and not index.isdigit()):
+    wanted, colon, index = (device or metadata.device_type).partition(":")
+    if wanted not in _DLPACK or (colon and (wanted == "cpu" or not index.isdecimal())):
         raise UserError(f"unknown device {device!r}; expected cpu, cuda or cuda:N")
     if wanted != metadata.device_type:
         raise UserError(
-            f"{path} was compiled for {metadata.device_type} and can't run on {wanted}; compile it for that"
+            f"{path} was compiled for {metadata.device_type} and cannot run on {wanted}; compile it again with "
+            f"--target {'cuda' if wanted == 'cuda' else 'llvm'}"
         )
     check_runnable(path, metadata, tvm_version())
     load_runtime()
     if wanted == "cuda":
-        load_cuda_runtime()
+        check_cuda_device(int(index or 0))
     return CompiledNetwork(Path(path), metadata, int(index or 0))
 
 
 def _load_module(path: Path) -> tvm_ffi.Module:
-    """Load the shared object through a name of its own.
+    """Load a private copy of the shared object.
 
-    dlopen caches by path: a library rewritten at the same path would give the old code in a process that has it loaded.
+    dlopen caches by path and inode, so a library rewritten in place would give the old code; and the file of a loaded
+    library may be overwritten, which would crash the process if it were mapped itself.
     """
     with tempfile.TemporaryDirectory(prefix="tvm-involution-") as folder:
-        alias = Path(folder) / "library.so"
-        alias.symlink_to(path.resolve())
+        copy = Path(folder) / "library.so"
+        shutil.copyfile(path, copy)
         try:
-            return tvm_ffi.load_module(str(alias))
+            return tvm_ffi.load_module(str(copy))
         except Exception as error:  # the loader's own error classes differ between versions
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"cannot load {path}: {reason}; compile it again on this machine") from error
 
 
-def _check_input(spec: TensorSpec, array: Any, batch: int) -> None:
+def _check_input(spec: TensorSpec, array: Any, batch: int, kind: ArrayKind) -> None:
     shape = tuple(int(d) for d in array.shape)
     wanted = (batch, *spec.shape[1:])
     if shape != wanted or batch < 1:
@@ -144,79 +144,6 @@ def _check_input(spec: TensorSpec, array: Any, batch: int) -> None:
         raise UserError(f"input {spec.name!r} must have shape ({text}) with a batch of at least 1, got {shape}")
     dtype = str(array.dtype).removeprefix("torch.")
     if dtype != spec.dtype:
-        raise UserError(f"input {spec.name!r} must be {spec.dtype}, got {dtype}; convert it first")
-
-
-class _NumpyArrays:
-    """How numpy arrays go in and out."""
-
-    def pad(self, array: np.ndarray, size: int) -> np.ndarray:
-        if len(array) == size:
-            return array
-        return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
-
-    def to_tvm(self, array: np.ndarray) -> tvm_ffi.Tensor:
-        if not array.flags.c_contiguous or array.ctypes.data % _ALIGNMENT or not array.flags.writeable:
-            array = _aligned_copy(array)
-        if array.dtype.name == "bfloat16":
-            raise UserError("bfloat16 goes in as a torch tensor: numpy has no such dtype of its own")
-        return tvm_ffi.from_dlpack(array)
-
-    def from_tvm(self, tensor: tvm_ffi.Tensor) -> np.ndarray:
-        return np.from_dlpack(tensor)
-
-    def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts)
-
-    @contextlib.contextmanager
-    def stream(self) -> Iterator[None]:
-        yield
-
-
-class _TorchTensors:
-    """How torch tensors go in and out; used only where the caller has imported torch."""
-
-    def __init__(self, device: Any) -> None:
-        self._torch = sys.modules["torch"]
-        self._device = device
-
-    def pad(self, array: Any, size: int) -> Any:
-        if len(array) == size:
-            return array
-        return self._torch.cat([array, array.new_zeros(size - len(array), *array.shape[1:])])
-
-    def to_tvm(self, array: Any) -> tvm_ffi.Tensor:
-        array = array.detach().contiguous()
-        if array.data_ptr() % _ALIGNMENT:
-            array = array.clone()
-        return tvm_ffi.from_dlpack(array)
-
-    def from_tvm(self, tensor: tvm_ffi.Tensor) -> Any:
-        return self._torch.from_dlpack(tensor)
-
-    def concatenate(self, parts: Sequence[Any]) -> Any:
-        return self._torch.cat(list(parts))
-
-    def stream(self) -> contextlib.AbstractContextManager[Any]:
-        """Run on the caller's current CUDA stream."""
-        if self._device.type != "cuda":
-            return contextlib.nullcontext()
-        return tvm_ffi.use_torch_stream()
-
-
-def _array_kind(inputs: Sequence[Any]) -> Any:
-    if inputs and all(isinstance(array, np.ndarray) for array in inputs):
-        return _NumpyArrays()
-    torch = sys.modules.get("torch")
-    if torch is not None and inputs and all(isinstance(array, torch.Tensor) for array in inputs):
-        return _TorchTensors(inputs[0].device)
-    kinds = ", ".join(type(array).__name__ for array in inputs) or "nothing"
-    raise UserError(f"a network takes numpy arrays or torch tensors, all of one kind; got {kinds}")
-
-
-def _aligned_copy(array: np.ndarray) -> np.ndarray:
-    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % _ALIGNMENT
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+        raise UserError(
+            f"input {spec.name!r} must be {spec.dtype}, got {dtype}; convert it: {kind.conversion(spec.dtype)}"
+        )

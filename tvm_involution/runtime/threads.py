@@ -16,11 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import tvm_ffi
+from .ffi import tvm_ffi
 
 _T = TypeVar("_T")
 # threading::ThreadGroup::AffinityMode of TVM's runtime
 _ONE_CORE_PER_THREAD, _SHARE_ALL_CORES = -2, -3
+_SYSFS = Path("/sys")
 
 
 def physical_cores() -> int:
@@ -44,6 +45,10 @@ def _executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="tvm-involution", initializer=_configure)
 
 
+# a forked child has no executor thread, only this memory of one
+os.register_at_fork(after_in_child=_executor.cache_clear)
+
+
 def _configure() -> None:
     """Make this thread's TVM pool; runs once, in the executor thread."""
     count = thread_count()
@@ -62,7 +67,7 @@ def _one_cpu_per_core() -> list[int]:
     """Return one CPU of every physical core in the affinity mask, at most as many as the cgroup's quota pays for."""
     cores: dict[tuple[str, str], int] = {}
     for cpu in sorted(os.sched_getaffinity(0)):
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        topology = _SYSFS / f"devices/system/cpu/cpu{cpu}/topology"
         try:
             key = ((topology / "physical_package_id").read_text(), (topology / "core_id").read_text())
         except OSError:
@@ -73,7 +78,7 @@ def _one_cpu_per_core() -> list[int]:
 
 def _quota() -> int | None:
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = (_SYSFS / "fs/cgroup/cpu.max").read_text().split()
         return None if quota == "max" else max(1, int(quota) // int(period))
     except (OSError, ValueError):
         return None

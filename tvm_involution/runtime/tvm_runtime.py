@@ -13,6 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import UserError
+from .ffi import tvm_ffi
+
+# DLPack's device type, and kExist of TVM's DeviceAttrKind
+_CUDA, _EXISTS = 2, 0
 
 
 @lru_cache(maxsize=1)
@@ -33,7 +37,7 @@ def load_cuda_runtime() -> None:
     """Load the CUDA part of the runtime.
 
     Raises:
-        UserError: no NVIDIA driver on this machine.
+        UserError: no NVIDIA driver or CUDA runtime on this machine.
     """
     load_runtime()
     try:
@@ -41,9 +45,20 @@ def load_cuda_runtime() -> None:
         ctypes.CDLL(str(_library_dir() / "libtvm_runtime_cuda.so"), ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise UserError(
-            f"no NVIDIA driver on this machine ({error}); run the library on a machine with a GPU, or compile the "
-            "network with --target llvm"
+            f"no NVIDIA driver and CUDA runtime on this machine ({error}); run the library on a machine with a GPU, or "
+            "compile the network with --target llvm"
         ) from error
+
+
+def check_cuda_device(index: int) -> None:
+    """Load the CUDA part of the runtime and check that GPU `index` exists.
+
+    Raises:
+        UserError: no driver, no CUDA runtime, or no such GPU.
+    """
+    load_cuda_runtime()
+    if not tvm_ffi.get_global_func("runtime.GetDeviceAttr")(_CUDA, index, _EXISTS):
+        raise UserError(f"no GPU cuda:{index} on this machine; choose one that `nvidia-smi -L` lists")
 
 
 def tvm_version() -> str:

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wrong use ends with status 2 and one line; `--debug` shows where it came from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command_line import run_cli
+
+from tvm_involution.cli.main import tvm_involution
+
+COMMANDS = sorted(tvm_involution.commands)
+
+
+def test_commands_of_the_contract() -> None:
+    assert set(COMMANDS) >= {"models", "targets", "compile", "run", "inspect"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command: str) -> None:
+    for words in ([command, "--help"], [command, "-h"]):
+        result = run_cli(*words)
+        assert result.status == 0
+        assert "Examples:" in result.out and f"tvm-involution {command} " in result.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bogus"], "No such command 'bogus'"),
+        (["--bogus"], "No such option '--bogus'"),
+        (["models", "--colour"], "No such option '--colour'"),
+        (["models", "surplus"], "unexpected extra argument"),
+        (["inspect"], "Missing argument 'LIBRARY'"),
+        (["run", "x.so"], "Missing option '--input'"),
+        (["run", "x.so", "--input", "a.png", "--top-k", "0"], "0 is not in the range x>=1"),
+        (["run", "x.so", "--input", "a.png", "--top-k", "few"], "'few' is not a valid int"),
+        (["compile", "rednet26"], "Missing option '-o'"),
+        (["compile", "rednet26", "-o", "x.so", "--batch", "1,x"], "'1,x' is no list of batch sizes"),
+        (["compile", "rednet26", "-o", "x.so", "--batch", "0"], "'0' is no list of batch sizes"),
+        (["compile", "rednet26", "-o", "x.so", "--image-size", "224"], "'224' is no image size"),
+        (["compile", "rednet26", "-o", "x.so", "--image-size", "0x224"], "'0x224' is no image size"),
+    ],
+)
+def test_wrong_use(words: list[str], message: str) -> None:
+    line = run_cli(*words).error_line()
+    assert line.startswith("tvm-involution: ")
+    assert message.lower() in line.lower()
+    assert "--help`" in line
+
+
+def test_no_words_show_the_help() -> None:
+    result = run_cli()
+    assert result.status == 2 and "Commands:" in result.out
+
+
+@pytest.mark.parametrize("words", [["--debug", "inspect", "none.so"], ["inspect", "none.so", "--debug"]])
+def test_debug_shows_the_traceback(words: list[str]) -> None:
+    result = run_cli(*words)
+    assert result.status == 2
+    assert "Traceback" in result.err and result.err.splitlines()[-1].startswith("tvm-involution: library none.so")
+
+
+def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not the user's mistake is not dressed up as one."""
+
+    def broken() -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("tvm_involution.cli.models.list_models", broken)
+    result = run_cli("models")
+    assert result.status == 1
+    assert "Traceback" in result.err and "ZeroDivisionError" in result.err
+
+
+def test_python_m(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "tvm_involution"]
+    done = subprocess.run([*line, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("tvm-involution")
+    done = subprocess.run([*line, "inspect", tmp_path / "none.so"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1

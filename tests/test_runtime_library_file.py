@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file format, and every file that is not one of ours, before any code is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from library_fixture import METADATA, affine_library
+
+import tvm_involution as ti
+from tvm_involution import UserError
+from tvm_involution.runtime.library_file import check_runnable, read_metadata, seal
+
+FOOTER = 32 + 8 + 16
+AARCH64, X86_64 = 183, 62
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return affine_library(tmp_path_factory.mktemp("file") / "affine.so")
+
+
+def test_seal_and_read(tmp_path: Path, rng: np.random.Generator) -> None:
+    path = tmp_path / "any.so"
+    code = rng.bytes(3000)
+    path.write_bytes(code)
+    seal(path, METADATA)
+    assert read_metadata(path) == METADATA
+    data = path.read_bytes()
+    assert data.startswith(code)
+    text = METADATA.to_json().encode()
+    assert data[3000:-FOOTER] == text
+    assert struct.unpack("<Q", data[-24:-16]) == (len(text),)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.so", tmp_path):
+        with pytest.raises(UserError, match="does not exist"):
+            ti.load(path)
+
+
+def test_other_files(tmp_path: Path, library: Path) -> None:
+    plain = tmp_path / "plain.so"
+    for content in (b"", b"short", library.read_bytes()[:-FOOTER], b"\x7fELF" + bytes(1000)):
+        plain.write_bytes(content)
+        with pytest.raises(UserError, match="no tvm-involution library, or is truncated"):
+            ti.load(plain)
+
+
+def test_truncated_anywhere(tmp_path: Path, library: Path, rng: np.random.Generator) -> None:
+    data = library.read_bytes()
+    path = tmp_path / "truncated.so"
+    for length in (len(data) - 1, len(data) // 2, *rng.integers(0, len(data), 10)):
+        path.write_bytes(data[: int(length)])
+        with pytest.raises(UserError, match="truncated"):
+            ti.load(path)
+
+
+def test_hole_in_the_middle(tmp_path: Path, library: Path) -> None:
+    data = library.read_bytes()
+    path = tmp_path / "hole.so"
+    path.write_bytes(data[:1000] + data[2000:])
+    with pytest.raises(UserError, match="damaged"):
+        ti.load(path)
+
+
+def test_any_flipped_bit(tmp_path: Path, library: Path, rng: np.random.Generator) -> None:
+    data = bytearray(library.read_bytes())
+    path = tmp_path / "flipped.so"
+    sealed = len(data) - 24
+    for position in (0, 5, sealed - 1, *rng.integers(0, sealed, 10)):
+        damaged = data.copy()
+        damaged[int(position)] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="damaged"):
+            ti.load(path)
+
+
+def test_length_beyond_the_file(tmp_path: Path, library: Path) -> None:
+    data = bytearray(library.read_bytes())
+    data[-24:-16] = struct.pack("<Q", 2**63)
+    path = tmp_path / "length.so"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="damaged"):
+        ti.load(path)
+
+
+def test_library_of_another_architecture(tmp_path: Path) -> None:
+    """Its metadata can be read here; it is refused by its triple, before it is mapped."""
+    path = tmp_path / "foreign.so"
+    foreign = "aarch64" if platform.machine() == "x86_64" else "x86_64"
+    affine_library(path, triple=f"{foreign}-linux-gnu")
+    assert read_metadata(path).triple == f"{foreign}-linux-gnu"
+    with pytest.raises(UserError, match=f"compiled for {foreign}-linux-gnu, this machine is"):
+        ti.load(path)
+
+
+def test_foreign_code_under_a_native_label(tmp_path: Path, library: Path) -> None:
+    """The loader's refusal comes out as one line too."""
+    path = tmp_path / "mislabelled.so"
+    data = bytearray(library.read_bytes())
+    length = struct.unpack("<Q", data[-24:-16])[0]
+    machine = AARCH64 if platform.machine() == "x86_64" else X86_64
+    data[18:20] = struct.pack("<H", machine)
+    path.write_bytes(data[: -FOOTER - length])
+    seal(path, METADATA)
+    with pytest.raises(UserError, match="cannot load") as caught:
+        ti.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_cpu_feature(tmp_path: Path) -> None:
+    path = affine_library(tmp_path / "feature.so", cpu="znver9", cpu_features=("avx1024",))
+    with pytest.raises(UserError, match="compiled for znver9 and needs avx1024, which this CPU lacks"):
+        ti.load(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "fits"), [("0.27.0", True), ("0.27.9", True), ("0.28.0", False), ("1.27.0", False)]
+)
+def test_tvm_version(version: str, fits: bool) -> None:
+    metadata = dataclasses.replace(METADATA, tvm_version=version)
+    if fits:
+        check_runnable("x.so", metadata, "0.27.0")
+    else:
+        with pytest.raises(UserError, match=f"compiled with TVM {version}, this is 0.27.0"):
+            check_runnable("x.so", metadata, "0.27.0")

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calling a loaded library: what goes in, what comes out, what is refused."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from library_fixture import PICTURE_SIZE, affine_library, colour_library, pair_library
+
+import tvm_involution as ti
+from tvm_involution import CompiledNetwork, UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("network")
+
+
+@pytest.fixture(scope="module")
+def affine(folder: Path) -> CompiledNetwork:
+    return ti.load(affine_library(folder / "affine.so"))
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> CompiledNetwork:
+    return ti.load(pair_library(folder / "pair.so"))
+
+
+def expected(x: np.ndarray, scale: float = 2.0) -> np.ndarray:
+    return scale * np.asarray(x, np.float64) + 1
+
+
+@pytest.mark.parametrize("sizes", [(1, 8), (8,), (3, 5), (1,)])
+def test_every_batch(folder: Path, rng: np.random.Generator, sizes: tuple[int, ...]) -> None:
+    net = ti.load(affine_library(folder / "sizes.so", batch_sizes=sizes))
+    for batch in (1, 2, 3, 5, 8, 9, 17):
+        x = rng.standard_normal((batch, 4), np.float32)
+        y = net(x)
+        assert (y.shape, y.dtype) == ((batch, 4), np.float32)
+        np.testing.assert_allclose(y, expected(x), rtol=1e-6, atol=1e-6)
+
+
+def test_outputs_belong_to_the_caller(affine: CompiledNetwork, rng: np.random.Generator) -> None:
+    x = rng.standard_normal((1, 4), np.float32)
+    first = affine(x)
+    kept = first.copy()
+    second = affine(x + 1)
+    np.testing.assert_array_equal(first, kept)
+    second += 1
+    np.testing.assert_array_equal(affine(x), kept)
+
+
+def test_several_inputs_and_outputs(pair: CompiledNetwork, rng: np.random.Generator) -> None:
+    for batch in (1, 5, 9):
+        a, b = rng.standard_normal((2, batch, 4), np.float32)
+        total, product = pair(a, b)
+        np.testing.assert_array_equal(total, a + b)
+        np.testing.assert_array_equal(product, a * b)
+        by_name = pair.run(a, b)
+        assert list(by_name) == ["sum", "product"]
+        np.testing.assert_array_equal(by_name["product"], product)
+
+
+def test_run_names_a_single_output(affine: CompiledNetwork) -> None:
+    outputs = affine.run(np.zeros((2, 4), np.float32))
+    assert {name: value.shape for name, value in outputs.items()} == {"y": (2, 4)}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 11])
+def test_nan_and_infinity_stay(affine: CompiledNetwork, rng: np.random.Generator, batch: int) -> None:
+    x = rng.standard_normal((batch, 4), np.float32)
+    x[0, 1], x[-1, 2] = np.nan, np.inf
+    y = affine(x)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
+    np.testing.assert_array_equal(np.isposinf(y), np.isposinf(x))
+
+
+@pytest.mark.parametrize("batch", [1, 5, 8, 10])
+def test_torch_in_torch_out(affine: CompiledNetwork, batch: int) -> None:
+    x = torch.randn(batch, 4, requires_grad=True)
+    y = affine(x)
+    assert isinstance(y, torch.Tensor) and y.dtype == torch.float32
+    torch.testing.assert_close(y, 2 * x.detach() + 1)
+    y += 1
+
+
+@pytest.mark.parametrize("layout", ["misaligned", "strided", "transposed", "read-only"])
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_any_memory(affine: CompiledNetwork, rng: np.random.Generator, kind: str, layout: str) -> None:
+    if layout == "misaligned":
+        x = rng.standard_normal(33, np.float32)[1:].reshape(8, 4)
+    elif layout == "strided":
+        x = rng.standard_normal((16, 12), np.float32)[::2, ::3]
+    elif layout == "transposed":
+        x = rng.standard_normal((4, 8), np.float32).T
+    else:
+        x = rng.standard_normal((8, 4), np.float32)
+        x.flags.writeable = kind == "torch"
+    before = x.copy()
+    y = affine(x if kind == "numpy" else torch.from_numpy(x))
+    np.testing.assert_allclose(y, expected(x), rtol=1e-6)
+    np.testing.assert_array_equal(x, before)
+
+
+def test_two_libraries_side_by_side(folder: Path, affine: CompiledNetwork, rng: np.random.Generator) -> None:
+    other = ti.load(affine_library(folder / "other.so", scale=-3.0))
+    x = rng.standard_normal((5, 4), np.float32)
+    for _ in range(3):
+        np.testing.assert_allclose(affine(x), expected(x), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(other(x), expected(x, -3.0), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["replaced", "overwritten"])
+def test_same_path_again_is_the_new_library(folder: Path, rng: np.random.Generator, how: str) -> None:
+    path = affine_library(folder / "again.so")
+    other = affine_library(folder / "again-other.so", scale=5.0)
+    x = rng.standard_normal((8, 4), np.float32)
+    old = ti.load(path)
+    before = old(x)
+    if how == "replaced":
+        os.replace(other, path)
+    else:
+        shutil.copyfile(other, path)
+    np.testing.assert_allclose(ti.load(path)(x), expected(x, 5.0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(old(x), before)
+
+
+def test_loading_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = affine_library(tmp_path / "affine.so")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    net = ti.load(path)
+    path.unlink()
+    assert not list((tmp_path / "temporary").iterdir())
+    assert net(np.zeros((1, 4), np.float32)).tolist() == [[1.0] * 4]
+
+
+def test_many_threads_call_at_once(affine: CompiledNetwork, pair: CompiledNetwork, rng: np.random.Generator) -> None:
+    inputs = [rng.standard_normal((1 + i % 9, 4), np.float32) for i in range(60)]
+    with ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda x: (affine(x), pair(x, x)[1]), inputs))
+    for x, (scaled, squared) in zip(inputs, results, strict=True):
+        np.testing.assert_allclose(scaled, expected(x), rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(squared, x * x)
+
+
+def test_a_forked_process_can_run(affine: CompiledNetwork) -> None:
+    x = np.ones((8, 4), np.float32)
+    affine(x)
+    child = os.fork()
+    if child == 0:
+        ctypes.CDLL(None).alarm(20)
+        os._exit(0 if np.array_equal(affine(x), 2 * x + 1) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types(folder: Path, rng: np.random.Generator, dtype: str) -> None:
+    net = ti.load(colour_library(folder / f"{dtype}.so", dtype))
+    numpy_type = np.float16 if dtype == "float16" else ml_dtypes.bfloat16
+    for batch in (1, 8, 10):
+        x = rng.standard_normal((batch, 3, *PICTURE_SIZE)).astype(numpy_type)
+        y = net(x)
+        assert y.dtype == numpy_type and y.shape == (batch, 3)
+        np.testing.assert_allclose(y.astype(np.float64), x.astype(np.float64).mean((2, 3)), atol=4e-3)
+        tensor = torch.from_numpy(x.view(np.int16)).view(getattr(torch, dtype))
+        np.testing.assert_array_equal(net(tensor).view(torch.int16).numpy(), y.view(np.int16))
+
+
+@pytest.mark.parametrize(
+    ("shape", "got"), [((4,), r"\(4,\)"), ((2, 5), r"\(2, 5\)"), ((2, 4, 1), r"\(2, 4, 1\)"), ((), r"\(\)")]
+)
+@pytest.mark.parametrize("make", [np.zeros, torch.zeros], ids=["numpy", "torch"])
+def test_wrong_shape(affine: CompiledNetwork, make, shape: tuple[int, ...], got: str) -> None:
+    dtype = np.float32 if make is np.zeros else torch.float32
+    with pytest.raises(UserError, match=r"input 'x' must have shape \(batch, 4\).*, got " + got):
+        affine(make(shape, dtype=dtype))
+
+
+def test_empty_batch(affine: CompiledNetwork) -> None:
+    with pytest.raises(UserError, match=r"batch of at least 1, got \(0, 4\)"):
+        affine(np.zeros((0, 4), np.float32))
+
+
+def test_wrong_dtype(affine: CompiledNetwork) -> None:
+    with pytest.raises(UserError, match=r"'x' must be float32, got float64; convert it: \.astype\(\"float32\"\)"):
+        affine(np.zeros((1, 4)))
+    with pytest.raises(UserError, match=r"got float16; convert it: \.to\(torch\.float32\)"):
+        affine(torch.zeros(1, 4, dtype=torch.float16))
+    with pytest.raises(UserError, match="got >f4"):
+        affine(np.zeros((1, 4), ">f4"))
+
+
+def test_wrong_number_or_kind_of_inputs(affine: CompiledNetwork, pair: CompiledNetwork) -> None:
+    x = np.zeros((1, 4), np.float32)
+    with pytest.raises(UserError, match=r"takes 2 inputs \(a, b\), got 1"):
+        pair(x)
+    with pytest.raises(UserError, match="got nothing"):
+        affine()
+    with pytest.raises(UserError, match="got list"):
+        affine(x.tolist())
+    with pytest.raises(UserError, match="got ndarray, Tensor"):
+        pair(x, torch.from_numpy(x))
+    with pytest.raises(UserError, match=r"input 'b' .* got \(2, 4\)"):
+        pair(x, np.zeros((2, 4), np.float32))
+
+
+def test_tensor_elsewhere(affine: CompiledNetwork) -> None:
+    with pytest.raises(UserError, match=r'runs on cpu, got a tensor on meta; move it: \.to\("cpu"\)'):
+        affine(torch.zeros(1, 4, device="meta"))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "cpu:"])
+def test_unknown_device(folder: Path, device: str) -> None:
+    path = affine_library(folder / "device.so")
+    with pytest.raises(UserError, match=r"unknown device .*; expected cpu, cuda or cuda:N"):
+        ti.load(path, device)
+
+
+def test_device_of_another_target(folder: Path) -> None:
+    with pytest.raises(UserError, match="compiled for cpu and cannot run on cuda; compile it again with --target cuda"):
+        ti.load(affine_library(folder / "device.so"), "cuda")
+    with pytest.raises(UserError, match="compiled for cuda and cannot run on cpu"):
+        ti.load(affine_library(folder / "cuda.so", device_type="cuda"), "cpu")
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has an NVIDIA GPU")
+@pytest.mark.parametrize("device", [None, "cuda", "cuda:1"])
+def test_cuda_library_without_gpu(folder: Path, device: str | None) -> None:
+    path = affine_library(folder / "cuda.so", device_type="cuda")
+    with pytest.raises(UserError, match=r"no (NVIDIA driver|GPU)") as caught:
+        ti.load(path, device)
+    assert "\n" not in str(caught.value)

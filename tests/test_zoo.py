@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The zoo's files: complete, readable, and of one form."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tvm_involution import UserError
+from tvm_involution.nn import build_model
+from tvm_involution.nn.build import BUILDERS
+from tvm_involution.resources import data_dir
+from tvm_involution.zoo import get_model, list_models
+
+NAMES = [path.stem for path in data_dir("models").glob("*.toml")]
+
+# the table of d-li14/involution's README: parameters in M, operations in G, top-1 and top-5 in percent
+PUBLISHED = {
+    "rednet26": (9.23, 1.73, 75.96, 93.19),
+    "rednet38": (12.39, 2.22, 77.48, 93.57),
+    "rednet50": (15.54, 2.71, 78.35, 94.13),
+    "rednet101": (25.65, 4.74, 78.92, 94.35),
+    "rednet152": (33.99, 6.79, 79.12, 94.38),
+}
+
+
+def test_every_file_is_listed_in_order_of_depth():
+    names = [spec.name for spec in list_models()]
+    assert sorted(names) == sorted(NAMES)
+    assert [name for name in names if name in PUBLISHED] == list(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_figures(name):
+    spec = get_model(name)
+    assert tuple(spec.published[key] for key in ("parameters_m", "flops_g", "top1", "top5")) == PUBLISHED[name]
+    assert spec.published["source"]
+    assert (spec.task, spec.image_size, spec.weights_file) == ("classification", (224, 224), None)
+    assert spec.preprocessing == {
+        "resize": 256,
+        "crop": 224,
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_model_builds_and_has_a_class_for_every_logit(name):
+    spec = get_model(name)
+    assert spec.builder in BUILDERS and spec.description
+    assert spec.weights_file is None or spec.weights_file.is_file()
+    with torch.device("meta"):
+        model = build_model(spec, pretrained=False)
+        logits = model(torch.empty(2, 3, *spec.image_size))
+    assert logits.shape == (2, spec.network["num_classes"])
+    assert spec.classes is None or len(spec.classes) == len(set(spec.classes)) == logits.shape[1]
+
+
+@pytest.mark.parametrize("name", ["rednet51", "RedNet50", "../models/rednet50", "", "yolo"])
+def test_unknown_model(name):
+    with pytest.raises(UserError, match="unknown model") as caught:
+        get_model(name)
+    message = str(caught.value)
+    assert repr(name) in message and "tvm-involution models" in message and "\n" not in message
+
+
+def test_close_names_are_suggested():
+    with pytest.raises(UserError, match=r"did you mean .*rednet50"):
+        get_model("rednet-50")
+
+
+def test_reading_the_zoo_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; from tvm_involution import list_models; print(len(list_models()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(NAMES)

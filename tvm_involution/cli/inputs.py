@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the file of `--input` to the arrays that a network takes."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import UserError
+from ..runtime import LibraryMetadata, TensorSpec
+from ..runtime.arrays import numpy_dtype
+from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
+
+
+def read_inputs(metadata: LibraryMetadata, path: Path) -> list[np.ndarray]:
+    """Return an array for each input of the network.
+
+    Args:
+        path: a picture, prepared as the metadata says; a .npy of the first input, or a .npz with all inputs by name,
+            passed as they are.
+
+    Raises:
+        UserError: no such file, damaged, an input that is missing, or a picture for a network that takes none.
+    """
+    if path.suffix.lower() not in (".npy", ".npz"):
+        return [_read_picture(metadata, path)]
+    arrays = _load(path)
+    if isinstance(arrays, np.ndarray):
+        return [_restored(metadata.inputs[0], arrays)]
+    missing = [spec.name for spec in metadata.inputs if spec.name not in arrays]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
+    return [_restored(spec, arrays[spec.name]) for spec in metadata.inputs]
+
+
+def _read_picture(metadata: LibraryMetadata, path: Path) -> np.ndarray:
+    preprocessing, spec = metadata.preprocessing, metadata.inputs[0]
+    if preprocessing is None:
+        raise UserError(f"{metadata.name} does not say how to prepare a picture; give an array in .npy or .npz")
+    height, width = (int(size) for size in spec.shape[2:])
+    picture = crop_picture(read_picture(path), preprocessing, (height, width))
+    return picture_to_array(picture, preprocessing).astype(numpy_dtype(spec.dtype))
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name a picture, or an array in .npy or .npz")
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} holds no array that can be read without pickle ({error}); write it with numpy.save or numpy.savez"
+        ) from error
+
+
+def _restored(spec: TensorSpec, array: np.ndarray) -> np.ndarray:
+    """Undo what numpy.save does to a bfloat16 array: it becomes nameless items of two bytes."""
+    return array.view(numpy_dtype("bfloat16")) if spec.dtype == "bfloat16" and array.dtype.str == "|V2" else array

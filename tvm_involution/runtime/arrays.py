@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How numpy arrays and torch tensors go into the virtual machine and come out of it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import UserError
+from .ffi import tvm_ffi
+
+# TVM's kernels load whole vectors and assume allocations on this boundary
+_ALIGNMENT = 64
+
+
+class ArrayKind(Protocol):
+    """One library of arrays."""
+
+    def pad(self, array: Any, size: int) -> Any:
+        """Return `array` with zeros after it, up to `size` entries of the first dimension."""
+
+    def to_tvm(self, array: Any) -> Any:
+        """Return `array` as a TVM tensor on the network's device; without a copy where its memory serves."""
+
+    def from_tvm(self, tensor: Any) -> Any:
+        """Return a TVM tensor as an array."""
+
+    def concatenate(self, parts: Sequence[Any]) -> Any:
+        """Join arrays along the first dimension."""
+
+    def conversion(self, dtype: str) -> str:
+        """Return the call that converts an array to `dtype`, for messages."""
+
+    def stream(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the network runs on the caller's stream."""
+
+
+def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
+    """Return the kind that all `inputs` are of.
+
+    Raises:
+        UserError: they are neither all numpy arrays nor all torch tensors, or the tensors lie on another device.
+    """
+    if inputs and all(isinstance(array, np.ndarray) for array in inputs):
+        return NumpyArrays(device)
+    torch = sys.modules.get("torch")
+    if torch is not None and inputs and all(isinstance(array, torch.Tensor) for array in inputs):
+        wanted = torch.device(device[0]) if device[0] == "cpu" else torch.device(*device)
+        for tensor in inputs:
+            if tensor.device != wanted:
+                raise UserError(
+                    f'the network runs on {wanted}, got a tensor on {tensor.device}; move it: .to("{wanted}")'
+                )
+        return TorchTensors(wanted)
+    kinds = ", ".join(type(array).__name__ for array in inputs) or "nothing"
+    raise UserError(f"a network takes numpy arrays or torch tensors, all of one kind; got {kinds}")
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """Return numpy's dtype called `name`; `bfloat16` is that of ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+class NumpyArrays:
+    """numpy arrays, in the CPU's memory; copied to the device and back where it is a GPU."""
+
+    def __init__(self, device: tuple[str, int]) -> None:
+        self._device = None if device[0] == "cpu" else tvm_ffi.device(*device)
+
+    def pad(self, array: np.ndarray, size: int) -> np.ndarray:
+        if len(array) == size:
+            return array
+        return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
+
+    def to_tvm(self, array: np.ndarray) -> Any:
+        if not array.flags.c_contiguous or array.ctypes.data % _ALIGNMENT or not array.flags.writeable:
+            array = _aligned_copy(array)
+        if array.dtype.name == "bfloat16":
+            # numpy exports no bfloat16: it crosses as integers of the same size
+            tensor = _view(tvm_ffi.from_dlpack(array.view(np.uint16)), "bfloat16")
+        else:
+            tensor = tvm_ffi.from_dlpack(array)
+        return tensor if self._device is None else copy_to(tensor, self._device)
+
+    def from_tvm(self, tensor: Any) -> np.ndarray:
+        if self._device is not None:
+            tensor = copy_to(tensor, tvm_ffi.device("cpu"))
+        if str(tensor.dtype) == "bfloat16":
+            return np.from_dlpack(_view(tensor, "uint16")).view(numpy_dtype("bfloat16"))
+        return np.from_dlpack(tensor)
+
+    def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(parts)
+
+    def conversion(self, dtype: str) -> str:
+        return f'.astype("{dtype}")' if dtype != "bfloat16" else ".astype(ml_dtypes.bfloat16)"
+
+    def stream(self) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+
+class TorchTensors:
+    """torch tensors on the network's device; only made where the caller has imported torch."""
+
+    def __init__(self, device: Any) -> None:
+        self._torch = sys.modules["torch"]
+        self._device = device
+
+    def pad(self, array: Any, size: int) -> Any:
+        if len(array) == size:
+            return array
+        return self._torch.cat([array, array.new_zeros(size - len(array), *array.shape[1:])])
+
+    def to_tvm(self, array: Any) -> Any:
+        array = array.detach().contiguous()
+        if array.data_ptr() % _ALIGNMENT:
+            array = array.clone()
+        return tvm_ffi.from_dlpack(array)
+
+    def from_tvm(self, tensor: Any) -> Any:
+        return self._torch.from_dlpack(tensor)
+
+    def concatenate(self, parts: Sequence[Any]) -> Any:
+        return self._torch.cat(list(parts))
+
+    def conversion(self, dtype: str) -> str:
+        return f".to(torch.{dtype})"
+
+    def stream(self) -> contextlib.AbstractContextManager[Any]:
+        if self._device.type != "cuda":
+            return contextlib.nullcontext()
+        stream = self._torch.cuda.current_stream(self._device).cuda_stream
+        return tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", self._device.index), stream)
+
+
+def copy_to(tensor: Any, device: Any) -> Any:
+    """Return a copy of a TVM tensor on `device`, made on the default stream, like the calls of numpy's users."""
+    allocate = tvm_ffi.get_global_func("runtime.TVMTensorAllocWithScope")
+    copy = allocate(tvm_ffi.Shape(tensor.shape), tensor.dtype, device, None)
+    tvm_ffi.get_global_func("runtime.TVMTensorCopyFromTo")(tensor, copy)
+    return copy
+
+
+def _view(tensor: Any, dtype: str) -> Any:
+    view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
+    return view(tensor, tvm_ffi.Shape(tensor.shape), tvm_ffi.dtype(dtype), 0)
+
+
+def _aligned_copy(array: np.ndarray) -> np.ndarray:
+    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
