@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .bottleneck import ResidualBottleneck
 from .conv_module import ConvModule
 from .involution import Involution2d
 
@@ -23,36 +24,13 @@ STAGE_BLOCKS = {
 }
 
 
-class Bottleneck(nn.Module):
-    """1x1 convolution, 7x7 involution, 1x1 convolution, each with batch norm, around an identity."""
+class Bottleneck(ResidualBottleneck):
+    """A bottleneck with a 7x7 involution in its middle."""
 
-    expansion = 4
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        dilation: int = 1,
-        downsample: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        mid_channels = out_channels // self.expansion
-        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(mid_channels)
-        self.conv2 = Involution2d(mid_channels, 7, stride, dilation=dilation)
-        self.bn2 = nn.BatchNorm2d(mid_channels)
-        self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        identity = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.bn3(self.conv3(out)) + identity)
+    @staticmethod
+    def spatial_layer(channels: int, stride: int, dilation: int) -> nn.Module:
+        """Return the involution."""
+        return Involution2d(channels, 7, stride, dilation=dilation)
 
 
 class RedNet(nn.Module):
@@ -114,7 +92,7 @@ class RedNet(nn.Module):
         self.stages = []
         for index, (blocks, stride, dilation) in enumerate(zip(stage_blocks, strides, dilations, strict=True), 1):
             name = f"layer{index}"
-            self.add_module(name, _stage(blocks, channels, out_channels, stride, dilation))
+            self.add_module(name, Bottleneck.make_stage(blocks, channels, out_channels, stride, dilation))
             self.stages.append(name)
             channels, out_channels = out_channels, out_channels * 2
         self.out_channels = base_channels * Bottleneck.expansion * 2 ** max(out_indices)
@@ -128,14 +106,3 @@ class RedNet(nn.Module):
             if index in self.out_indices:
                 outputs.append(x)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-
-def _stage(blocks: int, in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Sequential:
-    downsample = None
-    if stride != 1 or in_channels != out_channels:
-        downsample = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-        )
-    first = Bottleneck(in_channels, out_channels, stride, dilation, downsample)
-    rest = [Bottleneck(out_channels, out_channels, 1, dilation) for _ in range(blocks - 1)]
-    return nn.Sequential(first, *rest)

@@ -6,27 +6,14 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .bottleneck import ResidualBottleneck
 from .rednet import STAGE_BLOCKS
 
 
-class _Bottleneck(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, stride: int, downsample: nn.Module | None) -> None:
-        super().__init__()
-        mid = out_channels // 4
-        self.conv1 = nn.Conv2d(in_channels, mid, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(mid)
-        self.conv2 = nn.Conv2d(mid, mid, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(mid)
-        self.conv3 = nn.Conv2d(mid, out_channels, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        identity = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        return self.relu(self.bn3(self.conv3(out)) + identity)
+class _Bottleneck(ResidualBottleneck):
+    @staticmethod
+    def spatial_layer(channels: int, stride: int, dilation: int) -> nn.Module:
+        return nn.Conv2d(channels, channels, 3, stride, dilation, dilation, bias=False)
 
 
 class ResNet(nn.Module):
@@ -50,12 +37,7 @@ class ResNet(nn.Module):
         channels = 64
         for index, blocks in enumerate(STAGE_BLOCKS[depth]):
             out_channels, stride = 256 * 2**index, 1 if index == 0 else 2
-            downsample = nn.Sequential(
-                nn.Conv2d(channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
-            stage = [_Bottleneck(channels, out_channels, stride, downsample)]
-            stage += [_Bottleneck(out_channels, out_channels, 1, None) for _ in range(blocks - 1)]
-            self.add_module(f"layer{index + 1}", nn.Sequential(*stage))
+            self.add_module(f"layer{index + 1}", _Bottleneck.make_stage(blocks, channels, out_channels, stride))
             channels = out_channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)

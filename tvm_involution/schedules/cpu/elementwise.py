@@ -28,6 +28,16 @@ class Elementwise(ScheduleRule):
         return sch
 
 
+def schedule_producers(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> bool:
+    """Schedule the blocks that `block` reads, padding for one; return False where one of them is a reduction."""
+    producers = sch.get_producers(block)
+    if not all(is_spatial(sch, producer) for producer in producers):
+        return False
+    for producer in producers:
+        parallel_vectorize(sch, producer, target)
+    return True
+
+
 def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> None:
     """Schedule a spatial `block`: all loops but the last fused and parallel, the last one vectorized."""
     loops = sch.get_loops(block)

@@ -11,8 +11,8 @@ import tvm
 from tvm import s_tir, tirx
 
 from ...target import vector_bytes
-from ..rule import ScheduleRule, find_block, fuse_epilogue, is_spatial, largest_divisor, loop_extents
-from .elementwise import parallel_vectorize
+from ..rule import ScheduleRule, find_block, fuse_epilogue, largest_divisor, loop_extents
+from .elementwise import schedule_producers
 
 # sums of a strip; with the x vectors in flight they must fit the registers (32 of AVX-512, else 16)
 _STRIP_512, _STRIP = 14, 7
@@ -31,10 +31,8 @@ class Involution(ScheduleRule):
         extents = loop_extents(sch, loops)
         if extents is None or len(loops) != 6:
             return None
-        for producer in sch.get_producers(block):
-            if not is_spatial(sch, producer):
-                return None
-            parallel_vectorize(sch, producer, target)
+        if not schedule_producers(sch, block, target):
+            return None
         epilogue = fuse_epilogue(sch, block)
         if epilogue is not None and sch.get_consumers(epilogue):
             return None

@@ -16,8 +16,8 @@ import tvm
 from tvm import s_tir, tirx
 
 from ...target import vector_bytes
-from ..rule import ScheduleRule, find_block, fuse_epilogue, is_spatial, largest_divisor, loop_extents
-from .elementwise import parallel_vectorize
+from ..rule import ScheduleRule, find_block, fuse_epilogue, largest_divisor, loop_extents
+from .elementwise import schedule_producers
 
 
 class PackedGemm(ScheduleRule):
@@ -29,10 +29,8 @@ class PackedGemm(ScheduleRule):
         block = find_block(sch, "conv2d")
         if block is None or find_block(sch, "conv2d_out") is None:
             return None
-        for producer in sch.get_producers(block):
-            if not is_spatial(sch, producer):
-                return None
-            parallel_vectorize(sch, producer, target)
+        if not schedule_producers(sch, block, target):
+            return None
         epilogue = fuse_epilogue(sch, block)
         if epilogue is None or sch.get_consumers(epilogue):
             return None
