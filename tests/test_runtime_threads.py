@@ -26,8 +26,8 @@ net = ti.load(sys.argv[1])
 net(np.ones((8, 4), np.float32))
 assert os.sched_getaffinity(0) == before, "the caller's thread was pinned"
 count = threads.run_on_pool(tvm_ffi.get_global_func("runtime.NumThreads"))
-masks = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
-print(count, *sorted(cpu for mask in masks if len(mask) == 1 for cpu in mask))
+assert threads.run_on_pool(os.sched_getaffinity, 0) == before, "the pool left the allowed CPUs, or keeps to some of them"
+print(count)
 """
 
 
@@ -36,24 +36,18 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return affine_library(tmp_path_factory.mktemp("threads") / "affine.so")
 
 
-def test_one_pinned_thread_a_core(library: Path) -> None:
-    count, *pinned = (int(word) for word in run_python(_POOL, library, "", TVM_NUM_THREADS="").split())
-    assert count == threads.physical_cores()
-    if count > 1:
-        assert len(set(pinned)) == len(pinned) == count
-        assert set(pinned) <= os.sched_getaffinity(0)
+def test_one_thread_a_core(library: Path) -> None:
+    assert int(run_python(_POOL, library, "", TVM_NUM_THREADS="")) == threads.physical_cores()
 
 
 def test_affinity_counts(library: Path) -> None:
     cpu = max(os.sched_getaffinity(0))
-    count, *pinned = (int(word) for word in run_python(_POOL, library, cpu, TVM_NUM_THREADS="").split())
-    assert count == 1
-    assert set(pinned) == {cpu}
+    assert int(run_python(_POOL, library, cpu, TVM_NUM_THREADS="")) == 1
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_users_number_wins(library: Path, count: int) -> None:
-    assert int(run_python(_POOL, library, "", TVM_NUM_THREADS=str(count)).split()[0]) == count
+    assert int(run_python(_POOL, library, "", TVM_NUM_THREADS=str(count))) == count
 
 
 @pytest.mark.parametrize("text", ["", "0", "-2", "many"])

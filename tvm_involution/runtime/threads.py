@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CPUs that are really there, and one pinned pool of threads on them.
+"""The CPUs that are really there, and one pool of threads on them.
 
-TVM's own pool takes half of the visible CPUs, because it assumes hyper-threads, and makes a pool for every thread that
-runs a network. Here one executor thread runs all networks of the process: its pool has one thread a physical core, each
-on its own core, the executor itself on the first. So two libraries don't fight, the caller's own threads are never
-pinned, and a spinning worker never shares a core with the thread that feeds it.
+TVM's own pool takes half of the visible CPUs, because it assumes hyper-threads, pins its workers to the first of them
+and lets them spin; and every thread that runs a network gets such a pool. Here one executor thread runs all networks of
+the process, with one worker a physical core, free to move between the allowed CPUs, asleep while they wait. So two
+libraries don't fight, the caller's own threads are left alone, and a busy neighbour costs its share of the cores: a
+pinned spinning pool takes five times as long beside one busy process (RedNet-50 on two cores: 328 ms instead of 65), and
+is no faster alone.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from .ffi import tvm_ffi
 
 _T = TypeVar("_T")
 # threading::ThreadGroup::AffinityMode of TVM's runtime
-_ONE_CORE_PER_THREAD, _SHARE_ALL_CORES = -2, -3
+_SHARE_ALL_CORES = -3
 _SYSFS = Path("/sys")
 
 
@@ -51,16 +53,13 @@ os.register_at_fork(after_in_child=_executor.cache_clear)
 
 def _configure() -> None:
     """Make this thread's TVM pool; runs once, in the executor thread."""
+    # read by the pool's workers when they start; the user's own setting wins
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
     count = thread_count()
-    cpus = _one_cpu_per_core()
-    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
-    if count <= len(cpus):
-        configure(_ONE_CORE_PER_THREAD, count, [str(cpu) for cpu in cpus[:count]])
-        os.sched_setaffinity(0, {cpus[0]})
-    else:
-        allowed = sorted(os.sched_getaffinity(0))
-        names = [str(allowed[i % len(allowed)]) for i in range(count)]
-        configure(_SHARE_ALL_CORES, count, names)
+    allowed = sorted(os.sched_getaffinity(0))
+    # the runtime makes as many workers as CPUs are named, and uses `count` of them
+    names = [str(allowed[i % len(allowed)]) for i in range(max(count, len(allowed)))]
+    tvm_ffi.get_global_func("runtime.config_threadpool")(_SHARE_ALL_CORES, count, names)
 
 
 def _one_cpu_per_core() -> list[int]:
