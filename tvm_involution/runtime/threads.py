@@ -5,7 +5,7 @@ TVM's own pool takes half of the visible CPUs, because it assumes hyper-threads,
 and lets them spin; and every thread that runs a network gets such a pool. Here one executor thread runs all networks of
 the process, with one worker a physical core, free to move between the allowed CPUs, asleep while they wait. So two
 libraries don't fight, the caller's own threads are left alone, and a busy neighbour costs its share of the cores: a
-pinned spinning pool takes five times as long beside one busy process (RedNet-50 on two cores: 328 ms instead of 65), and
+pinned spinning pool takes five times as long beside one busy process (RedNet-50 on two cores: 328 ms, not 65), and
 is no faster alone.
 """
 
