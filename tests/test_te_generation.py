@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel generation, the whole layer, attention and gradients as expressions."""
+"""Kernel generation and the whole layer as expressions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import reference
 import torch
 from programs import TOLERANCE, as_dtype, run_expression
 from reference import relative_norm
+from torch.nn import functional
+from tvm import te as tvm_te
 
 from tvm_involution import UserError, te
-from tvm_involution.nn import involution2d as torch_involution2d
-from tvm_involution.nn import local_attention2d as torch_attention
 
 
 def generator_arrays(rng, channels, groups, taps, reduced):
@@ -27,7 +27,7 @@ def generator_arrays(rng, channels, groups, taps, reduced):
     }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize(("size", "stride"), [((6, 8), (1, 1)), ((6, 8), (2, 2)), ((7, 5), (2, 2)), ((8, 7), (3, 2))])
 @pytest.mark.parametrize("whole", [False, True], ids=["kernel", "layer"])
@@ -63,64 +63,61 @@ def test_generation(rng, dtype, layout, size, stride, whole):
     assert relative_norm(actual, expected) < TOLERANCE[dtype]
 
 
-def test_generation_refuses_weights_that_do_not_fit():
-    from tvm import te as tvm_te
-
-    x, reduce = tvm_te.placeholder((1, 8, 4, 4)), tvm_te.placeholder((2, 9))
-    span, bias = tvm_te.placeholder((9, 2)), tvm_te.placeholder((9,))
-    with pytest.raises(UserError, match="do not fit"):
-        te.generate_kernel(x, te.KernelGenerator(reduce, span, bias, (3, 3)))
+def folded_generator(reduce, reduce_bias, span, span_bias, kernel_size):
+    return te.KernelGenerator(reduce, span, span_bias, kernel_size, reduce_bias=reduce_bias)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("kernel_size", "heads", "dilation"), [((3, 3), 2, 1), ((5, 3), 3, 1), ((3, 3), 1, 2)])
-def test_local_attention_is_an_involution(rng, dtype, kernel_size, heads, dilation):
-    arrays = [as_dtype(rng.standard_normal((2, 6, 5, 7)), dtype) for _ in range(3)]
-    expected = reference.local_attention(*(a.astype(np.float64) for a in arrays), kernel_size, heads, dilation)
-    actual = run_expression(lambda q, k, v: te.local_attention2d(q, k, v, kernel_size, heads, dilation), arrays, dtype)
-    assert relative_norm(actual, expected) < TOLERANCE[dtype]
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize(("size", "stride"), [((6, 9), (2, 3)), ((7, 5), (2, 2)), ((2, 7), (3, 1)), ((5, 5), (1, 1))])
+def test_folded_batch_norm_against_torch(rng, layout, size, stride):
+    x, *weights = (rng.standard_normal(shape) for shape in ((2, 8, *size), (4, 8), (4,), (18, 4), (18,)))
+    reduce, reduce_bias, span, span_bias = (torch.from_numpy(a) for a in weights)
+    pooled = functional.avg_pool2d(torch.from_numpy(x), stride, ceil_mode=True, count_include_pad=False)
+    hidden = functional.conv2d(pooled, reduce[:, :, None, None], reduce_bias).relu()
+    expected = functional.conv2d(hidden, span[:, :, None, None], span_bias).unflatten(1, (2, 3, 3)).numpy()
+    if layout == "NHWC":
+        x, expected = np.ascontiguousarray(x.transpose(0, 2, 3, 1)), expected.transpose(0, 4, 5, 1, 2, 3)
+    actual = run_expression(
+        lambda data, *w: te.generate_kernel(data, folded_generator(*w, (3, 3)), stride, layout),
+        [x, *weights],
+        "float64",
+    )
+    assert relative_norm(actual, expected) < 1e-12
 
 
-def test_torch_attention_through_the_operator(rng):
-    arrays = [rng.standard_normal((2, 6, 5, 7)) for _ in range(3)]
-    expected = reference.local_attention(*arrays, (3, 3), 2, 2)
-    actual = torch_attention(*(torch.from_numpy(a) for a in arrays), 3, 2, 2)
-    assert relative_norm(actual.numpy(), expected) < 1e-12
+@pytest.mark.parametrize("stride", [1, 2])
+def test_nan_stays(rng, stride):
+    """A pixel that is NaN has a kernel that is, through pooling and ReLU; the others have not."""
+    x, *weights = (rng.standard_normal(shape) for shape in ((1, 4, 4, 6), (2, 4), (2,), (9, 2), (9,)))
+    x[0, 1, 2, 3] = np.nan
+    actual = run_expression(
+        lambda data, *w: te.generate_kernel(data, folded_generator(*w, (3, 3)), stride), [x, *weights], "float64"
+    )
+    expected = np.zeros(actual.shape, bool)
+    expected[..., 2 // stride, 3 // stride] = True
+    np.testing.assert_array_equal(np.isnan(actual), expected)
 
 
 @pytest.mark.parametrize(
-    ("shape", "groups", "kernel_size", "stride", "padding", "dilation"),
+    ("shapes", "kernel_size", "words"),
     [
-        ((2, 6, 7, 6), 2, (3, 3), (1, 1), (1, 1), (1, 1)),
-        ((1, 4, 8, 9), 4, (2, 5), (2, 3), (1, 2), (1, 1)),
-        ((1, 6, 9, 9), 3, (3, 3), (2, 1), (2, 0), (2, 2)),
+        ({"reduce": (2, 9)}, (3, 3), r"\[2, 9\] and span_weight \[18, 2\] do not fit x \[1, 8, 4, 4\]"),
+        ({"span": (18, 3)}, (3, 3), "do not fit"),
+        ({"reduce": (2, 8, 1, 1)}, (3, 3), "reduce_weight must have rank 2"),
+        ({"span": (18, 2, 1, 1)}, (3, 3), "span_weight must have rank 2"),
+        ({}, (5, 5), "18 rows are no multiple of 5x5 taps"),
+        ({}, (3, 0), "kernel_size"),
+        ({"span_bias": (9,)}, (3, 3), r"span_bias must have shape \[18\], got \[9\]"),
+        ({"reduce_bias": (3,)}, (3, 3), r"reduce_bias must have shape \[2\], got \[3\]"),
+        ({"variance": (3,)}, (3, 3), r"batch_norm's variance must have shape \[2\]"),
+        ({"x": (8, 4, 4)}, (3, 3), "x must have rank 4"),
     ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_gradients(rng, shape, groups, kernel_size, stride, padding, dilation, dtype):
-    out = [te.involution2d_output_size(*v) for v in zip(shape[2:], kernel_size, stride, padding, dilation, strict=True)]
-    x = torch.from_numpy(rng.standard_normal(shape)).requires_grad_()
-    kernel = torch.from_numpy(rng.standard_normal((shape[0], groups, *kernel_size, *out))).requires_grad_()
-    # an involution written with slices and autograd alone, so that our own backward formula is tested too
-    plain = _plain_involution(x, kernel, stride, padding, dilation)
-    grad = torch.from_numpy(rng.standard_normal(plain.shape))
-    grad_x, grad_kernel = torch.autograd.grad(plain, (x, kernel), grad)
-    ours = torch_involution2d(x, kernel, stride, padding, dilation)
-    for actual, expected in zip(torch.autograd.grad(ours, (x, kernel), grad), (grad_x, grad_kernel), strict=True):
-        assert relative_norm(actual.numpy(), expected.numpy()) < 1e-12
-    geometry = (stride, padding, dilation)
-    arrays = [as_dtype(t.detach().numpy(), dtype) for t in (grad, kernel, x)]
-    actual = run_expression(lambda g, k: te.involution2d_grad_input(g, k, shape[2:], *geometry), arrays[:2], dtype)
-    assert relative_norm(actual, grad_x.numpy()) < TOLERANCE[dtype]
-    actual = run_expression(
-        lambda g, d: te.involution2d_grad_kernel(g, d, groups, kernel_size, *geometry), [arrays[0], arrays[2]], dtype
-    )
-    assert relative_norm(actual, grad_kernel.numpy()) < TOLERANCE[dtype]
-
-
-def _plain_involution(x, kernel, stride, padding, dilation):
-    n, channels = x.shape[:2]
-    groups, kernel_h, kernel_w, out_h, out_w = kernel.shape[1:]
-    columns = torch.nn.functional.unfold(x, (kernel_h, kernel_w), dilation, padding, stride)
-    windows = columns.view(n, groups, channels // groups, kernel_h * kernel_w, out_h, out_w)
-    return (kernel.flatten(2, 3).unsqueeze(2) * windows).sum(3).view(n, channels, out_h, out_w)
+def test_errors_say_what_is_wrong(shapes, kernel_size, words):
+    usual = {"x": (1, 8, 4, 4), "reduce": (2, 8), "reduce_bias": (2,), "span": (18, 2), "span_bias": (18,)}
+    usual |= dict.fromkeys(("scale", "shift", "mean", "variance"), (2,))
+    p = {name: tvm_te.placeholder(shape, name=name) for name, shape in (usual | shapes).items()}
+    norm = te.BatchNorm(p["scale"], p["shift"], p["mean"], p["variance"])
+    generator = te.KernelGenerator(p["reduce"], p["span"], p["span_bias"], kernel_size, norm, p["reduce_bias"])
+    with pytest.raises(UserError, match=words):
+        te.generate_kernel(p["x"], generator)

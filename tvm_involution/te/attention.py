@@ -12,7 +12,7 @@ from tvm import te, tirx
 
 from ..errors import UserError
 from .accumulate import accumulator_dtype
-from .checks import Pair, as_pair, check_rank, check_same_dtype, shape_text
+from .checks import Pair, as_pair, check_groups, check_layout, check_rank, check_same_dtype, check_shape
 from .involution import involution2d
 
 
@@ -23,31 +23,30 @@ def attention_kernel(
     num_heads: int,
     dilation: Pair = 1,
     scale: float | None = None,
+    layout: str = "NCHW",
 ) -> te.Tensor:
     """Generate the kernel of local self-attention: softmax of scaled query-key products over each pixel's window.
 
     Args:
-        query, key: (N, C, H, W); head h owns the channels h*C/heads to (h+1)*C/heads.
+        query, key: (N, C, H, W), in layout NHWC (N, H, W, C); head h owns the channels h*C/heads to (h+1)*C/heads.
         kernel_size: odd (KH, KW), centred on the pixel; positions outside the image take no part in the softmax.
         scale: factor of the products, 1/sqrt(C/heads) by default.
 
     Returns:
-        (N, heads, KH, KW, H, W). Blocks: `relation`, `relation_max`, `relation_exp`, `relation_sum`, `kernel`.
+        (N, heads, KH, KW, H, W), in NHWC (N, H, W, heads, KH, KW): what `involution2d` takes. Blocks: `relation`,
+        `relation_max`, `relation_exp`, `relation_sum`, `kernel`.
 
     Raises:
         UserError: shapes, dtypes or arguments that do not fit.
     """
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
     dilation_h, dilation_w = as_pair("dilation", dilation, 1)
-    for name, tensor in (("query", query), ("key", key)):
-        check_rank(name, tensor, 4)
+    check_layout(layout)
+    check_rank("query", query, 4)
+    check_shape("key", key, query.shape)
     check_same_dtype(query=query, key=key)
-    n, channels, height, width = query.shape
-    if [str(d) for d in query.shape] != [str(d) for d in key.shape] or int(channels) % num_heads:
-        raise UserError(
-            f"query and key must have one shape with channels divisible by {num_heads} heads, got "
-            f"{shape_text(query)} and {shape_text(key)}"
-        )
+    n, channels, height, width = (query.shape[layout.index(dim)] for dim in "NCHW")
+    check_groups("query", query, channels, num_heads)
     if kernel_h % 2 == 0 or kernel_w % 2 == 0:
         raise UserError(f"the window of local attention must be odd to be centred, got {kernel_h}x{kernel_w}")
     head_channels = int(channels) // num_heads
@@ -55,6 +54,10 @@ def attention_kernel(
     factor = tirx.const(head_channels**-0.5 if scale is None else scale, dtype)
     shape = (n, num_heads, kernel_h, kernel_w, height, width)
     c = te.reduce_axis((0, head_channels), "c")
+
+    def pixel(tensor, b, channel, row, column):
+        value = tensor[b, channel, row, column] if layout == "NCHW" else tensor[b, row, column, channel]
+        return value.astype(dtype)
 
     def position(u, v, i, j):
         row = i + (u - kernel_h // 2) * dilation_h
@@ -64,7 +67,7 @@ def attention_kernel(
     def product(b, h, u, v, i, j):
         row, column, inside = position(u, v, i, j)
         channel = h * head_channels + c
-        value = query[b, channel, i, j].astype(dtype) * key[b, channel, row, column].astype(dtype)
+        value = pixel(query, b, channel, i, j) * pixel(key, b, channel, row, column)
         return te.sum(tirx.if_then_else(inside, value, tirx.const(0, dtype)), axis=c)
 
     relation = te.compute(shape, product, name="relation")
@@ -90,9 +93,15 @@ def attention_kernel(
         lambda b, h, i, j: te.sum(exponential[b, h, window[0], window[1], i, j], axis=window),
         name="relation_sum",
     )
+
+    def weight(b, h, u, v, i, j):
+        return (exponential[b, h, u, v, i, j] / total[b, h, i, j]).astype(query.dtype)
+
+    if layout == "NCHW":
+        return te.compute(shape, weight, name="kernel")
     return te.compute(
-        shape,
-        lambda b, h, u, v, i, j: (exponential[b, h, u, v, i, j] / total[b, h, i, j]).astype(query.dtype),
+        (n, height, width, num_heads, kernel_h, kernel_w),
+        lambda b, i, j, h, u, v: weight(b, h, u, v, i, j),
         name="kernel",
     )
 
@@ -105,17 +114,23 @@ def local_attention2d(
     num_heads: int,
     dilation: Pair = 1,
     scale: float | None = None,
+    layout: str = "NCHW",
 ) -> te.Tensor:
     """Local self-attention: `attention_kernel`, then `involution2d` of the values with heads as groups.
 
     Args:
-        query, key, value: (N, C, H, W).
+        query, key: (N, C, H, W), in layout NHWC (N, H, W, C).
+        value: (N, CV, H, W), in NHWC (N, H, W, CV); CV a multiple of `num_heads` too.
+        kernel_size, scale: as of `attention_kernel`.
 
     Returns:
-        (N, C, H, W).
+        (N, CV, H, W), in NHWC (N, H, W, CV). Blocks: those of `attention_kernel` and `involution2d`.
+
+    Raises:
+        UserError: shapes, dtypes or arguments that do not fit.
     """
-    kernel = attention_kernel(query, key, kernel_size, num_heads, dilation, scale)
+    kernel = attention_kernel(query, key, kernel_size, num_heads, dilation, scale, layout)
     size = as_pair("kernel_size", kernel_size, 1)
     step = as_pair("dilation", dilation, 1)
     padding = tuple(d * (k // 2) for d, k in zip(step, size, strict=True))
-    return involution2d(value, kernel, 1, padding, step)
+    return involution2d(value, kernel, 1, padding, step, layout)

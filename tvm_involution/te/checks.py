@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
+from typing import Any
 
-from tvm import te
+import tvm
+from tvm import te, tirx
 
 from ..errors import UserError
 
 Pair = int | Sequence[int]
 LAYOUTS = ("NCHW", "NHWC")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 def as_pair(name: str, value: Pair, minimum: int) -> tuple[int, int]:
@@ -19,7 +23,11 @@ def as_pair(name: str, value: Pair, minimum: int) -> tuple[int, int]:
     Raises:
         UserError: not one or two whole numbers, or below `minimum`.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+    try:
+        values = value if isinstance(value, Sequence) else (value, value)
+        pair = tuple(int(v) if isinstance(v, tirx.IntImm) else index(v) for v in values)
+    except TypeError:
+        pair = ()
     if len(pair) != 2 or min(pair) < minimum:
         raise UserError(f"{name} must be an int or a pair of at least {minimum}, got {value!r}")
     return pair[0], pair[1]
@@ -38,11 +46,35 @@ def check_rank(name: str, tensor: te.Tensor, *ranks: int) -> None:
         raise UserError(f"{name} must have rank {wanted}, got shape {shape_text(tensor)}")
 
 
+def check_shape(name: str, tensor: te.Tensor, expected: Sequence[Any]) -> None:
+    """Raise `UserError` where `tensor` has not the shape `expected`, of ints or TVM expressions."""
+    analyzer = tvm.sym.Analyzer()
+    if len(tensor.shape) != len(expected) or not all(map(analyzer.can_prove_equal, tensor.shape, expected)):
+        raise UserError(f"{name} must have shape [{', '.join(map(str, expected))}], got {shape_text(tensor)}")
+
+
+def check_groups(name: str, tensor: te.Tensor, channels: Any, groups: int) -> None:
+    """Raise `UserError` where the `channels` of `tensor` are no multiple of `groups`."""
+    if groups < 1 or int(channels) % groups:
+        raise UserError(f"the channels of {name} must be a multiple of {groups} groups, got {shape_text(tensor)}")
+
+
+def check_window_fits(x: te.Tensor, window: Sequence[int], out_size: Sequence[Any]) -> None:
+    """Raise `UserError` where the output surely has no rows or no columns."""
+    analyzer = tvm.sym.Analyzer()
+    if any(analyzer.can_prove(size < 1) for size in out_size):
+        raise UserError(
+            f"a window of {window[0]}x{window[1]} pixels (dilation included) is larger than the padded x "
+            f"{shape_text(x)}; expected a smaller kernel_size or dilation, or more padding"
+        )
+
+
 def check_same_dtype(**tensors: te.Tensor) -> None:
-    """Raise `UserError` where the tensors' dtypes differ."""
-    if len({str(tensor.dtype) for tensor in tensors.values()}) > 1:
+    """Raise `UserError` where the tensors' dtypes differ or are none of `DTYPES`."""
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+    if len(dtypes) > 1 or not dtypes <= set(DTYPES):
         got = ", ".join(f"{name} {tensor.dtype}" for name, tensor in tensors.items())
-        raise UserError(f"all inputs must have one dtype, got {got}")
+        raise UserError(f"all inputs must have one dtype of {', '.join(DTYPES)}, got {got}")
 
 
 def shape_text(tensor: te.Tensor) -> str:

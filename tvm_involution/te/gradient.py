@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from tvm import te, tirx
 
-from .accumulate import accumulator_dtype
-from .checks import Pair, as_pair, check_rank, check_same_dtype
-from .involution import pad_rows_columns
+from .accumulate import accumulator_dtype, cast_sums
+from .checks import Pair, as_pair, check_groups, check_rank, check_same_dtype, check_shape
+from .involution import involution2d_output_size, pad_rows_columns
 
 
 def involution2d_grad_kernel(
@@ -26,19 +26,28 @@ def involution2d_grad_kernel(
     Args:
         grad: gradient by the output, (N, C, OH, OW).
         x: the input, (N, C, H, W).
+        groups: G, a divisor of C.
+
+    Returns:
+        (N, G, KH, KW, OH, OW), of the dtype of x. Blocks: `pad_temp` where there is padding,
+        `involution2d_grad_kernel` (the sums), `grad_kernel_cast` for the half types.
 
     Raises:
-        UserError: ranks, dtypes or arguments that do not fit.
+        UserError: shapes, dtypes or arguments that do not fit.
     """
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
     stride_h, stride_w = as_pair("stride", stride, 1)
+    pad_h, pad_w = as_pair("padding", padding, 0)
     dilation_h, dilation_w = as_pair("dilation", dilation, 1)
-    check_rank("grad", grad, 4)
     check_rank("x", x, 4)
     check_same_dtype(grad=grad, x=x)
-    n, channels, out_h, out_w = grad.shape
+    n, channels, height, width = x.shape
+    check_groups("x", x, channels, groups)
+    out_h = involution2d_output_size(height, kernel_h, stride_h, pad_h, dilation_h)
+    out_w = involution2d_output_size(width, kernel_w, stride_w, pad_w, dilation_w)
+    check_shape("grad", grad, (n, channels, out_h, out_w))
     group_channels = int(channels) // groups
-    source = pad_rows_columns(x, "NCHW", *as_pair("padding", padding, 0))
+    source = pad_rows_columns(x, "NCHW", pad_h, pad_w)
     c = te.reduce_axis((0, group_channels), "c")
     sum_dtype = accumulator_dtype(x.dtype)
     sums = te.compute(
@@ -52,7 +61,7 @@ def involution2d_grad_kernel(
         ),
         name="involution2d_grad_kernel",
     )
-    return te.compute(sums.shape, lambda *index: sums(*index).astype(x.dtype), name="grad_kernel_cast", tag="elemwise")
+    return cast_sums(sums, x.dtype, "grad_kernel_cast")
 
 
 def involution2d_grad_input(
@@ -72,18 +81,28 @@ def involution2d_grad_input(
         kernel: (N, G, KH, KW, OH, OW).
         input_size: (H, W) of x, which stride leaves open.
 
+    Returns:
+        (N, C, H, W), of the dtype of grad. Blocks: `involution2d_grad_input` (the sums), `grad_input_cast` for the half
+        types.
+
     Raises:
-        UserError: ranks, dtypes or arguments that do not fit.
+        UserError: shapes, dtypes or arguments that do not fit.
     """
+    height, width = as_pair("input_size", input_size, 1)
     stride_h, stride_w = as_pair("stride", stride, 1)
     pad_h, pad_w = as_pair("padding", padding, 0)
     dilation_h, dilation_w = as_pair("dilation", dilation, 1)
     check_rank("grad", grad, 4)
     check_rank("kernel", kernel, 6)
     check_same_dtype(grad=grad, kernel=kernel)
-    n, channels, out_h, out_w = grad.shape
-    _, groups, kernel_h, kernel_w, _, _ = kernel.shape
-    group_channels = int(channels) // int(groups)
+    n, channels = grad.shape[:2]
+    groups, kernel_h, kernel_w = (int(d) for d in kernel.shape[1:4])
+    check_groups("grad", grad, channels, groups)
+    out_h = involution2d_output_size(height, kernel_h, stride_h, pad_h, dilation_h)
+    out_w = involution2d_output_size(width, kernel_w, stride_w, pad_w, dilation_w)
+    check_shape("grad", grad, (n, channels, out_h, out_w))
+    check_shape("kernel", kernel, (n, groups, kernel_h, kernel_w, out_h, out_w))
+    group_channels = int(channels) // groups
     u = te.reduce_axis((0, kernel_h), "u")
     v = te.reduce_axis((0, kernel_w), "v")
     sum_dtype = accumulator_dtype(grad.dtype)
@@ -102,7 +121,5 @@ def involution2d_grad_input(
         product = grad[b, c, i, j].astype(sum_dtype) * kernel[b, c // group_channels, u, v, i, j].astype(sum_dtype)
         return te.sum(tirx.if_then_else(covered, product, tirx.const(0, sum_dtype)), axis=[u, v])
 
-    sums = te.compute((n, channels, *input_size), gather, name="involution2d_grad_input")
-    return te.compute(
-        sums.shape, lambda *index: sums(*index).astype(grad.dtype), name="grad_input_cast", tag="elemwise"
-    )
+    sums = te.compute((n, channels, height, width), gather, name="involution2d_grad_input")
+    return cast_sums(sums, grad.dtype, "grad_input_cast")

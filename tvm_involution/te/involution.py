@@ -9,8 +9,8 @@ import tvm
 from tvm import te, tirx
 
 from ..errors import UserError
-from .accumulate import accumulator_dtype
-from .checks import Pair, as_pair, check_layout, check_rank, check_same_dtype, shape_text
+from .accumulate import accumulator_dtype, cast_sums
+from .checks import Pair, as_pair, check_layout, check_rank, check_same_dtype, check_window_fits, shape_text
 
 
 def involution2d_output_size(size: Any, kernel_size: int, stride: int, padding: int, dilation: int) -> Any:
@@ -66,6 +66,8 @@ def involution2d(
     group_channels = int(channels) // groups
     out_h = involution2d_output_size(height, kernel_h, stride_h, pad_h, dilation_h)
     out_w = involution2d_output_size(width, kernel_w, stride_w, pad_w, dilation_w)
+    window = (dilation_h * (kernel_h - 1) + 1, dilation_w * (kernel_w - 1) + 1)
+    check_window_fits(x, window, (out_h, out_w))
     _check_kernel_shape(x, kernel, layout, (n, out_h, out_w))
 
     source = pad_rows_columns(x, layout, pad_h, pad_w)
@@ -85,9 +87,7 @@ def involution2d(
     else:
         shape = (n, out_h, out_w, channels)
         sums = te.compute(shape, lambda b, i, j, c: tap(b, c, i, j), name="involution2d", tag="involution2d")
-    if sum_dtype == str(x.dtype):
-        return sums
-    return te.compute(shape, lambda *index: sums(*index).astype(x.dtype), name="involution2d_cast", tag="elemwise")
+    return cast_sums(sums, x.dtype, "involution2d_cast")
 
 
 def pad_rows_columns(x: te.Tensor, layout: str, pad_h: int, pad_w: int) -> te.Tensor:

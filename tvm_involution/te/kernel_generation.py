@@ -13,7 +13,7 @@ from tvm import te, tirx
 
 from ..errors import UserError
 from .accumulate import accumulator_dtype
-from .checks import Pair, as_pair, check_layout, check_rank
+from .checks import Pair, as_pair, check_layout, check_rank, check_shape
 from .involution import involution2d
 
 
@@ -68,7 +68,9 @@ def generate_kernel(x: te.Tensor, generator: KernelGenerator, stride: Pair = 1, 
     check_layout(layout)
     check_rank("x", x, 4)
     stride_h, stride_w = as_pair("stride", stride, 1)
-    kernel_h, kernel_w = generator.kernel_size
+    kernel_h, kernel_w = as_pair("kernel_size", generator.kernel_size, 1)
+    check_rank("reduce_weight", generator.reduce_weight, 2)
+    check_rank("span_weight", generator.span_weight, 2)
     reduced, channels = (int(d) for d in generator.reduce_weight.shape)
     spanned = int(generator.span_weight.shape[0])
     if channels != int(x.shape[layout.index("C")]) or int(generator.span_weight.shape[1]) != reduced:
@@ -78,6 +80,12 @@ def generate_kernel(x: te.Tensor, generator: KernelGenerator, stride: Pair = 1, 
         )
     if spanned % (kernel_h * kernel_w):
         raise UserError(f"span_weight's {spanned} rows are no multiple of {kernel_h}x{kernel_w} taps")
+    check_shape("span_bias", generator.span_bias, (spanned,))
+    if generator.reduce_bias is not None:
+        check_shape("reduce_bias", generator.reduce_bias, (reduced,))
+    if generator.batch_norm is not None:
+        for name in ("scale", "shift", "mean", "variance"):
+            check_shape(f"batch_norm's {name}", getattr(generator.batch_norm, name), (reduced,))
 
     pixels = _average_pool(x, layout, stride_h, stride_w) if (stride_h, stride_w) != (1, 1) else x
     n, out_h, out_w = (pixels.shape[layout.index(dim)] for dim in "NHW")
@@ -144,7 +152,9 @@ def _activate(value, r, generator: KernelGenerator, dtype: str):
         deviation = tirx.sqrt(norm.variance[r].astype(dtype) + tirx.const(norm.epsilon, dtype))
         value = (value - norm.mean[r].astype(dtype)) / deviation * norm.scale[r].astype(dtype)
         value = value + norm.shift[r].astype(dtype)
-    return tirx.max(value, tirx.const(0, dtype))
+    # not max(value, 0): TVM's max turns NaN into 0
+    zero = tirx.const(0, dtype)
+    return tirx.Select(value < zero, zero, value)
 
 
 def _average_pool(x: te.Tensor, layout: str, stride_h: int, stride_w: int) -> te.Tensor:

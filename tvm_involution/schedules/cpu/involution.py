@@ -54,7 +54,8 @@ class Involution(ScheduleRule):
         sch.unroll(column_inner)
         sch.vectorize(lane)
         sch.decompose_reduction(block, kernel_row)
-        sch.vectorize(sch.get_loops(epilogue)[-1])
+        if width > 1:  # else the epilogue's last loop is the one around both blocks
+            sch.vectorize(sch.get_loops(epilogue)[-1])
         return sch
 
 
