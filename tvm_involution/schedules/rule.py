@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import tvm
 from tvm import s_tir, tirx
@@ -19,8 +20,34 @@ class ScheduleRule(ABC):
         return type(self).__name__
 
     @abstractmethod
-    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.Schedule | None:
-        """Return the scheduled `func`, or None where the rule does not apply."""
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """Schedule `func`.
+
+        Args:
+            tunable: return the design space instead: schedules whose traces hold sampling instructions (`choose`),
+                the default taken in the first of them. Their instructions must hold for every decision.
+
+        Returns:
+            The default schedule; with `tunable` a list of schedules, one a structural variant; None where the rule does
+            not apply (with `tunable`: or has no space of its own).
+        """
+
+
+def choose(
+    sch: s_tir.Schedule, candidates: Sequence[int], default: int, tunable: bool
+) -> int | s_tir.schedule.ExprRV:
+    """Decide on one of `candidates`: `default`, or with `tunable` a random variable that stands at `default`."""
+    if not tunable or len(candidates) == 1:
+        return default
+    odds = [1.0 / len(candidates)] * len(candidates)
+    return sch.sample_categorical(list(candidates), odds, decision=list(candidates).index(default))
+
+
+def divisors(extent: int, limit: int) -> list[int]:
+    """Return the divisors of `extent` up to `limit`, ascending."""
+    return [d for d in range(1, min(extent, limit) + 1) if extent % d == 0]
 
 
 def find_block(sch: s_tir.Schedule, name: str) -> SBlockRV | None:
@@ -78,4 +105,4 @@ def inline_producers(sch: s_tir.Schedule) -> None:
 
 def largest_divisor(extent: int, limit: int) -> int:
     """Return the largest divisor of `extent` that is at most `limit`."""
-    return max(d for d in range(1, min(extent, limit) + 1) if extent % d == 0)
+    return divisors(extent, limit)[-1]

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes
-from ..rule import ScheduleRule, blocks_of, inline_producers, is_spatial, largest_divisor, loop_extents
+from ..rule import ScheduleRule, blocks_of, choose, inline_producers, is_spatial, largest_divisor, loop_extents
 
 # below this many elements, waking the other cores costs more than it saves
 PARALLEL_GRAIN = 4096
@@ -17,15 +19,17 @@ PARALLEL_GRAIN = 4096
 class Elementwise(ScheduleRule):
     """Inline what can be, then run each remaining block as one parallel vectorized loop nest."""
 
-    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.Schedule | None:
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
         if not all(is_spatial(sch, block) for block in blocks_of(sch)):
             return None
         inline_producers(sch)
         for block in blocks_of(sch):
-            parallel_vectorize(sch, block, target)
-        return sch
+            parallel_vectorize(sch, block, target, tunable)
+        return [sch] if tunable else sch
 
 
 def schedule_producers(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> bool:
@@ -38,7 +42,9 @@ def schedule_producers(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
     return True
 
 
-def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> None:
+def parallel_vectorize(
+    sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target, tunable: bool = False
+) -> None:
     """Schedule a spatial `block`: all loops but the last fused and parallel, the last one vectorized."""
     loops = sch.get_loops(block)
     extents = loop_extents(sch, loops)
@@ -47,12 +53,11 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
     lanes = vector_bytes(target) // 4
     width = largest_divisor(extents[-1], lanes)
     if width > 1 and width >= lanes // 4:
-        outer, inner = sch.split(loops[-1], [None, width])
+        widths = [width * n for n in (1, 2, 4) if extents[-1] % (width * n) == 0]
+        outer, inner = sch.split(loops[-1], [None, choose(sch, widths, width, tunable)])
         sch.vectorize(inner)
         loops = [*loops[:-1], outer]
-    total = 1
-    for extent in extents:
-        total *= extent
+    total = math.prod(extents)
     if total >= PARALLEL_GRAIN and len(loops) > 1:
         sch.parallel(sch.fuse(*loops[:-1]))
     elif total >= PARALLEL_GRAIN:

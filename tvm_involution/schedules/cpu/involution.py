@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import tvm
 from tvm import s_tir, tirx
+from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes
-from ..rule import ScheduleRule, find_block, fuse_epilogue, largest_divisor, loop_extents
+from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue, largest_divisor, loop_extents
 from .elementwise import schedule_producers
 
 # sums of a strip; with the x vectors in flight they must fit the registers (32 of AVX-512, else 16)
@@ -21,52 +22,79 @@ _STRIP_512, _STRIP = 14, 7
 class Involution(ScheduleRule):
     """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an NHWC involution."""
 
-    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.Schedule | None:
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
         block = find_block(sch, "involution2d")
         if block is None or not is_nhwc(sch, block):
             return None
-        loops = sch.get_loops(block)
-        extents = loop_extents(sch, loops)
-        if extents is None or len(loops) != 6:
+        extents = loop_extents(sch, sch.get_loops(block))
+        if extents is None or len(extents) != 6:
             return None
-        if not schedule_producers(sch, block, target):
-            return None
-        epilogue = fuse_epilogue(sch, block)
-        if epilogue is not None and sch.get_consumers(epilogue):
-            return None
-        if epilogue is None:
-            epilogue = sch.cache_write(block, 0, "local")
-
-        batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(block)
+        group_channels = extents[3] // group_count(sch, block)
         lanes = vector_bytes(target) // 4
-        width = largest_divisor(extents[3] // group_count(sch, block), lanes)
-        strip = largest_divisor(extents[2], _STRIP_512 if lanes == 16 else _STRIP)
-        column_outer, column_inner = sch.split(column, [None, strip])
-        channel_outer, lane = sch.split(channel, [None, width])
-        sch.reorder(batch, row, column_outer, channel_outer, kernel_row, kernel_column, column_inner, lane)
-        pixels = sch.fuse(batch, row)
-        sch.parallel(pixels)
-        sch.reverse_compute_at(epilogue, channel_outer)
-        sch.set_scope(block, 0, "local")
-        sch.unroll(kernel_column)
-        sch.unroll(column_inner)
-        sch.vectorize(lane)
-        sch.decompose_reduction(block, kernel_row)
-        if width > 1:  # else the epilogue's last loop is the one around both blocks
-            sch.vectorize(sch.get_loops(epilogue)[-1])
-        return sch
+        width = largest_divisor(group_channels, lanes)
+        default = _schedule(func, target, width, _STRIP_512 if lanes == 16 else _STRIP, False, tunable)
+        if not tunable or default is None:
+            return default
+        registers = 32 if lanes == 16 else 16
+        variants = [default]
+        # two vectors a strip share the broadcast kernel values, and halve the pixels that fit
+        for vectors in (1, 2):
+            for channels_first in (False, True):
+                if group_channels % (width * vectors) == 0 and (vectors > 1 or channels_first):
+                    strip = (registers - 2) // vectors
+                    variants.append(_schedule(func, target, width * vectors, strip, channels_first, tunable))
+        return [variant for variant in variants if variant is not None]
 
 
-def is_nhwc(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> bool:
+def _schedule(
+    func: tirx.PrimFunc, target: tvm.target.Target, width: int, limit: int, channels_first: bool, tunable: bool
+) -> s_tir.Schedule | None:
+    """Schedule with `width` channels and at most `limit` pixels in registers."""
+    sch = s_tir.Schedule(func)
+    block = find_block(sch, "involution2d")
+    assert block is not None
+    if not schedule_producers(sch, block, target):
+        return None
+    epilogue = fuse_epilogue(sch, block)
+    if epilogue is not None and sch.get_consumers(epilogue):
+        return None
+    if epilogue is None:
+        epilogue = sch.cache_write(block, 0, "local")
+
+    extents = loop_extents(sch, sch.get_loops(block))
+    assert extents is not None
+    batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(block)
+    strip = choose(sch, divisors(extents[2], limit), largest_divisor(extents[2], limit), tunable)
+    column_outer, column_inner = sch.split(column, [None, strip])
+    parts = divisors(extents[3] // width, 8)
+    part, channel_outer, lane = sch.split(channel, [choose(sch, parts, 1, tunable), None, width])
+    rows = choose(sch, divisors(extents[4], 8), 1, tunable)
+    kernel_row, kernel_row_inner = sch.split(kernel_row, [None, rows])
+    outer = [channel_outer, column_outer] if channels_first else [column_outer, channel_outer]
+    sch.reorder(batch, row, part, *outer, kernel_row, kernel_row_inner, kernel_column, column_inner, lane)
+    sch.parallel(sch.fuse(batch, row, part))
+    sch.reverse_compute_at(epilogue, outer[1], preserve_unit_loops=True)
+    sch.set_scope(block, 0, "local")
+    for loop in (kernel_row_inner, kernel_column, column_inner):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    sch.decompose_reduction(block, kernel_row)
+    sch.vectorize(sch.get_loops(epilogue)[-1])
+    return sch
+
+
+def is_nhwc(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     """Return whether the involution's channels are its last axis, told from the index into x."""
     read = sch.get(block).reads[0].region[-1].min
     channel = sch.get(block).iter_vars[3].var
     return isinstance(read, tirx.Var) and read.same_as(channel)
 
 
-def group_count(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV) -> int:
+def group_count(sch: s_tir.Schedule, block: SBlockRV) -> int:
     """Return the number of groups, from the shapes of x and the kernel."""
     iter_vars = sch.get(block).iter_vars
     taps = int(iter_vars[4].dom.extent) * int(iter_vars[5].dom.extent)

@@ -5,103 +5,185 @@ A tile of rows (pixels) by packed output channels stays in vector registers over
 one line of the packed weight and broadcasts one input value a row. Bias, ReLU and residual add run on the tile
 before it leaves. The tile fills the register file: 14 rows x 2 vectors of 16 with AVX-512's 32 registers reached
 the machine's peak.
+
+Pixels whose lines share a set of the first-level cache evict each other: 14 pixels of 1024 channels lie 4 KiB apart,
+the size of a way of most CPUs, and there are 8 or 12 ways. The input of a tile is then copied first, with
+another stride; all packs of output channels use the copy.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm
 from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import vector_bytes
-from ..rule import ScheduleRule, find_block, fuse_epilogue, largest_divisor, loop_extents
+from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue, largest_divisor, loop_extents
 from .elementwise import schedule_producers
+
+# bytes of a way of the first-level data cache, the same from Haswell to Zen 5, and how many of its ways are safe
+_L1_WAY, _L1_WAYS = 4096, 8
+# this many structural variants make a design space
+_VARIANTS = 12
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A structural variant."""
+
+    pixels: tuple[int, ...]
+    """of a tile, along the last one or two pixel axes; boxes that divide the axes"""
+    vectors: int
+    """of output channels in a tile"""
+    channels_first: bool
+    """walk the packs of output channels in the outer loop, to read the weight once"""
+    copy_input: bool
+    """copy a tile's input with a stride that spreads over the cache"""
 
 
 class PackedGemm(ScheduleRule):
     """Schedule the blocks `[pad_temp] -> conv2d -> conv2d_out -> epilogue`."""
 
-    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.Schedule | None:
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
         block = find_block(sch, "conv2d")
-        if block is None or find_block(sch, "conv2d_out") is None:
+        if block is None or find_block(sch, "conv2d_out") is None or loop_extents(sch, sch.get_loops(block)) is None:
             return None
-        if not schedule_producers(sch, block, target):
-            return None
-        epilogue = fuse_epilogue(sch, block)
-        if epilogue is None or sch.get_consumers(epilogue):
-            return None
-
-        loops = sch.get_loops(block)
-        if loop_extents(sch, loops) is None:
-            return None
-        kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
-        spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
-        reduced = loops[len(spatial) :]
-
-        packed = int(sch.get(block).reads[-1].source.shape[-1])
-        lanes = largest_divisor(packed, vector_bytes(target) // 4)
-        registers = 32 if vector_bytes(target) == 64 else 16
-        pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
-        tile = _tile(pixels, packed // lanes, registers)
-        row_outer, row_inner = [], []
-        for loop, size in zip(spatial[:-1][-2:], tile.pixels, strict=True):
-            outer, inner = sch.split(loop, [None, size])
-            row_outer.append(outer)
-            row_inner.append(inner)
-        channel_outer, vector, lane = sch.split(spatial[-1], [None, tile.vectors, lanes])
-        row_outer = [*spatial[:-1][:-2], *row_outer]
-        outer_loops = [*row_outer, channel_outer]
-        if _size(sch, block, -1) > _size(sch, block, -2):
-            outer_loops = [channel_outer, *row_outer]  # read the larger operand once: the weight
-        sch.reorder(*outer_loops, *reduced, *row_inner, vector, lane)
-        tiles = sch.fuse(*outer_loops)
-        sch.parallel(tiles)
-        sch.reverse_compute_at(epilogue, tiles)
-        sch.set_scope(block, 0, "local")
-        for loop in (*row_inner, vector):
-            sch.unroll(loop)
-        sch.vectorize(lane)
-        sch.decompose_reduction(block, reduced[0])
-        _vectorize_epilogue(sch, epilogue, lanes)
-        return sch
+        plans = _plans(sch, block, target)
+        default = _schedule(func, target, plans[0], tunable)
+        if not tunable or default is None:
+            return default
+        others = (_schedule(func, target, plan, tunable) for plan in plans[1:_VARIANTS])
+        return [default, *(other for other in others if other is not None)]
 
 
-@dataclass(frozen=True)
-class _Tile:
-    """What stays in registers: `pixels` along the last one or two pixel axes, times `vectors` of channels."""
+def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
+    sch = s_tir.Schedule(func)
+    block = find_block(sch, "conv2d")
+    assert block is not None
+    if not schedule_producers(sch, block, target):
+        return None
+    epilogue = fuse_epilogue(sch, block)
+    if epilogue is None or sch.get_consumers(epilogue):
+        return None
+    spatial, reduced = _split_kinds(sch, block)
+    packed = int(sch.get(block).reads[-1].source.shape[-1])
+    lanes = largest_divisor(packed, vector_bytes(target) // 4)
+    copy = sch.cache_read(block, 0, "global") if plan.copy_input else None
 
-    pixels: tuple[int, ...]
-    vectors: int
+    batch, pixels = spatial[:-1][:-2], spatial[:-1][-2:]
+    row_outer, row_inner = [], []
+    for loop, size in zip(pixels, plan.pixels, strict=True):
+        outer, inner = sch.split(loop, [None, size])
+        row_outer.append(outer)
+        row_inner.append(inner)
+    tiles = [*batch, *row_outer]
+    channels = int(sch.get(spatial[-1]).extent) // (plan.vectors * lanes)
+    parts = choose(sch, divisors(channels, 8), _parts(sch, tiles, channels, target) if copy else 1, tunable)
+    part, channel_outer, vector, lane = sch.split(spatial[-1], [parts, None, plan.vectors, lanes])
+    steps = choose(sch, divisors(int(sch.get(reduced[-1]).extent), 8), 1, tunable)
+    step_outer, step = sch.split(reduced[-1], [None, steps])
+    sums = [*reduced[:-1], step_outer, step, *row_inner, vector, lane]
+    if copy is not None:
+        sch.reorder(*tiles, part, channel_outer, *sums)
+        task = sch.fuse(*tiles, part)
+        sch.compute_at(copy, task, preserve_unit_loops=True)
+        _spread(sch, copy, lanes)
+        home = channel_outer
+    else:
+        outer = [part, channel_outer, *tiles] if plan.channels_first else [*tiles, part, channel_outer]
+        sch.reorder(*outer, *sums)
+        home = task = sch.fuse(*outer)
+    sch.parallel(task)
+    sch.reverse_compute_at(epilogue, home, preserve_unit_loops=True)
+    sch.set_scope(block, 0, "local")
+    for loop in (step, *row_inner, vector):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    sch.decompose_reduction(block, reduced[0] if len(reduced) > 1 else step_outer)
+    _vectorize_last(sch, epilogue, lanes)
+    return sch
 
 
-def _tile(extents: list[int], pack_vectors: int, registers: int) -> _Tile:
-    """Choose the tile with the most multiply-adds a load, of those whose sums leave registers for the operands.
+def _split_kinds(sch: s_tir.Schedule, block: SBlockRV) -> tuple[list[LoopRV], list[LoopRV]]:
+    loops = sch.get_loops(block)
+    count = sum(iter_var.iter_type == tirx.IterVar.DataPar for iter_var in sch.get(block).iter_vars)
+    return loops[:count], loops[count:]
 
-    Tiles are boxes that divide the axes: whole rows where several rows fit. (A tile of fused pixels that straddles
-    two rows makes TVM compute the wrong region for the epilogue.)
+
+def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> list[_Plan]:
+    """Return the variants, the default first.
+
+    A tile scores by its multiply-adds a load. Its sums, one line of weights and one broadcast value must fit the
+    registers. (Tiles are boxes because one of fused pixels that straddles two rows makes TVM compute the wrong region
+    for the epilogue.)
     """
-    best, best_score = _Tile((1,) * len(extents), 1), 0.0
-    for vectors in (v for v in range(1, pack_vectors + 1) if pack_vectors % v == 0):
+    spatial, _ = _split_kinds(sch, block)
+    pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
+    packed = int(sch.get(block).reads[-1].source.shape[-1])
+    registers = 32 if vector_bytes(target) == 64 else 16
+    pack_vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
+    tiles: list[tuple[float, _Plan]] = []
+    channels_first = _elements(sch, block, -1) > _elements(sch, block, -2)
+    for vectors in divisors(pack_vectors, pack_vectors):
         limit = max(1, (registers - vectors - 1) // vectors)
-        columns = largest_divisor(extents[-1], limit)
-        rows = largest_divisor(extents[0], limit // columns) if len(extents) > 1 and columns == extents[-1] else 1
-        score = rows * columns * vectors / (rows * columns + vectors)
-        if score > best_score:
-            best = _Tile((rows, columns) if len(extents) > 1 else (columns,), vectors)
-            best_score = score
-    return best
+        for columns in divisors(pixels[-1], limit):
+            # whole rows where several rows fit
+            several = len(pixels) > 1 and columns == pixels[-1]
+            for rows in divisors(pixels[0], limit // columns) if several else [1]:
+                score = rows * columns * vectors / (rows * columns + vectors)
+                shape = (rows, columns) if len(pixels) > 1 else (columns,)
+                copy = len(pixels) > 1 and _thrashes(sch, block, rows * columns)
+                tiles.append((score, _Plan(shape, vectors, channels_first and not copy, copy)))
+    best = [plan for _, plan in sorted(tiles, key=lambda tile: -tile[0])][: max(1, _VARIANTS // 3)]
+    plans = [*best]
+    for plan in best:
+        if len(pixels) > 1:
+            plans.append(replace(plan, copy_input=not plan.copy_input, channels_first=False))
+        if not plan.copy_input:
+            plans.append(replace(plan, channels_first=not plan.channels_first))
+    return plans
 
 
-def _size(sch: s_tir.Schedule, block: s_tir.schedule.SBlockRV, read: int) -> int:
+def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
+    """Return whether the lines of a tile's `pixels` fall on too few sets of the first-level cache."""
+    region = sch.get(block).reads[0]
+    height, width = (int(d) for d in region.source.shape[1:3])
+    channels = int(region.source.shape[-1])
+    out_width = int(sch.get(block).iter_vars[2].dom.extent)
+    stride = max(1, width // out_width) if height > 1 or width > 1 else 1
+    distance = channels * stride * 4
+    sets = _L1_WAY // math.gcd(_L1_WAY, distance)
+    return pixels > sets * (_L1_WAYS - 1)
+
+
+def _parts(sch: s_tir.Schedule, tiles: list[LoopRV], channels: int, target: tvm.target.Target) -> int:
+    """Choose in how many parts to divide the output channels so that the cores get equal shares."""
+    cores = int(target.attrs.get("num-cores") or 1)
+    count = math.prod(loop_extents(sch, tiles) or [1])
+    # some slack for cores that get less than a core: a share of 1/16 may be idle
+    even = (parts for parts in divisors(channels, 8) if -(-count * parts // cores) * cores <= count * parts * 17 / 16)
+    return next(even, 1)
+
+
+def _spread(sch: s_tir.Schedule, copy: SBlockRV, lanes: int) -> None:
+    """Give the copy's pixels an odd number of cache lines each, and copy by vectors."""
+    sch.storage_align(copy, 0, -2, 32, 16)
+    _vectorize_last(sch, copy, lanes)
+
+
+def _elements(sch: s_tir.Schedule, block: SBlockRV, read: int) -> int:
     return math.prod(int(d) for d in sch.get(block).reads[read].source.shape)
 
 
-def _vectorize_epilogue(sch: s_tir.Schedule, epilogue: s_tir.schedule.SBlockRV, lanes: int) -> None:
-    loop = sch.get_loops(epilogue)[-1]
+def _vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
+    loop = sch.get_loops(block)[-1]
     extent = sch.get(loop).extent
     if isinstance(extent, tirx.IntImm) and int(extent) % lanes == 0:
         _, inner = sch.split(loop, [None, lanes])

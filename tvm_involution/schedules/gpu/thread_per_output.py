@@ -15,8 +15,12 @@ _THREADS = 256
 class ThreadPerOutput(ScheduleRule):
     """Inline what is elementwise, fuse each block's outputs and spread them over threads."""
 
-    def apply(self, func: tirx.PrimFunc, target: tvm.target.Target) -> s_tir.Schedule | None:
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
+        if tunable:
+            return None  # nothing to choose: MetaSchedule's own space is larger
         sch = s_tir.Schedule(func)
         inline_producers(sch)
         for block in [block for block in blocks_of(sch) if not is_spatial(sch, block)]:
