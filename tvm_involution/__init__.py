@@ -2,6 +2,7 @@
 """Involution networks, fast and deployable: tune for a target, compile to a shared library, run it from Python.
 
     import tvm_involution as ti
+    ti.tune("rednet50", target="llvm", minutes=30)
     ti.compile("rednet50", target="llvm", checkpoint="rednet50.pth").save("rednet50.so")
     net = ti.load("rednet50.so")
     logits = net(x)
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from . import nn, te
     from .relax.compiler import CompiledLibrary, compile
     from .runtime import CompiledNetwork, load
+    from .tuning.tuner import tune
     from .zoo import list_models
 
 __version__ = "0.1.0"
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "nn",
     "te",
+    "tune",
 ]
 
 # name -> (module, attribute); a module itself where the attribute is None
@@ -43,6 +46,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "load": (".runtime", "load"),
     "nn": (".nn", None),
     "te": (".te", None),
+    "tune": (".tuning.tuner", "tune"),
 }
 
 

@@ -7,35 +7,12 @@ import ctypes
 import difflib
 import json
 import platform
-from dataclasses import dataclass
+from pathlib import Path
 
 import tvm
 
 from .errors import UserError
-from .resources import data_dir
 from .runtime.threads import physical_cores
-
-_SHOWN_TAGS = (
-    "nvidia/nvidia-t4",
-    "nvidia/nvidia-a100",
-    "nvidia/geforce-rtx-3090",
-    "nvidia/geforce-rtx-4090",
-    "nvidia/nvidia-h100",
-    "raspberry-pi/4b-aarch64",
-)
-
-
-@dataclass(frozen=True)
-class TargetInfo:
-    """A row of `tvm-involution targets`."""
-
-    name: str
-    """What `--target` takes."""
-    description: str
-    present: bool
-    """Whether this machine can run it."""
-    tuned: tuple[str, ...]
-    """Networks that the shipped tuning logs cover, as `name/batch/dtype`."""
 
 
 def resolve_target(text: str) -> tvm.target.Target:
@@ -76,26 +53,14 @@ def host_cpu() -> dict[str, object]:
     }
 
 
-def list_targets() -> list[TargetInfo]:
-    """List this machine's targets, then tags worth naming, with what the tuning logs cover."""
-    cpu = host_cpu()
-    gpu = _gpu_name()
-    rows = [
-        TargetInfo(
-            "llvm",
-            f"this machine's CPU: {cpu['mcpu']}, {cpu['num-cores']} cores",
-            True,
-            _tuned(str(cpu["mcpu"])),
-        ),
-        TargetInfo("cuda", f"this machine's GPU: {gpu or 'none found'}", gpu is not None, ()),
-    ]
-    known = set(tvm.target.list_tags())
-    for tag in _SHOWN_TAGS:
-        if tag in known:
-            target = tvm.target.Target(tag)
-            arch = target.attrs.get("arch", target.attrs.get("mcpu", ""))
-            rows.append(TargetInfo(tag, f"{target.kind.name} {arch}".strip(), False, _tuned(str(arch))))
-    return rows
+def cpu_name() -> str:
+    """Return this machine's CPU as its vendor calls it; the architecture where /proc does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
 
 
 def target_key(target: tvm.target.Target) -> str:
@@ -115,15 +80,8 @@ def vector_bytes(target: tvm.target.Target) -> int:
     return 16
 
 
-def _tuned(key: str) -> tuple[str, ...]:
-    manifest = data_dir("tuning_logs") / key / "manifest.json"
-    if not manifest.is_file():
-        return ()
-    return tuple(json.loads(manifest.read_text())["networks"])
-
-
 def _local_gpu() -> tvm.target.Target:
-    if _gpu_name() is None:
+    if gpu_name() is None:
         raise UserError(
             "no NVIDIA GPU on this machine; name the card to build for, such as --target nvidia/nvidia-h100, "
             "or use --target llvm"
@@ -131,7 +89,8 @@ def _local_gpu() -> tvm.target.Target:
     return tvm.target.Target(tvm.target.Target.from_device("cuda"), host=tvm.target.Target(host_cpu()))
 
 
-def _gpu_name() -> str | None:
+def gpu_name() -> str | None:
+    """Return the name of this machine's first GPU, None where there is none."""
     try:
         ctypes.CDLL("libcuda.so.1")
         device = tvm.cuda(0)

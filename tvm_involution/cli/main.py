@@ -17,6 +17,7 @@ from .interrupt import was_interrupted, watch_interrupts
 from .models import models_command
 from .run import run_command
 from .targets import targets_command
+from .tune import tune_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -36,7 +37,7 @@ def tvm_involution(debug: bool) -> None:
 
 _EXPECTED = (UserError, click.ClickException, OSError)
 
-for _command in (models_command, targets_command, compile_command, run_command, inspect_command):
+for _command in (models_command, targets_command, compile_command, run_command, inspect_command, tune_command):
     tvm_involution.add_command(_command)
 
 

@@ -20,7 +20,7 @@ def targets_command(as_json: bool) -> None:
       tvm-involution targets
       tvm-involution compile rednet50 --target nvidia/nvidia-h100 -o rednet50-h100.so
     """
-    from ..target import list_targets
+    from ..known_targets import list_targets
 
     infos = list_targets()
     if as_json:

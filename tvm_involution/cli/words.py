@@ -61,7 +61,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def kernels_text(kernels: KernelCoverage) -> str:
     """Say where the kernels' schedules came from."""
+    borrowed = f" ({kernels.borrowed} of them measured on {kernels.borrowed_from})" if kernels.borrowed else ""
     return (
-        f"{kernels.total} kernels: {kernels.record} from tuning records, {kernels.rule} from rules' defaults, "
-        f"{kernels.fallback} without a schedule of ours"
+        f"{kernels.total} kernels: {kernels.record} from tuning records{borrowed}, "
+        f"{kernels.rule} from rules' defaults, {kernels.fallback} without a schedule of ours"
     )

@@ -25,9 +25,7 @@ def link_shared(executable: relax.VMExecutable, target: tvm.target.Target, path:
     Raises:
         UserError: no such linker, or it failed.
     """
-    host = target.host if target.host is not None else target
-    triple = str(host.attrs.get("mtriple") or tvm.target.codegen.llvm_get_system_triple())
-    command = _linker(triple)
+    triple, command = _triple(target), linker_of(target)
 
     def fcompile(output: str, objects: list[str], options: list[str] | None = None, **_: object) -> None:
         _run([*command, "-shared", "-fPIC", "-o", output, *objects, *(options or [])])
@@ -35,6 +33,20 @@ def link_shared(executable: relax.VMExecutable, target: tvm.target.Target, path:
     fcompile.output_format = "so"  # type: ignore[attr-defined]
     fcompile.get_target_triple = lambda: triple  # type: ignore[attr-defined]
     executable.export_library(str(path), fcompile=fcompile)
+
+
+def linker_of(target: tvm.target.Target) -> list[str]:
+    """Return the command that links for the machine that runs `target`.
+
+    Raises:
+        UserError: there is none.
+    """
+    return _linker(_triple(target))
+
+
+def _triple(target: tvm.target.Target) -> str:
+    host = target.host if target.host is not None else target
+    return str(host.attrs.get("mtriple") or tvm.target.codegen.llvm_get_system_triple())
 
 
 def _linker(triple: str) -> list[str]:

@@ -43,6 +43,10 @@ class KernelCoverage:
     """the default of a schedule rule"""
     fallback: int
     """no schedule of ours"""
+    borrowed: int = 0
+    """those of `record` that were measured on another target"""
+    borrowed_from: str = ""
+    """these targets"""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,10 @@ for "not mine". Adding a rule touches its file and one line here.
 
 from __future__ import annotations
 
+import logging
+
 import tvm
+from tvm import s_tir, tirx
 
 from . import cpu, gpu
 from .rule import ScheduleRule
@@ -19,9 +22,28 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Elementwise(),
 )
 
-GPU_RULES: tuple[ScheduleRule, ...] = (gpu.ThreadPerOutput(),)
+GPU_RULES: tuple[ScheduleRule, ...] = (gpu.ThreadPerOutput(), gpu.DlightFallback())
+
+_log = logging.getLogger(__name__)
 
 
 def rules_for(target: tvm.target.Target) -> tuple[ScheduleRule, ...]:
     """Return the rules for the kind of `target`, in the order in which they are tried."""
     return GPU_RULES if target.kind.name == "cuda" else CPU_RULES
+
+
+def default_schedule(func: tirx.PrimFunc, target: tvm.target.Target) -> tuple[s_tir.Schedule | None, str]:
+    """Return the default schedule of the first rule that takes `func` and that rule's name; (None, "") where none does.
+
+    A rule that trips over a program must not take the network down: the next one is correct too.
+    """
+    for rule in rules_for(target):
+        try:
+            sch = rule.apply(func, target)
+        except (RuntimeError, ValueError) as error:
+            _log.warning("%s could not schedule a kernel: %s", rule.name, str(error).splitlines()[0])
+            continue
+        if sch is not None:
+            assert isinstance(sch, s_tir.Schedule)
+            return sch, rule.name
+    return None, ""

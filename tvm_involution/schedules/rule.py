@@ -11,6 +11,10 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 
+PARALLEL_GRAIN = 500_000
+"""multiply-adds below which one core is faster than all"""
+
+
 class ScheduleRule(ABC):
     """Turn a tensor program into a schedule, or say that it is not this rule's."""
 
@@ -35,14 +39,22 @@ class ScheduleRule(ABC):
         """
 
 
-def choose(
-    sch: s_tir.Schedule, candidates: Sequence[int], default: int, tunable: bool
-) -> int | s_tir.schedule.ExprRV:
+def choose(sch: s_tir.Schedule, candidates: Sequence[int], default: int, tunable: bool) -> int | s_tir.schedule.ExprRV:
     """Decide on one of `candidates`: `default`, or with `tunable` a random variable that stands at `default`."""
     if not tunable or len(candidates) == 1:
         return default
     odds = [1.0 / len(candidates)] * len(candidates)
     return sch.sample_categorical(list(candidates), odds, decision=list(candidates).index(default))
+
+
+def thread_choices(multiply_adds: int) -> list[bool]:
+    """Return whether to run on all cores, the default first, then what else is worth trying.
+
+    Waking the other cores takes about 10 us, in which one core does half a million multiply-adds.
+    """
+    if multiply_adds > 16 * PARALLEL_GRAIN:
+        return [True]
+    return [True, False] if multiply_adds > PARALLEL_GRAIN else [False, True]
 
 
 def divisors(extent: int, limit: int) -> list[int]:

@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Give every tensor program a schedule: a tuning record where one exists, else the first rule that takes it.
 
-Each scheduled function carries the attribute `tvm_involution.schedule`: `record`, `rule` or `fallback`, which
-`count_kernels` sums up for `inspect`.
+Each scheduled function carries the attribute `tvm_involution.schedule`: `record`, `borrowed` (a record of another
+target), `rule` or `fallback`, which `count_kernels` sums up for `inspect`; and `tvm_involution.rule`: the rule's name,
+or the target of the record.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 
 import tvm
 from tvm import s_tir, tirx
 
 from ...runtime.metadata import KernelCoverage
-from ...schedules import rules_for
+from ...schedules import default_schedule
 from ...tuning.records import TuningRecords
 
 SOURCE_ATTR = "tvm_involution.schedule"
 RULE_ATTR = "tvm_involution.rule"
-_log = logging.getLogger(__name__)
 
 
 @tvm.transform.module_pass(opt_level=0, name="ApplySchedules")
@@ -34,22 +33,18 @@ class ApplySchedules:
         """Return `mod` with every tensor program scheduled."""
         for name, func in mod.functions_items():
             if isinstance(func, tirx.PrimFunc) and SOURCE_ATTR not in (func.attrs or {}):
-                mod[name] = self._schedule(name.name_hint, func)
+                mod[name] = self._schedule(func)
         return mod
 
-    def _schedule(self, name: str, func: tirx.PrimFunc) -> tirx.PrimFunc:
+    def _schedule(self, func: tirx.PrimFunc) -> tirx.PrimFunc:
         recorded = self.records.find(func) if self.records is not None else None
         if recorded is not None:
-            return _mark(recorded, "record", "record")
-        for rule in rules_for(self.target):
-            try:
-                sch = rule.apply(func, self.target)
-            except (RuntimeError, ValueError) as error:
-                # a rule that trips over a shape must not take the network down; the next rule is correct too
-                _log.warning("%s could not schedule %s: %s", rule.name, name, error)
-                continue
-            if sch is not None:
-                return _mark(sch, "rule", rule.name)
+            assert self.records is not None
+            own = recorded.key == self.records.key
+            return _mark(recorded.schedule, "record" if own else "borrowed", recorded.key)
+        sch, rule = default_schedule(func, self.target)
+        if sch is not None:
+            return _mark(sch, "rule", rule)
         return func.with_attr(SOURCE_ATTR, "fallback")
 
 
@@ -60,14 +55,19 @@ def _mark(sch: s_tir.Schedule, source: str, rule: str) -> tirx.PrimFunc:
 
 def count_kernels(mod: tvm.IRModule) -> KernelCoverage:
     """Count the tensor programs of a scheduled module by where their schedules came from."""
-    sources = Counter(
-        str(func.attrs[SOURCE_ATTR])
-        for _, func in mod.functions_items()
-        if isinstance(func, tirx.PrimFunc) and func.attrs and SOURCE_ATTR in func.attrs
-    )
+    sources: Counter[str] = Counter()
+    lenders = set()
+    for _, func in mod.functions_items():
+        if isinstance(func, tirx.PrimFunc) and func.attrs and SOURCE_ATTR in func.attrs:
+            source = str(func.attrs[SOURCE_ATTR])
+            sources[source] += 1
+            if source == "borrowed":
+                lenders.add(str(func.attrs[RULE_ATTR]))
     return KernelCoverage(
         total=sum(sources.values()),
-        record=sources["record"],
+        record=sources["record"] + sources["borrowed"],
         rule=sources["rule"],
         fallback=sources["fallback"],
+        borrowed=sources["borrowed"],
+        borrowed_from=", ".join(sorted(lenders)),
     )

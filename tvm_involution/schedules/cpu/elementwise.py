@@ -13,7 +13,7 @@ from ...target import vector_bytes
 from ..rule import ScheduleRule, blocks_of, choose, inline_producers, is_spatial, largest_divisor, loop_extents
 
 # below this many elements, waking the other cores costs more than it saves
-PARALLEL_GRAIN = 4096
+PARALLEL_ELEMENTS = 50_000
 
 
 class Elementwise(ScheduleRule):
@@ -42,9 +42,7 @@ def schedule_producers(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
     return True
 
 
-def parallel_vectorize(
-    sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target, tunable: bool = False
-) -> None:
+def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target, tunable: bool = False) -> None:
     """Schedule a spatial `block`: all loops but the last fused and parallel, the last one vectorized."""
     loops = sch.get_loops(block)
     extents = loop_extents(sch, loops)
@@ -58,7 +56,7 @@ def parallel_vectorize(
         sch.vectorize(inner)
         loops = [*loops[:-1], outer]
     total = math.prod(extents)
-    if total >= PARALLEL_GRAIN and len(loops) > 1:
+    if total >= PARALLEL_ELEMENTS and len(loops) > 1:
         sch.parallel(sch.fuse(*loops[:-1]))
-    elif total >= PARALLEL_GRAIN:
+    elif total >= PARALLEL_ELEMENTS:
         sch.parallel(loops[0])

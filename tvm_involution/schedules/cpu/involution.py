@@ -7,12 +7,24 @@ and each kernel value is one broadcast. 49 taps of 16 channels are 49 multiply-a
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, replace
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes
-from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue, largest_divisor, loop_extents
+from ..rule import (
+    ScheduleRule,
+    choose,
+    divisors,
+    find_block,
+    fuse_epilogue,
+    largest_divisor,
+    loop_extents,
+    thread_choices,
+)
 from .elementwise import schedule_producers
 
 # sums of a strip; with the x vectors in flight they must fit the registers (32 of AVX-512, else 16)
@@ -36,24 +48,37 @@ class Involution(ScheduleRule):
         group_channels = extents[3] // group_count(sch, block)
         lanes = vector_bytes(target) // 4
         width = largest_divisor(group_channels, lanes)
-        default = _schedule(func, target, width, _STRIP_512 if lanes == 16 else _STRIP, False, tunable)
+        parallel, *other = thread_choices(math.prod(extents))
+        plan = _Plan(width, _STRIP_512 if lanes == 16 else _STRIP, False, parallel)
+        default = _schedule(func, target, plan, tunable)
         if not tunable or default is None:
             return default
         registers = 32 if lanes == 16 else 16
-        variants = [default]
+        plans = [replace(plan, parallel=choice) for choice in other]
         # two vectors a strip share the broadcast kernel values, and halve the pixels that fit
         for vectors in (1, 2):
             for channels_first in (False, True):
                 if group_channels % (width * vectors) == 0 and (vectors > 1 or channels_first):
-                    strip = (registers - 2) // vectors
-                    variants.append(_schedule(func, target, width * vectors, strip, channels_first, tunable))
-        return [variant for variant in variants if variant is not None]
+                    plans.append(_Plan(width * vectors, (registers - 2) // vectors, channels_first, parallel))
+        variants = (_schedule(func, target, plan, tunable) for plan in plans)
+        return [default, *(variant for variant in variants if variant is not None)]
 
 
-def _schedule(
-    func: tirx.PrimFunc, target: tvm.target.Target, width: int, limit: int, channels_first: bool, tunable: bool
-) -> s_tir.Schedule | None:
-    """Schedule with `width` channels and at most `limit` pixels in registers."""
+@dataclass(frozen=True)
+class _Plan:
+    """A structural variant."""
+
+    width: int
+    """channels in registers"""
+    strip: int
+    """at most so many pixels in registers"""
+    channels_first: bool
+    """finish a vector of channels along a row before the next"""
+    parallel: bool
+    """run on all cores"""
+
+
+def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
     block = find_block(sch, "involution2d")
     assert block is not None
@@ -68,15 +93,17 @@ def _schedule(
     extents = loop_extents(sch, sch.get_loops(block))
     assert extents is not None
     batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(block)
-    strip = choose(sch, divisors(extents[2], limit), largest_divisor(extents[2], limit), tunable)
+    strip = choose(sch, divisors(extents[2], plan.strip), largest_divisor(extents[2], plan.strip), tunable)
     column_outer, column_inner = sch.split(column, [None, strip])
-    parts = divisors(extents[3] // width, 8)
-    part, channel_outer, lane = sch.split(channel, [choose(sch, parts, 1, tunable), None, width])
+    parts = divisors(extents[3] // plan.width, 8)
+    part, channel_outer, lane = sch.split(channel, [choose(sch, parts, 1, tunable), None, plan.width])
     rows = choose(sch, divisors(extents[4], 8), 1, tunable)
     kernel_row, kernel_row_inner = sch.split(kernel_row, [None, rows])
-    outer = [channel_outer, column_outer] if channels_first else [column_outer, channel_outer]
+    outer = [channel_outer, column_outer] if plan.channels_first else [column_outer, channel_outer]
     sch.reorder(batch, row, part, *outer, kernel_row, kernel_row_inner, kernel_column, column_inner, lane)
-    sch.parallel(sch.fuse(batch, row, part))
+    task = sch.fuse(batch, row, part)
+    if plan.parallel:
+        sch.parallel(task)
     sch.reverse_compute_at(epilogue, outer[1], preserve_unit_loops=True)
     sch.set_scope(block, 0, "local")
     for loop in (kernel_row_inner, kernel_column, column_inner):

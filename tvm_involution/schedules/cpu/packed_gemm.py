@@ -21,7 +21,16 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import vector_bytes
-from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue, largest_divisor, loop_extents
+from ..rule import (
+    ScheduleRule,
+    choose,
+    divisors,
+    find_block,
+    fuse_epilogue,
+    largest_divisor,
+    loop_extents,
+    thread_choices,
+)
 from .elementwise import schedule_producers
 
 # bytes of a way of the first-level data cache, the same from Haswell to Zen 5, and how many of its ways are safe
@@ -42,6 +51,8 @@ class _Plan:
     """walk the packs of output channels in the outer loop, to read the weight once"""
     copy_input: bool
     """copy a tile's input with a stride that spreads over the cache"""
+    parallel: bool = True
+    """run on all cores"""
 
 
 class PackedGemm(ScheduleRule):
@@ -100,7 +111,8 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         outer = [part, channel_outer, *tiles] if plan.channels_first else [*tiles, part, channel_outer]
         sch.reorder(*outer, *sums)
         home = task = sch.fuse(*outer)
-    sch.parallel(task)
+    if plan.parallel:
+        sch.parallel(task)
     sch.reverse_compute_at(epilogue, home, preserve_unit_loops=True)
     sch.set_scope(block, 0, "local")
     for loop in (step, *row_inner, vector):
@@ -141,8 +153,12 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
                 shape = (rows, columns) if len(pixels) > 1 else (columns,)
                 copy = len(pixels) > 1 and _thrashes(sch, block, rows * columns)
                 tiles.append((score, _Plan(shape, vectors, channels_first and not copy, copy)))
-    best = [plan for _, plan in sorted(tiles, key=lambda tile: -tile[0])][: max(1, _VARIANTS // 3)]
-    plans = [*best]
+    loops = loop_extents(sch, sch.get_loops(block))
+    assert loops is not None
+    parallel, *other = thread_choices(math.prod(loops))
+    ranked = [replace(plan, parallel=parallel) for _, plan in sorted(tiles, key=lambda tile: -tile[0])]
+    best = ranked[: max(1, _VARIANTS // 3)]
+    plans = [*best, *(replace(best[0], parallel=choice) for choice in other)]
     for plan in best:
         if len(pixels) > 1:
             plans.append(replace(plan, copy_input=not plan.copy_input, channels_first=False))

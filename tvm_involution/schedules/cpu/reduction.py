@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
@@ -10,6 +12,9 @@ from tvm.s_tir.schedule import SBlockRV
 from ...target import vector_bytes
 from ..rule import ScheduleRule, blocks_of, choose, inline_producers, is_spatial, largest_divisor, loop_extents
 from .elementwise import parallel_vectorize
+
+# below this many elements read, waking the other cores costs more than it saves
+REDUCTION_GRAIN = 100_000
 
 
 class Reduction(ScheduleRule):
@@ -45,7 +50,9 @@ def _schedule_reduction(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target
     widths = [width * n for n in (1, 2, 4) if int(sch.get(spatial[-1]).extent) % (width * n) == 0]
     outer, inner = sch.split(spatial[-1], [None, choose(sch, widths, width, tunable)])
     sch.reorder(*spatial[:-1], outer, *reduced, inner)
-    sch.parallel(sch.fuse(*spatial[:-1], outer))
+    task = sch.fuse(*spatial[:-1], outer)
+    if math.prod(extents) >= REDUCTION_GRAIN:
+        sch.parallel(task)
     # TVM's lowering of bfloat16 storage stumbles over a vector maximum (seen in 0.27 with max_pool2d)
     if str(sch.get(block).writes[0].source.dtype) != "bfloat16":
         sch.vectorize(inner)

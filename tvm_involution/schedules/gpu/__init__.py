@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedule rules for NVIDIA GPUs, one a file."""
 
+from .dlight_fallback import DlightFallback
 from .thread_per_output import ThreadPerOutput
 
-__all__ = ["ThreadPerOutput"]
+__all__ = ["DlightFallback", "ThreadPerOutput"]

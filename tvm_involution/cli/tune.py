@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tvm-involution tune`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from .interrupt import check_interrupt
+from .words import ImageSize, print_table
+
+if TYPE_CHECKING:
+    from ..tuning.scheduler import TaskState
+    from ..tuning.tuner import TuningProgress
+
+_ROWS = 18
+
+
+@click.command("tune")
+@click.argument("model")
+@click.option(
+    "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
+@click.option("--dtype", default="float32", show_default=True, help="float32, float16 or bfloat16.")
+@click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
+@click.option("--trials", type=click.IntRange(1), help="Candidates to measure. [default: 2000 without --minutes]")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time to spend.")
+@click.option("--log-dir", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: the user's own]")
+@click.option("--rpc", metavar="HOST:PORT", help="Measure on devices registered at this TVM RPC tracker.")
+@click.option("--rpc-key", metavar="KEY", help="The devices' key at the tracker.")
+@click.option("--dry-run", is_flag=True, help="Show the tasks and stop.")
+def tune_command(
+    model: str,
+    target: str,
+    batch: int,
+    dtype: str,
+    image_size: tuple[int, int] | None,
+    trials: int | None,
+    minutes: float | None,
+    log_dir: Path | None,
+    rpc: str | None,
+    rpc_key: str | None,
+    dry_run: bool,
+) -> None:
+    """Search the fastest schedules of MODEL's kernels for a target; `compile` uses what is found.
+
+    Stop it whenever you like: the same command goes on where it was. Nothing else should run on the machine.
+
+    \b
+    Examples:
+      tvm-involution tune rednet50 --dry-run
+      tvm-involution tune rednet50 --minutes 30
+      tvm-involution tune rednet50 --trials 2000 --log-dir tuning_logs
+      tvm-involution tune rednet50 --target '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72",
+        "num-cores": 4}' --rpc 192.168.0.2:9190 --rpc-key rpi4
+    """
+    # MODEL may name a module of the current folder, which `python -m` looks in and a console script does not
+    sys.path.insert(0, os.getcwd())
+    if dry_run:
+        _show_tasks(model, target, batch, dtype, image_size, log_dir)
+        return
+    from ..tuning.tuner import tune
+
+    with _display() as show:
+        result = tune(
+            model,
+            target,
+            trials=trials,
+            minutes=minutes,
+            batch=batch,
+            dtype=dtype,
+            image_size=image_size,
+            log_dir=log_dir,
+            rpc=rpc,
+            rpc_key=rpc_key,
+            progress=show,
+        )
+    _summarize(result)
+
+
+def _show_tasks(
+    model: str, target: str, batch: int, dtype: str, image_size: tuple[int, int] | None, log_dir: Path | None
+) -> None:
+    from ..relax.network import resolve_network
+    from ..target import resolve_target
+    from ..tuning.records import TuningRecords
+    from ..tuning.tasks import extract_tasks
+
+    resolved = resolve_target(target)
+    tasks = extract_tasks(resolve_network(model, image_size=image_size), resolved, batch=batch, dtype=dtype)
+    records = TuningRecords(resolved, log_dir if log_dir is not None and log_dir.is_dir() else None)
+    total = sum(task.calls * task.operations for task in tasks) or 1.0
+    rows = []
+    for task in tasks:
+        found = records.find(task.mod["main"])
+        rows.append(
+            [
+                task.name,
+                " ".join("x".join(map(str, shape)) for shape in task.shapes),
+                f"{task.operations / 1e6:.1f}",
+                str(task.calls),
+                f"{task.calls * task.operations / total:.1%}",
+                task.rule or "none",
+                found.key if found is not None else "",
+            ]
+        )
+    columns = ["task", "shapes", "Mop", "calls", "weight", "space", "record"]
+    print_table(f"{model}: {len(tasks)} tasks, {total / 1e9:.2f} Gop", columns, rows)
+
+
+@contextmanager
+def _display() -> Iterator[Callable[[TuningProgress], None]]:
+    """Yield what shows the progress: a live table on a terminal, a line a step elsewhere."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+
+            def redraw(run: TuningProgress) -> None:
+                check_interrupt()
+                live.update(Group(Text(_status(run)), _table(run)), refresh=True)
+
+            yield redraw
+        return
+    last = [""]
+
+    def print_line(run: TuningProgress) -> None:
+        check_interrupt()
+        status = _status(run)
+        if status != last[0]:
+            click.echo(status)
+            last[0] = status
+
+    yield print_line
+
+
+def _status(run: TuningProgress) -> str:
+    elapsed = (time.monotonic() - run.started) / 60
+    words = [f"[{elapsed:5.1f} min] {run.phase}: {run.trials} trials"]
+    if run.max_trials is not None:
+        words[0] += f" of {run.max_trials}"
+    if run.minutes_left is not None:
+        words.append(f"{run.minutes_left:.1f} min left")
+    words.append(f"kernels {run.network_seconds(True) * 1e3:.2f} ms (defaults {run.network_seconds(False) * 1e3:.2f})")
+    done = sum(bool(state.stopped) for state in run.states)
+    words.append(f"{done} of {len(run.states)} tasks done")
+    return ", ".join(words)
+
+
+def _table(run: TuningProgress) -> Table:
+    table = Table("task", "space", "calls", "trials", "failed", "default us", "best us", "gain", "network us", "")
+    for state in sorted(run.states, key=_share, reverse=True)[:_ROWS]:
+        table.add_row(*_row(state))
+    if len(run.states) > _ROWS:
+        table.add_row(f"and {len(run.states) - _ROWS} shorter ones")
+    return table
+
+
+def _share(state: TaskState) -> float:
+    return state.task.calls * (state.best or 0.0)
+
+
+def _row(state: TaskState) -> list[str]:
+    failed = sum(seconds >= 1e9 for seconds in state.history)
+    best, default = state.best, state.default_seconds
+    known = best is not None and best < 1e9
+    return [
+        state.task.name[:40],
+        state.task.rule or "none",
+        str(state.task.calls),
+        str(len(state.history)),
+        str(failed or ""),
+        f"{default * 1e6:.1f}" if default is not None else "?",
+        f"{best * 1e6:.1f}" if known and best is not None else "?",
+        f"{default / best:.2f}x" if known and best and default else "",
+        f"{_share(state) * 1e6:.0f}" if known else "",
+        state.stopped,
+    ]
+
+
+def _summarize(run: TuningProgress) -> None:
+    from ..tuning.curves import draw_curves
+    from ..tuning.tuner import MEASURED
+
+    rows = [_row(state) for state in sorted(run.states, key=_share, reverse=True)]
+    print_table(
+        "kernels",
+        ["task", "space", "calls", "trials", "failed", "default us", "best us", "gain", "network us", "ended"],
+        rows,
+    )
+    before, after = run.network_seconds(False), run.network_seconds(True)
+    minutes = (time.monotonic() - run.started) / 60
+    click.echo(
+        f"{run.trials} trials, {minutes:.1f} min: the kernels take {after * 1e3:.2f} ms, {before * 1e3:.2f} ms with "
+        f"the rules' defaults ({before / after if after else 1.0:.2f}x)"
+    )
+    click.echo(f"  records  {run.folder}")
+    picture = run.folder / MEASURED / "curves.png"
+    try:
+        draw_curves(run.folder / MEASURED, run.states, picture)
+        click.echo(f"  curves   {picture}")
+    except ImportError:
+        click.echo("  curves   not drawn: pip install matplotlib")
