@@ -16,7 +16,7 @@ COMMANDS = sorted(tvm_involution.commands)
 
 
 def test_commands_of_the_contract() -> None:
-    assert set(COMMANDS) >= {"models", "targets", "compile", "run", "inspect"}
+    assert set(COMMANDS) >= {"models", "targets", "tune", "compile", "run", "inspect"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -39,6 +39,16 @@ def test_help_has_examples(command: str) -> None:
         (["run", "x.so", "--input", "a.png", "--top-k", "0"], "0 is not in the range x>=1"),
         (["run", "x.so", "--input", "a.png", "--top-k", "few"], "'few' is not a valid int"),
         (["compile", "rednet26"], "Missing option '-o'"),
+        (["tune"], "Missing argument 'MODEL'"),
+        (["tune", "rednet26", "--trials", "0"], "0 is not in the range x>=1"),
+        (["tune", "rednet26", "--minutes", "0"], "0.0 is not in the range x>0"),
+        (["tune", "rednet26", "--dtype", "int8"], "'int8' is not one of"),
+        (["tune", "rednet26", "--rpc", "here"], "expected rpc='HOST:PORT'"),
+        (["tune", "rednet26", "--target", "nvidia/nvidia-h100"], "no GPU here to measure sm_90a on"),
+        (["tune", "rednet27", "--trials", "1"], "rednet27"),
+        (["logs", "coverage", "rednet26", "--tuning-logs", "/nowhere"], "do not exist"),
+        (["logs", "prune", "/nowhere"], "holds no tuning logs"),
+        (["logs", "merge", "--into", "x"], "Missing argument 'SOURCES...'"),
         (["compile", "rednet26", "-o", "x.so", "--batch", "1,x"], "'1,x' is no list of batch sizes"),
         (["compile", "rednet26", "-o", "x.so", "--batch", "0"], "'0' is no list of batch sizes"),
         (["compile", "rednet26", "-o", "x.so", "--image-size", "224"], "'224' is no image size"),

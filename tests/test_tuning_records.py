@@ -19,17 +19,18 @@ import tvm_involution as ti
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.importer import export_module, import_exported_program
 from tvm_involution.target import resolve_target, target_key
-from tvm_involution.tuning.records import RECORDS, WORKLOADS, as_workload
+from tvm_involution.tuning.database import RECORDS, TuningDatabase
+from tvm_involution.tuning.records import as_workload
 
 SIZE = (32, 32)
 
 
-def write_records(logs: Path, names: str) -> int:
+def write_records(logs: Path, names: str, key: str | None = None) -> int:
     """Record a plain parallel schedule for each program of the tiny network whose name holds `names`."""
     target = resolve_target("llvm")
-    folder = logs / target_key(target)
+    folder = logs / (key or target_key(target))
     folder.mkdir(parents=True)
-    database = ms.database.JSONDatabase(str(folder / WORKLOADS), str(folder / RECORDS))
+    database = TuningDatabase(folder)
     mod = import_exported_program(export_module(tiny_rednet(), [torch.zeros(1, 3, *SIZE)]))
     lowered = pipeline.run(mod, target, until="lower operators")
     count = 0
@@ -41,12 +42,12 @@ def write_records(logs: Path, names: str) -> int:
                 schedule.parallel(schedule.get_loops(block)[1])
             record = ms.database.TuningRecord(
                 schedule.trace,
-                database.commit_workload(workload),
+                database.memory.commit_workload(workload),
                 [1e-6],
                 target,
                 ms.arg_info.ArgInfo.from_prim_func(workload["main"]),
             )
-            database.commit_tuning_record(record)
+            database.append(workload, record)
             count += 1
     return count
 

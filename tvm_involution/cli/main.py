@@ -14,6 +14,7 @@ from ..errors import UserError
 from .compile import compile_command
 from .inspect import inspect_command
 from .interrupt import was_interrupted, watch_interrupts
+from .logs import logs_command
 from .models import models_command
 from .run import run_command
 from .targets import targets_command
@@ -37,7 +38,15 @@ def tvm_involution(debug: bool) -> None:
 
 _EXPECTED = (UserError, click.ClickException, OSError)
 
-for _command in (models_command, targets_command, compile_command, run_command, inspect_command, tune_command):
+for _command in (
+    models_command,
+    targets_command,
+    tune_command,
+    logs_command,
+    compile_command,
+    run_command,
+    inspect_command,
+):
     tvm_involution.add_command(_command)
 
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import platform
 import struct
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import UserError
+from .machine import architecture, missing_features
 from .metadata import LibraryMetadata
 
 _MAGIC = b"\x7ftvm-involution\n"
 _FOOTER = struct.Struct(f"<32sQ{len(_MAGIC)}s")
 _CHUNK = 1 << 20
-_MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
 def seal(path: str | os.PathLike[str], metadata: LibraryMetadata) -> None:
@@ -71,15 +70,12 @@ def check_runnable(path: str | os.PathLike[str], metadata: LibraryMetadata, tvm_
     Raises:
         UserError: another architecture, CPU features that are missing here, or another TVM minor version.
     """
-    wanted = _MACHINES.get(metadata.triple.split("-", 1)[0], metadata.triple.split("-", 1)[0])
-    here = _MACHINES.get(platform.machine().lower(), platform.machine())
-    if wanted != here:
+    if architecture(metadata.triple) != architecture():
         raise UserError(
-            f"{path} was compiled for {metadata.triple}, this machine is {here}; compile it with --target llvm here"
+            f"{path} was compiled for {metadata.triple}, this machine is {architecture()}; compile it with --target "
+            "llvm here"
         )
-    flags = _cpu_flags()
-    missing = [feature for feature in metadata.cpu_features if feature not in flags] if flags else []
-    if missing:
+    if missing := missing_features(metadata.cpu_features):
         raise UserError(
             f"{path} was compiled for {metadata.cpu} and needs {', '.join(missing)}, which this CPU lacks; compile it "
             "with --target llvm here"
@@ -99,14 +95,3 @@ def _digest(file: BinaryIO, size: int) -> hashlib._Hash:
         digest.update(chunk)
         size -= len(chunk)
     return digest
-
-
-def _cpu_flags() -> frozenset[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()

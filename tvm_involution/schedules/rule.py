@@ -10,7 +10,6 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-
 PARALLEL_GRAIN = 500_000
 """multiply-adds below which one core is faster than all"""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .tasks import TuningTask
 
-PATIENCE = 48
+PATIENCE = 32
 """trials without a gain of `MIN_GAIN` after which a task is done"""
 MIN_GAIN = 0.005
 # weight of what the last trials gained against what later ones may gain, as MetaSchedule's gradient scheduler has it

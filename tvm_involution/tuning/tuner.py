@@ -20,10 +20,12 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
 from ..errors import UserError
+from ..relax.compiler import DTYPES
 from ..relax.network import Network, resolve_network
+from ..runtime.machine import architecture, missing_features
 from ..runtime.threads import physical_cores
 from ..runtime.tvm_runtime import tvm_version
-from ..target import cpu_name, resolve_target, target_key
+from ..target import cpu_features, cpu_name, gpu_name, resolve_target, target_key
 from .database import FAILED, TuningDatabase, seconds, write_best
 from .folders import user_folder
 from .manifest import Manifest, TunedNetwork, read_manifest
@@ -110,8 +112,10 @@ def tune(
         trials = DEFAULT_TRIALS
     if (trials is not None and trials < 1) or (minutes is not None and minutes <= 0):
         raise UserError(f"the budget must be positive, got trials={trials}, minutes={minutes}; for example trials=1000")
-    if resolved.kind.name == "cuda" and tracker is None and not tvm.cuda(0).exist:
-        raise UserError(f"no GPU here to measure {target_key(resolved)} on; name a fleet with rpc='HOST:PORT'")
+    if dtype not in DTYPES:
+        raise UserError(f"unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if tracker is None:
+        _check_measurable(resolved)
     folder = (Path(log_dir) if log_dir is not None else user_folder()) / target_key(resolved)
     with _exclusive(folder / MEASURED):
         network = resolve_network(model, image_size=image_size)
@@ -287,9 +291,11 @@ class _Search:
             for (state, sch), result in zip(part, self._measurer.measure(candidates, _FINAL_ROUNDS), strict=True):
                 if sch is not state.task.default and result.seconds is not None:
                     result = self._checked(state, result)
-                record = self._database_record(state.task, sch, result)
-                self._final.setdefault(id(state), []).append(record)
-                if sch is state.task.default and result.seconds is not None:
+                if result.seconds is None:
+                    self._logger.info("%s: %s", state.task.name, result.error)
+                    continue
+                self._final.setdefault(id(state), []).append(self._database_record(state.task, sch, result))
+                if sch is state.task.default:
                     state.default_seconds = result.seconds
             self._progress(self._run)
         for state in self._run.states:
@@ -361,6 +367,20 @@ def _manifest(folder: Path, target: tvm.target.Target) -> Manifest:
     if found is not None and found.tvm_version == tvm_version():
         return found
     return Manifest(tvm_version(), json.loads(str(target)), f"{cpu_name()}, {physical_cores()} cores")
+
+
+def _check_measurable(target: tvm.target.Target) -> None:
+    """Raise `UserError` where this machine cannot run code for `target`."""
+    remedy = "measure on a machine that has it: --rpc HOST:PORT --rpc-key KEY"
+    if target.kind.name == "cuda":
+        if gpu_name() is None:
+            raise UserError(f"no GPU here to measure {target_key(target)} on; {remedy}")
+        return
+    triple = str(target.attrs.get("mtriple") or "")
+    if triple and architecture(triple) != architecture():
+        raise UserError(f"this machine is {architecture()} and cannot run code for {triple}; {remedy}")
+    if missing := missing_features(cpu_features(target)):
+        raise UserError(f"this CPU lacks {', '.join(missing)} of {target_key(target)}; {remedy}")
 
 
 def _tracker(address: str | None, key: str | None) -> RpcTracker | None:

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every point of a rule's space computes what the program says; its first point is the default."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tvm
+import tvm_ffi
+from programs import TOLERANCE, as_dtype
+from reference import relative_norm
+from tvm import s_tir, te
+
+from tvm_involution.schedules import default_schedule, rules_for
+from tvm_involution.target import resolve_target
+from tvm_involution.te import conv2d_packed, involution2d, matmul_packed
+
+AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "num-cores": 2}'
+
+
+def programs(dtype: str) -> dict[str, tvm.tirx.PrimFunc]:
+    """Programs with odd sizes, strides, padding, epilogues and channels that no tile divides."""
+
+    def tensor(name: str, *shape: int) -> te.Tensor:
+        return te.placeholder(shape, dtype, name)
+
+    def add_relu(sums: te.Tensor, bias: te.Tensor) -> te.Tensor:
+        zero = tvm.tirx.const(0, dtype)
+        return te.compute(sums.shape, lambda *i: tvm.tirx.max(sums(*i) + bias[i[-1]], zero), name="relu")
+
+    made = {}
+    # 64 channels 256 bytes apart; 1024 channels 4 KiB apart, where tiles copy their input
+    for name, shape, weight, out, stride, padding in (
+        ("conv1x1", (2, 7, 14, 24), (3, 1, 1, 24, 16), 40, (1, 1), (0, 0, 0, 0)),
+        ("conv1x1_thrashing", (1, 2, 14, 1024), (2, 1, 1, 1024, 32), 64, (1, 1), (0, 0, 0, 0)),
+        ("conv1x1_strided", (1, 9, 15, 32), (1, 1, 1, 32, 32), 32, (2, 2), (0, 0, 0, 0)),
+        ("conv3x3", (1, 9, 13, 5), (2, 3, 3, 5, 16), 21, (2, 1), (1, 1, 1, 1)),
+    ):
+        x, w, bias = tensor("x", *shape), tensor("w", *weight), tensor("b", out)
+        made[name] = te.create_prim_func([x, w, bias, add_relu(conv2d_packed(x, w, out, stride, padding), bias)])
+    x, w = tensor("x", 3, 100), tensor("w", 2, 1, 1, 100, 16)
+    made["linear"] = te.create_prim_func([x, w, matmul_packed(x, w, 27)])
+    for name, shape, kernel, stride, bias_channels in (
+        ("involution", (1, 9, 14, 48), (1, 9, 14, 27), 1, 48),
+        ("involution_strided", (2, 9, 7, 12), (2, 5, 4, 98), 2, 12),
+    ):
+        x, w, bias = tensor("x", *shape), tensor("k", *kernel), tensor("b", bias_channels)
+        size = 3 if kernel[3] == 27 else 7
+        sums = involution2d(x, w, stride, size // 2, 1, "NHWC", size)
+        made[name] = te.create_prim_func([x, w, bias, add_relu(sums, bias)])
+    return made
+
+
+def run(func: tvm.tirx.PrimFunc, arrays: list[np.ndarray], dtype: str, target: tvm.target.Target) -> np.ndarray:
+    library = tvm.compile(func.with_attr("global_symbol", "main"), target=target)
+    tensors = [tvm.runtime.tensor(as_dtype(array, dtype)) for array in arrays]
+    result = tvm.runtime.empty([int(d) for d in func.params[-1].shape], dtype)
+    library["main"](*tensors, result)
+    return result.numpy().astype(np.float64)
+
+
+@pytest.mark.parametrize("target", ["llvm", AVX2], ids=["here", "avx2"])
+@pytest.mark.parametrize("name", list(programs("float32")))
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_random_points(rng, name, dtype, target):
+    resolved = resolve_target(target)
+    func = programs(dtype)[name]
+    arrays = [rng.standard_normal([int(d) for d in buffer.shape]) for buffer in func.params[:-1]]
+    arrays = [as_dtype(array, dtype).astype(np.float64) for array in arrays]
+    # the program as it is written, on the same numbers in float64
+    plain = programs("float64")[name]
+    expected = run(plain, arrays, "float64", tvm.target.Target("llvm"))
+    spaces = next(s for s in (rule.apply(func, resolved, True) for rule in rules_for(resolved)) if s is not None)
+    assert any(space.trace.decisions for space in spaces), "nothing to choose"
+    for space in spaces:
+        point = s_tir.Schedule(func, seed=int(rng.integers(1, 2**30)))
+        s_tir.Trace(space.trace.insts, {}).apply_to_schedule(point, remove_postproc=False)
+        print(point.trace)
+        assert relative_norm(run(point.mod["main"], arrays, dtype, resolved), expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("target", ["llvm", AVX2], ids=["here", "avx2"])
+def test_the_first_point_is_the_default(target):
+    resolved = resolve_target(target)
+    for func in programs("float32").values():
+        spaces = next(s for s in (rule.apply(func, resolved, True) for rule in rules_for(resolved)) if s is not None)
+        default, _ = default_schedule(func, resolved)
+        assert tvm_ffi.structural_equal(spaces[0].mod, default.mod)

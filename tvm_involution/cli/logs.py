@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tvm-involution logs`: merge and prune tuning logs, report what they cover."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from .words import DTYPES, ImageSize, print_table
+
+
+@click.group("logs")
+def logs_command() -> None:
+    """Merge and prune folders of tuning logs, report what they cover.
+
+    \b
+    Examples:
+      tvm-involution logs coverage rednet50 --target llvm
+      tvm-involution logs merge monday tuesday --into tuning_logs
+      tvm-involution logs prune tuning_logs --keep 1
+    """
+
+
+@logs_command.command("merge")
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--into", required=True, type=click.Path(path_type=Path), help="The folder of logs to add to.")
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Records a workload.")
+def merge_command(sources: tuple[Path, ...], into: Path, keep: int) -> None:
+    """Add the records of SOURCES, folders of tuning logs, to another; the fastest stay.
+
+    \b
+    Examples:
+      tvm-involution logs merge monday tuesday --into tuning_logs
+    """
+    from ..tuning.maintain import merge
+
+    for key, count in merge(sources, into, keep).items():
+        click.echo(f"{into / key}: {count} records")
+
+
+@logs_command.command("prune")
+@click.argument("logs", type=click.Path(path_type=Path))
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Records a workload.")
+def prune_command(logs: Path, keep: int) -> None:
+    """Keep the fastest records of each workload in LOGS, of those that still apply.
+
+    \b
+    Examples:
+      tvm-involution logs prune tuning_logs --keep 1
+    """
+    from ..tuning.maintain import prune
+
+    for key, (before, after) in prune(logs, keep).items():
+        click.echo(f"{logs / key}: {after} of {before} records kept")
+
+
+@logs_command.command("coverage")
+@click.argument("model")
+@click.option(
+    "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the network.")
+@click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
+@click.option("--tuning-logs", type=click.Path(path_type=Path), help="Folder of logs. [default: your own, the shipped]")
+def coverage_command(
+    model: str,
+    target: str,
+    batch: int,
+    dtype: str,
+    image_size: tuple[int, int] | None,
+    tuning_logs: Path | None,
+) -> None:
+    """Show which kernels of MODEL have a record for a target, and which have not.
+
+    \b
+    Examples:
+      tvm-involution logs coverage rednet50
+      tvm-involution logs coverage rednet50 --target nvidia/nvidia-h100 --dtype float16
+    """
+    from ..relax.network import resolve_network
+    from ..target import resolve_target
+    from ..tuning.records import TuningRecords
+    from ..tuning.tasks import extract_tasks
+
+    sys.path.insert(0, os.getcwd())
+    resolved = resolve_target(target)
+    records = TuningRecords(resolved, tuning_logs)
+    tasks = extract_tasks(resolve_network(model, image_size=image_size), resolved, batch=batch, dtype=dtype)
+    rows = []
+    for task in tasks:
+        found = records.find(task.mod["main"])
+        rows.append([task.name, str(task.calls), found.key if found is not None else "none"])
+    print_table(f"{model}, batch {batch}, {dtype}", ["task", "calls", "record of"], rows)
+    covered = sum(row[2] != "none" for row in rows)
+    click.echo(f"{covered} of {len(rows)} kernels have a record")
