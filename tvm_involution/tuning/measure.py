@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -73,6 +74,8 @@ class RpcTracker:
             UserError: the tracker cannot be reached.
         """
         try:
+            # TVM's client goes on trying for a minute
+            socket.create_connection((self.host, self.port), timeout=5).close()
             summary = rpc.connect_tracker(self.host, self.port).summary()
         except (RuntimeError, OSError) as error:
             raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import fcntl
+import importlib.util
 import json
 import logging
 import os
@@ -106,6 +107,7 @@ def tune(
     Raises:
         UserError: whatever is wrong with the arguments, a full disk, no device: what was measured before is kept.
     """
+    _check_installed()
     resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
     tracker = _tracker(rpc, rpc_key)
     if trials is None and minutes is None:
@@ -367,6 +369,12 @@ def _manifest(folder: Path, target: tvm.target.Target) -> Manifest:
     if found is not None and found.tvm_version == tvm_version():
         return found
     return Manifest(tvm_version(), json.loads(str(target)), f"{cpu_name()}, {physical_cores()} cores")
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("xgboost", "psutil", "cloudpickle", "tornado") if not importlib.util.find_spec(name)]
+    if missing:
+        raise UserError(f'tuning needs {", ".join(missing)}: pip install "tvm-involution[tune]"')
 
 
 def _check_measurable(target: tvm.target.Target) -> None:
