@@ -52,6 +52,8 @@ class LayerTable:
     """of a large float32 matrix product on this machine"""
     peak_gbs: float
     """of a large copy on this machine"""
+    network_us: float
+    """median of one inference with nothing watching its kernels, which lengthens them"""
 
     @property
     def total_us(self) -> float:
@@ -68,6 +70,7 @@ class LayerTable:
         return {
             "peak_gflops": self.peak_gflops,
             "peak_gbs": self.peak_gbs,
+            "network_us": self.network_us,
             "layers": [
                 {
                     **asdict(layer),
@@ -89,4 +92,4 @@ class LayerTable:
             Layer(**{**{k: v for k, v in row.items() if k in names}, "shapes": tuple(map(tuple, row["shapes"]))})
             for row in data["layers"]
         )
-        return cls(layers, data["peak_gflops"], data["peak_gbs"])
+        return cls(layers, data["peak_gflops"], data["peak_gbs"], data["network_us"])

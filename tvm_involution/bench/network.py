@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..files import atomic_write
 from ..nn import Involution2d
 from ..relax.network import Network, resolve_network
 from .subject import Subject
@@ -33,15 +33,11 @@ def prepare_torch(subject: Subject, inputs: Sequence[np.ndarray]) -> tuple[torch
     return unfolded(_module(subject)).to(dtype), [torch.from_numpy(array).to(dtype) for array in inputs]
 
 
-def export_onnx(subject: Subject) -> None:
-    """Write the subject's ONNX file in float32, unless another peer has."""
-    if subject.onnx.exists():
-        return
+def export_onnx(subject: Subject, path: Path) -> None:
+    """Write the subject's network to `path`, as float32 ONNX in one file."""
     tensors = tuple(torch.from_numpy(array) for array in subject.read_inputs())
-    with atomic_write(subject.onnx) as temporary:
-        torch.onnx.export(
-            unfolded(_module(subject)), tensors, temporary, dynamo=True, verbose=False, external_data=False
-        )
+    module = unfolded(_module(subject))
+    torch.onnx.export(module, tensors, path, dynamo=True, verbose=False, external_data=False)
 
 
 def write_reference(subject: Subject) -> None:

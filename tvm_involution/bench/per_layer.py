@@ -65,7 +65,7 @@ def measure_layers(subject: Subject) -> LayerTable:
     rng = np.random.default_rng(0)
     shapes = [[int(d) for d in param.ty.shape.values] for param in mod["main"].params]
     inputs = [rng.standard_normal(shape, np.float32).astype(numpy_dtype(dtype)) for shape in shapes]
-    times = run_on_pool(_time_kernels, executable, inputs, set(kernels))
+    network_seconds, times = run_on_pool(_time_kernels, executable, inputs, set(kernels))
     layers = [
         Layer(
             kernel=name,
@@ -80,7 +80,7 @@ def measure_layers(subject: Subject) -> LayerTable:
         for name, seconds in times.items()
     ]
     layers.sort(key=lambda layer: -layer.total_us)
-    return LayerTable(tuple(layers), peak.gflops, peak.gbs)
+    return LayerTable(tuple(layers), peak.gflops, peak.gbs, 1e6 * network_seconds)
 
 
 def _programs(mod: tvm.IRModule) -> dict[str, tirx.PrimFunc]:
@@ -93,8 +93,8 @@ def _bytes(buffer: tirx.Buffer) -> int:
 
 def _time_kernels(
     executable: relax.VMExecutable, inputs: list[np.ndarray], kernels: set[str]
-) -> dict[str, list[float]]:
-    """Run the network; return the seconds of every call of every kernel."""
+) -> tuple[float, dict[str, list[float]]]:
+    """Run the network; return the median seconds of a run, and those of every call of every kernel."""
     seconds: dict[str, list[float]] = defaultdict(list)
     started = 0.0
 
@@ -109,9 +109,12 @@ def _time_kernels(
 
     machine = relax.VirtualMachine(executable, tvm.cpu())
     tensors = [tvm.runtime.tensor(array) for array in inputs]
-    for _ in range(_WARM_UP):
+    runs = []
+    for _ in range(_WARM_UP + _RUNS):
+        start = time.perf_counter()
         machine["main"](*tensors)
+        runs.append(time.perf_counter() - start)
     machine.set_instrument(instrument)
     for _ in range(_RUNS):
         machine["main"](*tensors)
-    return seconds
+    return statistics.median(runs[_WARM_UP:]), seconds

@@ -34,11 +34,6 @@ class Subject:
         return self.given_library or self.folder / "ours.so"
 
     @property
-    def onnx(self) -> Path:
-        """The network for the peers that read ONNX."""
-        return self.folder / "network.onnx"
-
-    @property
     def reference(self) -> Path:
         """Where the outputs of the reference are."""
         return self.folder / "reference.npz"

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +171,14 @@ def print_layers(table: LayerTable) -> None:
         [
             layer.kernel,
             layer.kind,
-            " ".join("x".join(str(d) for d in shape) for shape in layer.shapes),
+            _shapes_text(layer.shapes),
             str(layer.calls),
             f"{layer.operations / 1e6:.2f}",
             f"{layer.bytes / 1024:.0f}",
             f"{layer.microseconds:.1f}",
-            f"{layer.gflops:.0f}",
+            f"{layer.gflops:.3g}",
             f"{layer.gflops / table.peak_gflops:.0%}",
-            f"{layer.gbs:.0f}",
+            f"{layer.gbs:.3g}",
             f"{layer.gbs / table.peak_gbs:.0%}",
             f"{layer.total_us / table.total_us:.1%}",
             layer.schedule,
@@ -184,10 +186,18 @@ def print_layers(table: LayerTable) -> None:
         for layer in table.layers
     ]
     title = (
-        f"{table.total_us / 1e3:.2f} ms in kernels, {table.operations / 1e9:.3f} G operations; this machine: "
+        f"{table.network_us / 1e3:.2f} ms an inference ({table.total_us / 1e3:.2f} ms in the kernels while they are "
+        f"watched), {table.operations / 1e9:.3f} G operations; this machine: "
         f"{table.peak_gflops:.0f} GFLOP/s in a matrix product, {table.peak_gbs:.1f} GB/s in a copy"
     )
     print_table(title, _LAYER_COLUMNS, rows)
+
+
+def _shapes_text(shapes: Sequence[tuple[int, ...]]) -> str:
+    """Name the arguments, save biases and the like, which have one value a channel."""
+    *inputs, output = shapes
+    large = [shape for shape in inputs if math.prod(shape) > shape[-1]]
+    return " → ".join(" ".join("x".join(map(str, shape)) for shape in group) for group in (large, [output]))
 
 
 def _figure(value: float | None, form: str, unit: str = "", scale: float = 1.0) -> str:

@@ -27,11 +27,11 @@ class OnnxRuntime(Contender):
         """Export the network to ONNX."""
         from ..network import export_onnx
 
-        export_onnx(subject)
+        export_onnx(subject, subject.folder / _FILE)
 
     def size_bytes(self, subject: Subject) -> int:
         """Return the size of the ONNX file."""
-        return subject.onnx.stat().st_size
+        return (subject.folder / _FILE).stat().st_size
 
     def load(self, subject: Subject, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         """See `Contender.load`."""
@@ -39,10 +39,13 @@ class OnnxRuntime(Contender):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = subject.threads
-        session = onnxruntime.InferenceSession(subject.onnx, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(subject.folder / _FILE, options, providers=["CPUExecutionProvider"])
         feed = {node.name: array for node, array in zip(session.get_inputs(), inputs, strict=True)}
         return lambda: session.run(None, feed)
 
     def to_arrays(self, outputs: Any) -> list[np.ndarray]:
         """See `Contender.to_arrays`."""
         return list(outputs)
+
+
+_FILE = "onnxruntime.onnx"

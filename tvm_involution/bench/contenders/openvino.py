@@ -29,11 +29,11 @@ class OpenVino(Contender):
         """Export the network to ONNX."""
         from ..network import export_onnx
 
-        export_onnx(subject)
+        export_onnx(subject, subject.folder / _FILE)
 
     def size_bytes(self, subject: Subject) -> int:
         """Return the size of the ONNX file."""
-        return subject.onnx.stat().st_size
+        return (subject.folder / _FILE).stat().st_size
 
     def load(self, subject: Subject, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
         """See `Contender.load`."""
@@ -46,10 +46,13 @@ class OpenVino(Contender):
             "INFERENCE_NUM_THREADS": subject.threads,
         }
         core = openvino.Core()
-        request = core.compile_model(core.read_model(subject.onnx), "CPU", settings).create_infer_request()
+        request = core.compile_model(core.read_model(subject.folder / _FILE), "CPU", settings).create_infer_request()
         arrays = list(inputs)
         return lambda: request.infer(arrays, share_inputs=True)
 
     def to_arrays(self, outputs: Any) -> list[np.ndarray]:
         """See `Contender.to_arrays`."""
         return [np.array(value) for value in outputs.values()]
+
+
+_FILE = "openvino.onnx"
