@@ -12,23 +12,25 @@ from .result import Comparison
 _OURS, _PEERS = "#d1495b", "#9aa5b1"
 
 
-def check_matplotlib() -> None:
-    """Raise at once what `draw_chart` would raise after the measurement.
+def check_chart(path: Path) -> None:
+    """Raise before the measurement what `draw_chart` would raise after it.
 
     Raises:
-        UserError: matplotlib is not installed.
+        UserError: matplotlib is not installed, or has no writer for the suffix of `path`.
     """
     try:
-        import matplotlib  # noqa: F401
+        from matplotlib.backend_bases import FigureCanvasBase
     except ModuleNotFoundError as error:
         raise UserError('--chart needs matplotlib: pip install "tvm-involution[bench]"') from error
+    if path.suffix.lstrip(".").lower() not in FigureCanvasBase.get_supported_filetypes():
+        raise UserError(f"cannot write {path}: unknown kind of picture; name a .png, .svg or .pdf file")
 
 
 def draw_chart(comparison: Comparison, path: Path) -> None:
     """Write the picture `path`, in the format of its suffix.
 
     Raises:
-        UserError: a suffix that matplotlib does not know, or a folder that cannot be written.
+        UserError: the folder cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -44,7 +46,5 @@ def draw_chart(comparison: Comparison, path: Path) -> None:
     axis.set_xlabel("milliseconds a batch (median)")
     axis.set_title(comparison.title(), fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
-    if path.suffix.lstrip(".").lower() not in figure.canvas.get_supported_filetypes():
-        raise UserError(f"cannot write {path}: unknown kind of picture; name a .png, .svg or .pdf file")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ..bench.chart import check_matplotlib, draw_chart
+from ..bench.chart import check_chart, draw_chart
 from ..bench.compare import Effort, compare, time_layers
 from ..bench.contenders import PEERS, select_peers
 from ..bench.layer import LayerTable
@@ -102,7 +102,7 @@ def bench_command(
         if file is not None and not file.absolute().parent.is_dir():
             raise UserError(f"cannot write {file}: no such folder; create {file.absolute().parent} or choose another")
     if chart_file is not None:
-        check_matplotlib()
+        check_chart(chart_file)
     peers = select_peers(against)
     if model.endswith(".so"):
         if per_layer:
@@ -115,9 +115,12 @@ def bench_command(
             peers = []
         subject = _library(Path(model), bool(peers), **sizes)
     else:
+        if not model.endswith(".pt2") and ":" not in model:
+            get_model(model)  # an unknown name is told at once
         subject = Subject(model, thread_count(), **sizes)
     effort = Effort(rounds, calls, timeout)
 
+    start = time.monotonic()
     console = Console(stderr=True)
     with console.status("starting") if console.is_terminal else contextlib.nullcontext() as status:
 
@@ -125,7 +128,7 @@ def bench_command(
             if status is not None:
                 status.update(f"{text} …")
             else:
-                print(text, file=sys.stderr)
+                click.echo(f"[{time.monotonic() - start:5.1f} s] {text}")
 
         comparison = compare([subject], peers, effort, progress)
         layers = time_layers(subject, effort, progress) if per_layer else None
@@ -194,10 +197,14 @@ def print_layers(table: LayerTable) -> None:
 
 
 def _shapes_text(shapes: Sequence[tuple[int, ...]]) -> str:
-    """Name the arguments, save biases and the like, which have one value a channel."""
-    *inputs, output = shapes
-    large = [shape for shape in inputs if math.prod(shape) > shape[-1]]
-    return " → ".join(" ".join("x".join(map(str, shape)) for shape in group) for group in (large, [output]))
+    """Name the arguments: packed weights by their window; not what has a value a channel, nor residuals."""
+    first, *others, output = shapes
+    shown = [first, *(shape[1:3] if len(shape) == 5 else shape for shape in others if _is_operand(shape, output))]
+    return " → ".join(", ".join("x".join(map(str, shape)) for shape in group) for group in (shown, [output]))
+
+
+def _is_operand(shape: tuple[int, ...], output: tuple[int, ...]) -> bool:
+    return math.prod(shape) > shape[-1] and shape != output
 
 
 def _figure(value: float | None, form: str, unit: str = "", scale: float = 1.0) -> str:
