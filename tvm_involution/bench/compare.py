@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,13 +116,18 @@ class _Entry:
         self._effort = effort
         self._worker: Worker | None = None
 
+    def note(self, fields: dict[str, Any]) -> None:
+        """Take over what a worker answered into the result."""
+        for name, value in fields.items():
+            setattr(self.result, name, value)
+
     def build(self) -> None:
         """Have what is done ahead of time done."""
         if self.subject.dtype not in self.contender.dtypes:
             self.result.failure = f"no {self.subject.dtype} on a CPU"
             return
         with self._guarded(), self._start("build") as worker:
-            self._note(worker.answer())
+            self.note(worker.answer())
 
     def start(self, stack: contextlib.ExitStack) -> None:
         """Start the process that is timed and have it load the network."""
@@ -130,7 +135,7 @@ class _Entry:
             return
         with self._guarded():
             self._worker = stack.enter_context(self._start("run"))
-            self._note(self._worker.answer())
+            self.note(self._worker.answer())
 
     def check(self, reference: Sequence[np.ndarray]) -> None:
         """Take a contender out of the race that computes something else than the reference."""
@@ -160,10 +165,6 @@ class _Entry:
     def _start(self, step: str) -> Worker:
         return start_worker(step, self.subject, self.contender, self._effort)
 
-    def _note(self, fields: dict[str, Any]) -> None:
-        for name, value in fields.items():
-            setattr(self.result, name, value)
-
     def _fail(self, reason: str) -> None:
         self.result.failure = reason
         self.result.seconds = []
@@ -172,7 +173,7 @@ class _Entry:
             self._worker = None
 
     @contextlib.contextmanager
-    def _guarded(self):
+    def _guarded(self) -> Iterator[None]:
         """Note a failure; what our own library cannot do is the caller's error."""
         try:
             yield
@@ -223,7 +224,7 @@ def _prepare(
             progress(f"{subject.model}: {contender.name} builds")
             entry.build()
         else:
-            entry._note(built)
+            entry.note(built)
         progress(f"{subject.model}: {contender.name} loads")
         entry.start(stack)
         entries.append(entry)

@@ -26,6 +26,8 @@ class Layer:
     """median of one call, among the other kernels in a running network"""
     schedule: str
     """where it came from: record, rule or fallback"""
+    rule: str
+    """the rule's name, where there is one"""
 
     @property
     def total_us(self) -> float:

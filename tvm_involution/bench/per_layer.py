@@ -22,7 +22,7 @@ from tvm.s_tir.analysis import estimate_tir_flops
 from ..relax import pipeline
 from ..relax.importer import import_exported_program
 from ..relax.network import input_batch
-from ..relax.passes.apply_schedules import SOURCE_ATTR
+from ..relax.passes.apply_schedules import RULE_ATTR, SOURCE_ATTR
 from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import run_on_pool
 from ..target import resolve_target
@@ -76,6 +76,7 @@ def measure_layers(subject: Subject) -> LayerTable:
             bytes=sum(_bytes(buffer) for buffer in programs[name].params),
             microseconds=1e6 * statistics.median(seconds),
             schedule=str(kernels[name].attrs[SOURCE_ATTR]),
+            rule=str(kernels[name].attrs.get(RULE_ATTR, "")),
         )
         for name, seconds in times.items()
     ]

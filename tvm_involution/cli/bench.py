@@ -184,7 +184,7 @@ def print_layers(table: LayerTable) -> None:
             f"{layer.gbs:.3g}",
             f"{layer.gbs / table.peak_gbs:.0%}",
             f"{layer.total_us / table.total_us:.1%}",
-            layer.schedule,
+            f"{layer.schedule} {layer.rule}" if layer.schedule == "rule" else layer.schedule,
         ]
         for layer in table.layers
     ]
