@@ -16,10 +16,12 @@ import sys
 from pathlib import Path
 
 from tvm_involution.bench.chart import draw_chart
-from tvm_involution.bench.compare import Effort, compare
+from tvm_involution.bench.compare import compare
 from tvm_involution.bench.contenders import OURS, PEERS, select_peers
+from tvm_involution.bench.effort import Effort
 from tvm_involution.bench.result import Comparison
 from tvm_involution.bench.subject import Subject
+from tvm_involution.errors import UserError
 from tvm_involution.files import atomic_write
 from tvm_involution.runtime.threads import thread_count
 
@@ -29,7 +31,7 @@ def arguments() -> argparse.Namespace:
     names = [contender.name for contender in (OURS, *PEERS)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["rednet50", "resnet50"])
-    parser.add_argument("--against", nargs="+", choices=names, default=names, help="ours is always there")
+    parser.add_argument("--against", nargs="+", choices=names, help="[default: those installed] ours always runs")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="one table and chart for each size")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=10)
@@ -60,7 +62,7 @@ def print_markdown(comparison: Comparison) -> None:
 def main() -> None:
     """Run the comparison, once for each batch size."""
     words = arguments()
-    peers = select_peers([name for name in words.against if name != OURS.name])
+    peers = select_peers(words.against and [name for name in words.against if name != OURS.name])
     effort = Effort(words.rounds, words.calls, show_output=words.debug)
     comparisons = []
     for batch in words.batch:
@@ -79,4 +81,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(str(error))

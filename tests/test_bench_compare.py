@@ -16,8 +16,9 @@ from command_line import TESTS, run_python
 from library_fixture import affine_library
 
 from tvm_involution import UserError
-from tvm_involution.bench.compare import Effort, compare, time_layers
+from tvm_involution.bench.compare import compare, time_layers
 from tvm_involution.bench.contenders import PEERS, select_peers
+from tvm_involution.bench.effort import Effort
 from tvm_involution.bench.subject import Subject
 from tvm_involution.nn import build_model, count_operations
 

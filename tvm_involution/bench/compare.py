@@ -11,9 +11,8 @@ import contextlib
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,28 +20,13 @@ from ..errors import UserError
 from ..runtime.arrays import numpy_dtype
 from ..runtime.library_file import read_metadata
 from .contenders import OURS, Contender
+from .effort import Effort
+from .entry import Entry, start_worker
 from .layer import LayerTable
 from .machine import describe_machine
-from .process import Worker, WorkerError
+from .process import WorkerError
 from .result import Comparison, Result
 from .subject import Subject, read_arrays
-
-# further than that from the reference, something else was computed
-_TOLERANCES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
-
-
-@dataclasses.dataclass(frozen=True)
-class Effort:
-    """How long to measure."""
-
-    rounds: int = 10
-    """turns of each contender"""
-    calls: int = 10
-    """inferences a turn"""
-    timeout: float = 900.0
-    """seconds that a contender may take to build, to load or for a turn"""
-    show_output: bool = False
-    """let through what the libraries print"""
 
 
 def compare(
@@ -63,7 +47,7 @@ def compare(
         UserError: one of the networks cannot be compiled or loaded.
     """
     effort = effort or Effort()
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     with contextlib.ExitStack() as stack:
         for request in requests:
             entries += _prepare(request, peers, effort, progress, stack)
@@ -100,113 +84,20 @@ def time_layers(subject: Subject, effort: Effort, progress: Callable[[str], None
                 raise UserError(f"the kernels of {subject.model} cannot be timed: {error}") from error
 
 
-class _Entry:
-    """A contender on a network: its result and, while it is in the race, its process."""
-
-    def __init__(self, contender: Contender, subject: Subject, inputs: Sequence[np.ndarray], effort: Effort) -> None:
-        self.contender = contender
-        self.subject = subject
-        self.inputs = inputs
-        self.result = Result(
-            network=subject.model,
-            contender=contender.name,
-            version=contender.version(),
-            settings=contender.settings,
-        )
-        self._effort = effort
-        self._worker: Worker | None = None
-
-    def note(self, fields: dict[str, Any]) -> None:
-        """Take over what a worker answered into the result."""
-        for name, value in fields.items():
-            setattr(self.result, name, value)
-
-    def build(self) -> None:
-        """Have what is done ahead of time done."""
-        if self.subject.dtype not in self.contender.dtypes:
-            self.result.failure = f"no {self.subject.dtype} on a CPU"
-            return
-        with self._guarded(), self._start("build") as worker:
-            self.note(worker.answer())
-
-    def start(self, stack: contextlib.ExitStack) -> None:
-        """Start the process that is timed and have it load the network."""
-        if self.result.failure is not None:
-            return
-        with self._guarded():
-            self._worker = stack.enter_context(self._start("run"))
-            self.note(self._worker.answer())
-
-    def check(self, reference: Sequence[np.ndarray]) -> None:
-        """Take a contender out of the race that computes something else than the reference."""
-        if self.result.failure is not None:
-            return
-        outputs = read_arrays(self.subject.output(self.contender.name))
-        shapes = [[list(array.shape) for array in arrays] for arrays in (outputs, reference)]
-        if shapes[0] != shapes[1]:
-            self._fail(f"computes something else: outputs {shapes[0]}, expected {shapes[1]}")
-            return
-        actual, expected = (np.concatenate([np.ravel(a).astype(np.float64) for a in x]) for x in (outputs, reference))
-        error = float(np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), np.finfo(np.float64).tiny))
-        tolerance = _TOLERANCES[str(self.subject.dtype)]
-        if not error <= tolerance:
-            self._fail(f"computes something else: relative error {error:.1e}, of which {tolerance:.0e} can be rounding")
-        self.result.relative_error = error if np.isfinite(error) else None
-
-    def take_turn(self, calls: int) -> None:
-        """Time `calls` inferences."""
-        if self._worker is None:
-            return
-        with self._guarded():
-            answer = self._worker.ask(calls)
-            self.result.seconds += answer["seconds"]
-            self.result.peak_memory_bytes = answer["peak_memory_bytes"]
-
-    def _start(self, step: str) -> Worker:
-        return start_worker(step, self.subject, self.contender, self._effort)
-
-    def _fail(self, reason: str) -> None:
-        self.result.failure = reason
-        self.result.seconds = []
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
-
-    @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Note a failure; what our own library cannot do is the caller's error."""
-        try:
-            yield
-        except UserError as error:
-            if self.contender is OURS:
-                raise
-            self._fail(str(error))
-        except WorkerError as error:
-            self._fail(str(error))
-
-
-def start_worker(step: str, subject: Subject, contender: Contender, effort: Effort) -> Worker:
-    """Start a process that does `step`."""
-    reference = f"{type(contender).__module__}:{type(contender).__qualname__}"
-    return Worker(step, subject, reference, effort.timeout, effort.show_output)
-
-
 def _prepare(
     request: Subject,
     peers: Sequence[Contender],
     effort: Effort,
     progress: Callable[[str], None],
     stack: contextlib.ExitStack,
-) -> list[_Entry]:
+) -> list[Entry]:
     """Return the entries of one network, started and checked, ours first."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tvm-involution-bench-")))
     request = dataclasses.replace(request, folder=folder)
-    progress(f"{request.model}: compiling")
-    with start_worker("build", request, OURS, effort) as worker:
-        try:
-            built = worker.answer()
-        except WorkerError as error:
-            raise UserError(f"cannot compile {request.model}: {error}; try `tvm-involution compile` alone") from error
+    build_s = None
+    if request.given_library is None:
+        progress(f"{request.model}: compiling")
+        build_s = _compile(request, effort)
     metadata = read_metadata(request.library)
     batch = request.batch or metadata.batch_sizes[0]
     subject = dataclasses.replace(request, batch=batch, dtype=metadata.dtype)
@@ -219,12 +110,12 @@ def _prepare(
 
     entries = []
     for contender in (OURS, *peers):
-        entry = _Entry(contender, subject, inputs, effort)
-        if contender is not OURS:
+        entry = Entry(contender, subject, inputs, effort)
+        if contender is OURS:
+            entry.result.build_s = build_s
+        else:
             progress(f"{subject.model}: {contender.name} builds")
             entry.build()
-        else:
-            entry.note(built)
         progress(f"{subject.model}: {contender.name} loads")
         entry.start(stack)
         entries.append(entry)
@@ -235,7 +126,16 @@ def _prepare(
     return entries
 
 
-def _reference(entries: Sequence[_Entry], effort: Effort) -> list[np.ndarray]:
+def _compile(request: Subject, effort: Effort) -> float:
+    """Make our library; return the seconds that it took."""
+    with start_worker("build", request, OURS, effort) as worker:
+        try:
+            return worker.answer()["build_s"]
+        except WorkerError as error:
+            raise UserError(f"cannot compile {request.model}: {error}; try `tvm-involution compile` alone") from error
+
+
+def _reference(entries: Sequence[Entry], effort: Effort) -> list[np.ndarray]:
     """Return the right outputs: torch's in float64, those of our library where it is all there is."""
     subject = entries[0].subject
     if subject.given_library is None or len(entries) > 1:

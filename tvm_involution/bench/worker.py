@@ -56,7 +56,7 @@ def _build(request: dict[str, Any], subject: Subject, reply: Reply) -> None:
     contender = _contender(request)
     start = time.perf_counter()
     contender.build(subject)
-    reply(build_s=time.perf_counter() - start, size_bytes=contender.size_bytes(subject))
+    reply(build_s=time.perf_counter() - start)
 
 
 def _reference(_: dict[str, Any], subject: Subject, reply: Reply) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import __version__
 from ..subject import Subject
 from .contender import Contender
 
@@ -21,10 +22,12 @@ class Ours(Contender):
     extra = "compile"
     settings = "compiled for this CPU"
 
+    def version(self) -> str:
+        """Return this package's version and TVM's."""
+        return f"{__version__}, TVM {super().version()}"
+
     def build(self, subject: Subject) -> None:
-        """Compile the library, unless one was given."""
-        if subject.given_library is not None:
-            return
+        """Compile the library."""
         import tvm_involution as ti
 
         compile_network = ti.compile  # says what to install where torch is missing
