@@ -17,7 +17,7 @@ from .result import Result
 from .subject import Subject, read_arrays
 
 # further than that from the reference, something else was computed
-_TOLERANCES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
+_TOLERANCES = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
 
 
 class Entry:
