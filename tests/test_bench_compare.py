@@ -89,9 +89,9 @@ def test_failing_peers_stop_nobody(small_library: Path) -> None:
 
 
 def test_a_peer_that_hangs(small_library: Path) -> None:
-    effort = Effort(rounds=1, calls=1, timeout=15)
+    effort = Effort(rounds=1, calls=1, timeout=10)
     ours, hangs = compare([subject(small_library)], [bench_peers.Hangs()], effort).results
-    assert ours.failure is None and hangs.failure == "no answer within 15 s"
+    assert ours.failure is None and hangs.failure == "no answer within 10 s"
 
 
 def test_a_dtype_that_a_peer_lacks() -> None:
