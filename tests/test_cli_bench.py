@@ -94,7 +94,7 @@ def test_what_a_library_has_settled(tmp_path: Path, words: list[str], message: s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"device_type": "cuda"}, "was compiled for cuda"),
+        ({"name": "rednet26", "device_type": "cuda"}, "was compiled for cuda"),
         ({"name": "rednet26", "weights_origin": "gone.pth"}, "has weights of gone.pth"),
     ],
 )
