@@ -78,7 +78,9 @@ def main() -> None:
     for row in rows:
         print(row)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": cpu_name(), "target": arguments.target, "rows": rows}, indent=1))
+        arguments.json.write_text(
+            json.dumps({"machine": cpu_name(), "target": arguments.target, "rows": rows}, indent=1)
+        )
 
 
 if __name__ == "__main__":

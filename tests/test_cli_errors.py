@@ -16,7 +16,7 @@ COMMANDS = sorted(tvm_involution.commands)
 
 
 def test_commands_of_the_contract() -> None:
-    assert set(COMMANDS) >= {"models", "targets", "tune", "compile", "run", "inspect"}
+    assert set(COMMANDS) >= {"models", "targets", "tune", "compile", "run", "inspect", "bench"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,6 +11,7 @@ import click
 
 from .. import __version__
 from ..errors import UserError
+from .bench import bench_command
 from .compile import compile_command
 from .inspect import inspect_command
 from .interrupt import was_interrupted, watch_interrupts
@@ -33,6 +34,7 @@ def tvm_involution(debug: bool) -> None:
       tvm-involution compile rednet50 --target llvm -o rednet50.so --checkpoint rednet50.pth
       tvm-involution run rednet50.so --input photo.jpg
       tvm-involution inspect rednet50.so
+      tvm-involution bench rednet50
     """
 
 
@@ -46,6 +48,7 @@ for _command in (
     compile_command,
     run_command,
     inspect_command,
+    bench_command,
 ):
     tvm_involution.add_command(_command)
 
