@@ -16,6 +16,7 @@ from .classifier import ImageClassifier
 from .involution import Involution2d
 from .rednet import RedNet
 from .resnet import ResNet
+from .segmentor import semantic_fpn, upernet
 
 
 def _rednet(num_classes: int = 1000, **arguments: Any) -> nn.Module:
@@ -23,7 +24,12 @@ def _rednet(num_classes: int = 1000, **arguments: Any) -> nn.Module:
 
 
 # `builder` in models/*.toml -> what makes the module of the other entries of [network]
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"rednet": _rednet, "resnet": ResNet}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "rednet": _rednet,
+    "resnet": ResNet,
+    "semantic_fpn": semantic_fpn,
+    "upernet": upernet,
+}
 
 
 def build_model(model: str | ModelSpec, *, seed: int = 0, pretrained: bool = True) -> nn.Module:
