@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..zoo import ModelSpec, get_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier
+from .detector import faster_rcnn, mask_rcnn, retinanet
 from .involution import Involution2d
 from .rednet import RedNet
 from .resnet import ResNet
@@ -27,6 +28,9 @@ def _rednet(num_classes: int = 1000, **arguments: Any) -> nn.Module:
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "rednet": _rednet,
     "resnet": ResNet,
+    "faster_rcnn": faster_rcnn,
+    "mask_rcnn": mask_rcnn,
+    "retinanet": retinanet,
     "semantic_fpn": semantic_fpn,
     "upernet": upernet,
 }
