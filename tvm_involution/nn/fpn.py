@@ -43,7 +43,9 @@ class FPN(nn.Module):
         used = in_channels[start_level:]
         extra_levels = num_outs - len(used)
         if extra_levels < 0:
-            raise UserError(f"an FPN over {len(used)} feature maps has at least as many outputs, got num_outs={num_outs}")
+            raise UserError(
+                f"an FPN over {len(used)} feature maps has at least as many outputs, got num_outs={num_outs}"
+            )
         self.start_level = start_level
         self.subsampled_levels = 0 if extra_convs_on_input else extra_levels
         self.lateral_convs = nn.ModuleList(ConvModule(c, out_channels, 1, norm=False, act=False) for c in used)

@@ -64,7 +64,11 @@ def assign_levels(rois: Tensor, num_levels: int, finest_scale: float = 56.0) -> 
 
 def _check(features: Sequence[Tensor], rois: Tensor, levels: Tensor, spatial_scales: Sequence[float]) -> None:
     shapes = [list(x.shape) for x in features]
-    if not features or len(features) != len(spatial_scales) or any(len(s) != 4 or s[:2] != shapes[0][:2] for s in shapes):
+    if (
+        not features
+        or len(features) != len(spatial_scales)
+        or any(len(s) != 4 or s[:2] != shapes[0][:2] for s in shapes)
+    ):
         raise UserError(
             f"roi_align takes levels (N, C, H_i, W_i) with one spatial scale each, got {shapes} and "
             f"{list(spatial_scales)}"
@@ -90,36 +94,37 @@ def _roi_align(features, rois, levels, output_size, spatial_scales, sampling_rat
     for image in range(n):
         for region in range(regions):
             level = int(levels[image, region])
-            box = [float(v) * spatial_scales[level] - 0.5 for v in rois[image, region]]
+            box = rois[image, region] * spatial_scales[level] - 0.5
             out[image, region] = _align(features[level][image], box, output_size, sampling_ratio)
     return out.flatten(0, 1)
 
 
-def _align(x: Tensor, box: list[float], output_size: int, sampling_ratio: int) -> Tensor:
+def _align(x: Tensor, box: Tensor, output_size: int, sampling_ratio: int) -> Tensor:
     """Pool one region of x (C, H, W): interpolation is separable, so it is one matrix for rows and one for columns."""
-    rows = _sampling_matrix(box[1], box[3], x.shape[1], output_size, sampling_ratio).to(x)
-    columns = _sampling_matrix(box[0], box[2], x.shape[2], output_size, sampling_ratio).to(x)
+    rows = _sampling_matrix(box[1], box[3], x.shape[1], output_size, sampling_ratio)
+    columns = _sampling_matrix(box[0], box[2], x.shape[2], output_size, sampling_ratio)
     return rows @ x @ columns.T
 
 
-def _sampling_matrix(start: float, stop: float, size: int, cells: int, sampling_ratio: int) -> Tensor:
+def _sampling_matrix(start: Tensor, stop: Tensor, size: int, cells: int, sampling_ratio: int) -> Tensor:
     """Return (cells, size): each cell's mean of linear samples along one axis.
 
     A sample more than a pixel outside counts as 0; one less far outside takes the border's value.
     """
     cell = (stop - start) / cells
     samples = sampling_ratio or max(math.ceil(cell), 0)
-    matrix = torch.zeros(cells, size, dtype=torch.float64)
-    for i in range(cells):
-        for s in range(samples):
-            position = start + cell * (i + (s + 0.5) / samples)
-            if -1 <= position <= size:
-                position = min(max(position, 0), size - 1)
-                low = min(int(position), size - 1)
-                high = min(low + 1, size - 1)
-                matrix[i, low] += (1 - (position - low)) / samples
-                matrix[i, high] += (position - low) / samples
-    return matrix
+    matrix = cell.new_zeros(cells, size)
+    if samples == 0:
+        return matrix
+    steps = torch.arange(samples, device=cell.device) + 0.5
+    position = start + torch.arange(cells, device=cell.device)[:, None] * cell + steps * cell / samples
+    weight = ((position >= -1) & (position <= size)).to(cell.dtype) / samples
+    position = position.clamp(0, size - 1)
+    low = position.floor()
+    fraction = position - low
+    high = (low + 1).clamp(max=size - 1).long()
+    matrix.scatter_add_(1, low.long(), weight * (1 - fraction))
+    return matrix.scatter_add_(1, high, weight * fraction)
 
 
 for _key in ("CPU", "CUDA"):
