@@ -116,8 +116,9 @@ def _sampling_matrix(start: Tensor, stop: Tensor, size: int, cells: int, samplin
     matrix = cell.new_zeros(cells, size)
     if samples == 0:
         return matrix
-    steps = torch.arange(samples, device=cell.device) + 0.5
-    position = start + torch.arange(cells, device=cell.device)[:, None] * cell + steps * cell / samples
+    steps = torch.arange(samples, device=cell.device, dtype=cell.dtype) + 0.5
+    first = start + torch.arange(cells, device=cell.device, dtype=cell.dtype)[:, None] * cell
+    position = first + steps * cell / samples
     weight = ((position >= -1) & (position <= size)).to(cell.dtype) / samples
     position = position.clamp(0, size - 1)
     low = position.floor()

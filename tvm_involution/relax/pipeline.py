@@ -37,7 +37,11 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
             "lay out channels last",
             [
                 relax.transform.ConvertLayout(
-                    {"relax.nn.conv2d": ["NHWC", "OIHW"], operator.OP_NAME: ["NHWC", "NHWC"]}
+                    {
+                        "relax.nn.conv2d": ["NHWC", "OIHW"],
+                        "relax.image.resize2d": ["NHWC"],
+                        operator.OP_NAME: ["NHWC", "NHWC"],
+                    }
                 ),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.FoldConstant(),
