@@ -54,7 +54,7 @@ def test_region_without_area_or_outside_is_zero(rng):
 def test_levels(rng):
     sides = torch.from_numpy(rng.uniform(0, 2000, (3, 50, 2)))
     rois = torch.cat([torch.full_like(sides, 5), sides + 5], -1)
-    expected = [[min(max(int(math.floor(math.log2(math.sqrt(w * h) / 56 + 1e-6))), 0), 3) for w, h in r] for r in sides]
+    expected = [[min(max(math.floor(math.log2(math.sqrt(w * h) / 56 + 1e-6)), 0), 3) for w, h in r] for r in sides]
     assert assign_levels(rois, 4).tolist() == expected
 
 

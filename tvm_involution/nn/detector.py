@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detection networks: what joins backbone, neck and heads (mmdet's TwoStageDetector and SingleStageDetector).
 
-Configurations: det/configs/_base_/models of d-li14/involution. Everything is in the module, suppression included, with a
+Configurations: det/configs/_base_/models of d-li14/involution. All of it is in the module, suppression included, with a
 fixed number of detections, so that `torch.export` traces it whole.
 """
 

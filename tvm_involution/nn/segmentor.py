@@ -19,7 +19,7 @@ BACKBONE_CHANNELS = (256, 512, 1024, 2048)
 
 
 class Segmentor(nn.Module):
-    """(N, 3, H, W) -> logits (N, num_classes, H, W). `neck` is None where the head takes the backbone's feature maps."""
+    """(N, 3, H, W) -> logits (N, num_classes, H, W). Without a `neck` the head takes the backbone's maps."""
 
     def __init__(
         self,

@@ -35,7 +35,6 @@ def nms(
 
 
 def _loops(boxes, scores, groups, kept, score_threshold, iou_threshold, max_output):
-    dtype = "float32"
     batch, candidates = (int(extent) for extent in scores.shape)
     with IRBuilder() as builder:
         boxes, scores, groups, kept = (T.buffer_proxy(b) for b in (boxes, scores, groups, kept))
@@ -46,19 +45,16 @@ def _loops(boxes, scores, groups, kept, score_threshold, iou_threshold, max_outp
             with T.serial(0, max_output) as i:
                 kept[n, i] = T.int64(-1)
             with T.serial(0, candidates) as k:
-                with T.If(tirx.all(count[0] < max_output, scores[n, k] > tirx.const(score_threshold, dtype))):
-                    with T.Then():
-                        free[0] = T.bool(True)
-                        with T.serial(0, count[0]) as i:
-                            rival = kept[n, i]
-                            with T.If(tirx.all(free[0], groups[n, rival] == groups[n, k])):
-                                with T.Then():
-                                    overlap = _iou(boxes, n, rival, k)
-                                    free[0] = overlap <= tirx.const(iou_threshold, dtype)
-                        with T.If(free[0]):
-                            with T.Then():
-                                kept[n, count[0]] = k.astype("int64")
-                                count[0] = count[0] + 1
+                eligible = tirx.all(count[0] < max_output, scores[n, k] > tirx.const(score_threshold, "float32"))
+                with T.If(eligible), T.Then():
+                    free[0] = T.bool(True)
+                    with T.serial(0, count[0]) as i:
+                        rival = kept[n, i]
+                        with T.If(tirx.all(free[0], groups[n, rival] == groups[n, k])), T.Then():
+                            free[0] = _iou(boxes, n, rival, k) <= tirx.const(iou_threshold, "float32")
+                    with T.If(free[0]), T.Then():
+                        kept[n, count[0]] = k.astype("int64")
+                        count[0] = count[0] + 1
         return builder.get()
 
 

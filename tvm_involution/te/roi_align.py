@@ -48,30 +48,25 @@ def _loops(features, rois, levels, out, output_size, spatial_scales, sampling_ra
         rois, levels, out = (T.buffer_proxy(b) for b in (rois, levels, out))
         with T.parallel(0, batch * regions) as region:
             n, r = region // regions, region % regions
-            with T.grid(output_size, output_size, channels // lanes) as (i, j, block):
-                with T.vectorized(0, lanes) as lane:
-                    out[region, i, j, block * lanes + lane] = _f32(0)
+            with T.grid(output_size, output_size, channels // lanes) as (i, j, block), T.vectorized(0, lanes) as lane:
+                out[region, i, j, block * lanes + lane] = _f32(0)
             for level, (buffer, scale) in enumerate(zip(features, spatial_scales, strict=True)):
                 feature = T.buffer_proxy(buffer)
-                with T.If(levels[n, r] == level):
-                    with T.Then():
-                        box = [rois[n, r, c] * _f32(scale) - _f32(0.5) for c in range(4)]
-                        rows = _Axis(box[1], box[3], int(buffer.shape[1]), output_size, sampling_ratio)
-                        columns = _Axis(box[0], box[2], int(buffer.shape[2]), output_size, sampling_ratio)
-                        with T.grid(output_size, output_size) as (i, j):
-                            with T.serial(0, rows.samples) as u:
-                                with T.serial(0, columns.samples) as v:
-                                    taps = [
-                                        (y, x, y_weight * x_weight)
-                                        for y, y_weight in rows.taps(i, u)
-                                        for x, x_weight in columns.taps(j, v)
-                                    ]
-                                    with T.serial(0, channels // lanes) as block:
-                                        with T.vectorized(0, lanes) as lane:
-                                            c = block * lanes + lane
-                                            out[region, i, j, c] = out[region, i, j, c] + sum(
-                                                feature[n, y, x, c] * weight for y, x, weight in taps
-                                            )
+                with T.If(levels[n, r] == level), T.Then():
+                    box = [rois[n, r, c] * _f32(scale) - _f32(0.5) for c in range(4)]
+                    rows = _Axis(box[1], box[3], int(buffer.shape[1]), output_size, sampling_ratio)
+                    columns = _Axis(box[0], box[2], int(buffer.shape[2]), output_size, sampling_ratio)
+                    cells = T.grid(output_size, output_size)
+                    with cells as (i, j), T.serial(0, rows.samples) as u, T.serial(0, columns.samples) as v:
+                        taps = [
+                            (y, x, y_weight * x_weight)
+                            for y, y_weight in rows.taps(i, u)
+                            for x, x_weight in columns.taps(j, v)
+                        ]
+                        with T.serial(0, channels // lanes) as block, T.vectorized(0, lanes) as lane:
+                            c = block * lanes + lane
+                            sample = sum(feature[n, y, x, c] * weight for y, x, weight in taps)
+                            out[region, i, j, c] = out[region, i, j, c] + sample
         return builder.get()
 
 
