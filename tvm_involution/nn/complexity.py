@@ -2,8 +2,8 @@
 """Count parameters and operations, as the published tables do.
 
 The official counter (mmcv's get_model_complexity_info) counts multiply-adds of convolutions (transposed ones, too)
-and of linear layers, and adds a convolution's bias (one a value of the output), batch norm (two a value), ReLU and pooling
-(one a value of the input); the published figures have the multiply-adds of involutions, too.
+and of linear layers, and adds a convolution's bias (one a value of the output), batch norm (two a value), ReLU and
+pooling (one a value of the input); the published figures have the multiply-adds of involutions, too.
 """
 
 from __future__ import annotations

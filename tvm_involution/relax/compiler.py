@@ -110,6 +110,8 @@ def compile(  # the contract's verb
         dtype=wanted,
         preprocessing=network.preprocessing,
         classes=network.classes,
+        class_ids=network.class_ids,
+        colours=network.colours,
         target=json.loads(str(resolved)),
         device_type="cuda" if resolved.kind.name == "cuda" else "cpu",
         triple=str(host.attrs.get("mtriple") or tvm.target.codegen.llvm_get_system_triple()),
