@@ -74,7 +74,8 @@ def test_dense_prediction(name):
     assert (parameters, round(operations.total / 1e9, 3)) == (expected_parameters, expected_operations)
     frozen = FROZEN if spec.task != "semantic_segmentation" else 0
     assert sum(p.numel() for part in (model.backbone.stem, model.backbone.layer1) for p in part.parameters()) == FROZEN
-    assert (parameters - frozen) / 1e6 == pytest.approx(spec.published["parameters_m"], abs=0.051)
+    # rounded twice: 26.246 was printed as 26.25, and published as 26.3
+    assert (parameters - frozen) / 1e6 == pytest.approx(spec.published["parameters_m"], abs=0.055)
     assert operations.total / 1e9 - left_out == pytest.approx(spec.published["flops_g"], abs=0.15)
 
 

@@ -143,7 +143,7 @@ def test_retina_looks_at_the_best_anchors_of_a_level(rng):
         head.max_per_level = 10**6
         all_boxes, all_scores = head(features, (48, 40))
     assert boxes.shape == (2, 20 + 18, 4) and all_boxes.shape == (2, 270 + 18, 4)
-    best = all_scores[:, :270].amax(2).sort(1, descending=True, stable=True).indices[:, :20]
+    best = all_scores[:, :270].amax(2).sort(dim=1, descending=True, stable=True).indices[:, :20]
     for image in range(2):
         expected = torch.cat([best[image], torch.arange(270, 288)])
         torch.testing.assert_close(scores[image], all_scores[image, expected])

@@ -26,18 +26,19 @@ def decode_boxes(
     Returns:
         (..., 4), (x1, y1, x2, y2) in pixels.
     """
-    dx, dy, dw, dh = (deltas[..., i] * std for i, std in enumerate(stds))
-    x1, y1, x2, y2 = (boxes[..., i] for i in range(4))
+    dx, dy, dw, dh = (delta * std for delta, std in zip(deltas.split(1, -1), stds, strict=True))
+    x1, y1, x2, y2 = boxes.split(1, -1)
     width, height = x2 - x1, y2 - y1
     center_x, center_y = (x1 + x2) / 2 + width * dx, (y1 + y2) / 2 + height * dy
     half_w = width * dw.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE).exp() / 2
     half_h = height * dh.clamp(-_MAX_LOG_SCALE, _MAX_LOG_SCALE).exp() / 2
-    return torch.stack(
+    rows, columns = image_size
+    return torch.cat(
         [
-            (center_x - half_w).clamp(0, image_size[1]),
-            (center_y - half_h).clamp(0, image_size[0]),
-            (center_x + half_w).clamp(0, image_size[1]),
-            (center_y + half_h).clamp(0, image_size[0]),
+            (center_x - half_w).clamp(0, columns),
+            (center_y - half_h).clamp(0, rows),
+            (center_x + half_w).clamp(0, columns),
+            (center_y + half_h).clamp(0, rows),
         ],
         -1,
     )

@@ -45,7 +45,8 @@ def select_detections(boxes: Tensor, scores: Tensor, limits: DetectionLimits) ->
     labels = order % num_classes
     candidates = gather_boxes(candidates, order)
     kept = nms(candidates, ordered, labels, limits.score_threshold, limits.iou_threshold, limits.max_per_image)
-    found, position = kept >= 0, kept.clamp(min=0)
+    found = kept >= 0
+    position = torch.where(found, kept, 0)
     return Detections(
         torch.where(found[..., None], gather_boxes(candidates, position), 0.0),
         torch.where(found, ordered.gather(1, position), 0.0),

@@ -57,8 +57,8 @@ def assign_levels(rois: Tensor, num_levels: int, finest_scale: float = 56.0) -> 
     A region of `finest_scale` pixels or fewer is read from level 0, and each doubling from the next one (equation 1
     of arXiv 1612.03144, with mmdet's constant).
     """
-    width, height = rois[..., 2] - rois[..., 0], rois[..., 3] - rois[..., 1]
-    scale = (width * height).sqrt()
+    x1, y1, x2, y2 = rois.split(1, -1)
+    scale = ((x2 - x1) * (y2 - y1)).squeeze(-1).sqrt()
     return (scale / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).to(torch.int64)
 
 

@@ -66,7 +66,8 @@ class RPNHead(nn.Module):
         candidates = gather_boxes(torch.cat(boxes, 1), order)
         level_of = torch.cat(levels, 1).gather(1, order)
         kept = nms(candidates, ordered, level_of, -1.0, self.iou_threshold, self.max_proposals)
-        return torch.where((kept >= 0)[..., None], gather_boxes(candidates, kept.clamp(min=0)), 0.0)
+        found = kept >= 0
+        return torch.where(found[..., None], gather_boxes(candidates, torch.where(found, kept, 0)), 0.0)
 
 
 class InvolutionRPNHead(RPNHead):
