@@ -8,7 +8,7 @@ import reference
 import torch
 from torch.nn import functional as F
 
-from tvm_involution.nn import build_model
+from tvm_involution.nn import build_model, load_checkpoint
 from tvm_involution.nn.anchors import base_anchors, grid_anchors
 from tvm_involution.nn.bbox_head import BBoxHead
 from tvm_involution.nn.box_coder import decode_boxes
@@ -163,3 +163,15 @@ def test_masks_are_those_of_the_labels(rng):
     for image in range(2):
         for i in range(2):
             torch.testing.assert_close(masks[image, i], every[image * 2 + i, labels[image, i]])
+
+
+def test_official_file_loads(tmp_path, rng):
+    """As mmcv's runner writes it; the names are those that `test_official_names` checks."""
+    source, model = small_detector(True), small_detector(True)
+    meta = {"epoch": 12, "CLASSES": ("person", "bicycle"), "mmdet_version": "2.8.0"}
+    torch.save({"meta": meta, "state_dict": source.state_dict()}, tmp_path / "mask_rcnn.pth")
+    x = torch.randn(1, 3, 64, 64)
+    load_checkpoint(model, tmp_path / "mask_rcnn.pth")
+    with torch.no_grad():
+        for one, other in zip(model(x), source(x), strict=True):
+            assert torch.equal(one, other)
