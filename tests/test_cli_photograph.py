@@ -75,13 +75,13 @@ def test_classes_of_pixels(segmentor: Path, photograph: Path, tmp_path: Path) ->
     drawn = tmp_path / "drawn.png"
     result = run_cli("run", segmentor, "--input", photograph, "--draw", drawn)
     assert (result.status, result.err) == (0, "")
-    assert [line.split()[:2] for line in result.out.splitlines()] == [["blue", "50.00%"], ["green", "50.00%"]]
+    assert [line.split()[:2] for line in result.out.splitlines()] == [["green", "50.00%"], ["blue", "50.00%"]]
     with Image.open(drawn) as picture:
         pixels = np.asarray(picture).astype(int)
     # 0.4 of the photograph's grey and 0.6 of the class's colour
     assert pixels[16, 2].tolist() == [80, 80, 233] and pixels[16, 20].tolist() == [80, 233, 80]
     shares = json.loads(run_cli("run", segmentor, "--input", photograph, "--json").out)
-    assert [(entry["class"], entry["name"]) for entry in shares] == [(2, "blue"), (1, "green")]
+    assert [(entry["class"], entry["name"]) for entry in shares] == [(1, "green"), (2, "blue")]
     assert sum(entry["share"] for entry in shares) == pytest.approx(1)
 
 

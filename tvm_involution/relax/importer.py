@@ -13,7 +13,7 @@ from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
 from ..errors import UserError
-from . import detection, operator
+from . import conversions, operator
 from .unfold_pattern import rewrite_unfold_involutions
 
 _KEPT = (
@@ -63,10 +63,11 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
             unwrap_unit_return_tuple=True,
             custom_convert_map={
                 "involution2d.default": _convert_involution2d,
-                "nms.default": detection.convert_nms,
-                "roi_align.default": detection.convert_roi_align,
-                "sort.stable": detection.convert_sort_stable,
-                "upsample_nearest2d.vec": detection.convert_nearest,
+                "nms.default": conversions.convert_nms,
+                "roi_align.default": conversions.convert_roi_align,
+                "amax.default": conversions.convert_amax,
+                "sort.stable": conversions.convert_sort_stable,
+                "upsample_nearest2d.vec": conversions.convert_nearest,
             },
         )
     except (AssertionError, NotImplementedError, ValueError, KeyError) as error:

@@ -52,6 +52,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
             "lower operators",
             [
                 PackWeights(target),
+                relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),

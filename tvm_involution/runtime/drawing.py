@@ -20,8 +20,8 @@ def draw_instances(picture: Image.Image, found: Sequence[Instance], names: Seque
     pixels = np.asarray(picture, np.float32).copy()
     for instance in reversed(found):
         if instance.mask is not None:
-            colour = np.array(class_colour(instance.label), np.float32)
-            pixels[instance.mask] += (colour - pixels[instance.mask]) * _MASK_OPACITY
+            tint = np.array(class_colour(instance.label), np.float32)
+            pixels[instance.mask] += (tint - pixels[instance.mask]) * _MASK_OPACITY
     drawn = Image.fromarray(pixels.round().astype(np.uint8))
     canvas = ImageDraw.Draw(drawn)
     side = max(picture.size)

@@ -28,16 +28,16 @@ def nms(
     return te.extern(
         (batch, max_output),
         [boxes, scores, groups],
-        lambda ins, outs: _loops(*ins, outs[0], score_threshold, iou_threshold, max_output),
+        lambda ins, outs: _loops([*ins, outs[0]], score_threshold, iou_threshold, max_output),
         name="nms",
         dtype="int64",
     )
 
 
-def _loops(boxes, scores, groups, kept, score_threshold, iou_threshold, max_output):
-    batch, candidates = (int(extent) for extent in scores.shape)
+def _loops(buffers, score_threshold, iou_threshold, max_output):
+    batch, candidates = (int(extent) for extent in buffers[1].shape)
     with IRBuilder() as builder:
-        boxes, scores, groups, kept = (T.buffer_proxy(b) for b in (boxes, scores, groups, kept))
+        boxes, scores, groups, kept = (T.buffer_proxy(b) for b in buffers)
         with T.parallel(0, batch) as n:
             count = T.buffer_proxy(T.alloc_buffer((1,), "int32", scope="local"))
             free = T.buffer_proxy(T.alloc_buffer((1,), "bool", scope="local"))

@@ -34,18 +34,18 @@ def roi_align(
     return te.extern(
         (batch * regions, output_size, output_size, channels),
         [*features, rois, levels],
-        lambda ins, outs: _loops(ins[:-2], *ins[-2:], outs[0], output_size, spatial_scales, sampling_ratio),
+        lambda ins, outs: _loops(ins[:-2], [*ins[-2:], outs[0]], output_size, spatial_scales, sampling_ratio),
         name="roi_align",
         dtype=str(features[0].dtype),
     )
 
 
-def _loops(features, rois, levels, out, output_size, spatial_scales, sampling_ratio):
-    batch, regions = (int(extent) for extent in levels.shape)
-    channels = int(out.shape[3])
+def _loops(features, buffers, output_size, spatial_scales, sampling_ratio):
+    batch, regions = (int(extent) for extent in buffers[1].shape)
+    channels = int(features[0].shape[3])
     lanes = _LANES if channels % _LANES == 0 else 1
     with IRBuilder() as builder:
-        rois, levels, out = (T.buffer_proxy(b) for b in (rois, levels, out))
+        rois, levels, out = (T.buffer_proxy(b) for b in buffers)
         with T.parallel(0, batch * regions) as region:
             n, r = region // regions, region % regions
             with T.grid(output_size, output_size, channels // lanes) as (i, j, block), T.vectorized(0, lanes) as lane:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import detection's operators: suppression, RoIAlign, stable sorting and resizing."""
+"""From operators of torch to Relax where TVM's importer has none, or another meaning."""
 
 from __future__ import annotations
 
@@ -7,33 +7,22 @@ from typing import Any
 
 from tvm import relax
 
-from ..te import nms, roi_align
+from .nms import nms
+from .roi_align import roi_align
 
 
 def convert_nms(node: Any, importer: Any) -> relax.Var:
-    """`tvm_involution::nms` -> a call of `te.nms`."""
-    *tensors, score_threshold, iou_threshold, max_output = node.args
-    boxes, scores, groups = (importer.env[x] for x in tensors)
-    return importer.block_builder.emit_te(
-        nms, boxes, scores, groups, score_threshold, iou_threshold, max_output, primfunc_name_hint="nms"
-    )
+    """`tvm_involution::nms` -> `tvm_involution.nms`."""
+    boxes, scores, groups = (importer.env[x] for x in node.args[:3])
+    return importer.block_builder.emit(nms(boxes, scores, groups, *node.args[3:]))
 
 
 def convert_roi_align(node: Any, importer: Any) -> relax.Var:
-    """`tvm_involution::roi_align` -> a call of `te.roi_align`, which reads and writes channels last."""
-    features, rois, levels, output_size, spatial_scales, sampling_ratio = node.args
+    """`tvm_involution::roi_align` -> `tvm_involution.roi_align`, which reads and writes channels last."""
+    features, rois, levels, *arguments = node.args
     builder = importer.block_builder
     channels_last = [builder.emit(relax.op.permute_dims(importer.env[x], (0, 2, 3, 1))) for x in features]
-    regions = builder.emit_te(
-        roi_align,
-        channels_last,
-        importer.env[rois],
-        importer.env[levels],
-        output_size,
-        list(spatial_scales),
-        sampling_ratio,
-        primfunc_name_hint="roi_align",
-    )
+    regions = builder.emit(roi_align(channels_last, importer.env[rois], importer.env[levels], *arguments))
     return builder.emit(relax.op.permute_dims(regions, (0, 3, 1, 2)))
 
 
@@ -44,6 +33,14 @@ def convert_sort_stable(node: Any, importer: Any) -> relax.Var:
     order = importer.block_builder.emit(relax.op.argsort(x, dim, descending, dtype="int64"))
     values = importer.block_builder.emit(relax.op.gather_elements(x, order, axis=dim))
     return importer.block_builder.emit(relax.Tuple([values, order]))
+
+
+def convert_amax(node: Any, importer: Any) -> relax.Var:
+    """`aten::amax` -> `max`."""
+    x = importer.env[node.args[0]]
+    dims = list(node.args[1]) if len(node.args) > 1 else []
+    keepdims = len(node.args) > 2 and bool(node.args[2])
+    return importer.block_builder.emit(relax.op.max(x, dims or None, keepdims))
 
 
 def convert_nearest(node: Any, importer: Any) -> relax.Var:
