@@ -58,7 +58,7 @@ def assign_levels(rois: Tensor, num_levels: int, finest_scale: float = 56.0) -> 
     of arXiv 1612.03144, with mmdet's constant).
     """
     x1, y1, x2, y2 = rois.split(1, -1)
-    scale = ((x2 - x1) * (y2 - y1)).squeeze(-1).sqrt()
+    scale = ((x2 - x1) * (y2 - y1)).reshape(rois.shape[:-1]).sqrt()
     return (scale / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).to(torch.int64)
 
 
