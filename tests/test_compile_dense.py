@@ -109,3 +109,20 @@ def test_resizing(mode, size, tmp_path, rng):
     (actual,) = run_compiled(model, x, tmp_path / "net.so")
     with torch.no_grad():
         assert reference.relative_norm(actual, model(x).numpy()) < 1e-5
+
+
+class Squeeze(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        return self.conv(x).amax(3, keepdim=True).squeeze(-1), self.conv(x).squeeze(-2)
+
+
+def test_squeezing_the_last_axis(tmp_path, rng):
+    model, x = Squeeze().eval(), torch.randn(2, 3, 5, 4)
+    with torch.no_grad():
+        expected = model(x)
+    for actual, value in zip(run_compiled(model, x, tmp_path / "net.so"), expected, strict=True):
+        assert reference.relative_norm(actual, value.numpy()) < 1e-5

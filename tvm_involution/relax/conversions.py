@@ -43,6 +43,14 @@ def convert_amax(node: Any, importer: Any) -> relax.Var:
     return importer.block_builder.emit(relax.op.max(x, dims or None, keepdims))
 
 
+def convert_squeeze(node: Any, importer: Any) -> relax.Var:
+    """`aten::squeeze` -> `squeeze` of axes counted from the front; `ConvertLayout` crashes over negative ones."""
+    x, shape = importer.env[node.args[0]], node.args[0].meta["val"].shape
+    dims = node.args[1] if isinstance(node.args[1], list | tuple) else [node.args[1]]
+    axes = [dim % len(shape) for dim in dims if shape[dim] == 1]
+    return importer.block_builder.emit(relax.op.squeeze(x, axes)) if axes else x
+
+
 def convert_nearest(node: Any, importer: Any) -> relax.Var:
     """`aten::upsample_nearest2d` -> `resize2d` that takes the pixel at or before, as torch does, not the nearest."""
     height, width = node.meta["val"].shape[2:]

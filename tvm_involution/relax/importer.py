@@ -66,6 +66,8 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
                 "nms.default": conversions.convert_nms,
                 "roi_align.default": conversions.convert_roi_align,
                 "amax.default": conversions.convert_amax,
+                "squeeze.dim": conversions.convert_squeeze,
+                "squeeze.dims": conversions.convert_squeeze,
                 "sort.stable": conversions.convert_sort_stable,
                 "upsample_nearest2d.vec": conversions.convert_nearest,
             },
