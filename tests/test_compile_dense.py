@@ -73,6 +73,12 @@ def test_retinanet(tmp_path, rng):
         assert_same_detections(actual, [part.numpy() for part in model(x)])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_boxes_need_float32(dtype):
+    with pytest.raises(ti.UserError, match=f"{dtype} is too coarse"):
+        ti.compile("faster_rcnn_rednet50_neck_head", dtype=dtype)
+
+
 class Sort(nn.Module):
     def forward(self, x):
         values, order = torch.sort(self.grid(x), dim=1, descending=True, stable=True)

@@ -146,6 +146,8 @@ def _dtype(network: Network, dtype: str | None) -> str:
         return dtype or own
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if dtype not in (None, "float32") and network.task in ("detection", "instance_segmentation"):
+        raise UserError(f"{network.name} computes boxes in pixels, which {dtype} is too coarse for; leave out --dtype")
     return dtype or "float32"
 
 

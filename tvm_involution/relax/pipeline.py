@@ -40,6 +40,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
                     {
                         "relax.nn.conv2d": ["NHWC", "OIHW"],
                         "relax.image.resize2d": ["NHWC"],
+                        "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],  # TVM lowers no other layout
                         operator.OP_NAME: ["NHWC", "NHWC"],
                     }
                 ),
