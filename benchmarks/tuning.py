@@ -21,7 +21,7 @@ import numpy as np
 
 import tvm_involution as ti
 from tvm_involution.relax import compiler, pipeline
-from tvm_involution.target import cpu_name
+from tvm_involution.runtime.machine import cpu_name
 
 CALLS = 50
 

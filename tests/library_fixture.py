@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import tvm
 from tvm import relax
 
@@ -94,6 +95,32 @@ def colour_library(path: Path, dtype: str = "float32", **changes: object) -> Pat
             "outputs": (TensorSpec("logits", ("batch", 3), dtype),),
             "dtype": dtype,
             "preprocessing": Preprocessing(12, 12, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+            "classes": COLOURS,
+            **changes,
+        },
+    )
+
+
+WHOLE = Preprocessing(None, None, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+
+
+def whole_library(path: Path, task: str, outputs: dict[str, np.ndarray], **changes: object) -> Path:
+    """A network for whole pictures, (1, 3, 8, 12), that answers `outputs` whatever it sees."""
+
+    def body(x: relax.Var) -> relax.Expr:
+        answers = [relax.const(value) for value in outputs.values()]
+        return relax.Tuple(answers) if len(answers) > 1 else answers[0]
+
+    specs = (TensorSpec(name, ("batch", *a.shape[1:]), str(a.dtype)) for name, a in outputs.items())
+    return build_library(
+        path,
+        body,
+        **{
+            "task": task,
+            "batch_sizes": (1,),
+            "inputs": (TensorSpec("input", ("batch", 3, *PICTURE_SIZE), "float32", "NCHW"),),
+            "outputs": tuple(specs),
+            "preprocessing": WHOLE,
             "classes": COLOURS,
             **changes,
         },

@@ -64,3 +64,57 @@ def local_attention(query, key, value, kernel_size, num_heads, dilation) -> np.n
                     for weight, (r, c) in zip(weights, seen, strict=True):
                         out[b, own, i, j] += weight * value[b, own, r, c]
     return out
+
+
+def iou(a, b) -> float:
+    """Intersection over union of two boxes (x1, y1, x2, y2); 0 where neither has an area."""
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height
+    return width * height / union if union > 0 else 0.0
+
+
+def nms(boxes, scores, groups, score_threshold, iou_threshold, max_output) -> list[int]:
+    """Positions (of one image) that greedy suppression keeps, filled up with -1."""
+    kept: list[int] = []
+    for i, (box, score, group) in enumerate(zip(boxes, scores, groups, strict=True)):
+        if len(kept) < max_output and score > score_threshold:
+            rivals = [j for j in kept if groups[j] == group]
+            if all(iou(boxes[j], box) <= iou_threshold for j in rivals):
+                kept.append(i)
+    return kept + [-1] * (max_output - len(kept))
+
+
+def bilinear(plane, y, x) -> float:
+    """Sample (H, W): 0 more than a pixel outside, the border's value up to there."""
+    height, width = plane.shape
+    if not (-1 <= y <= height and -1 <= x <= width):
+        return 0.0
+    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+    top, left = int(y), int(x)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    above = plane[top, left] * (1 - (x - left)) + plane[top, right] * (x - left)
+    below = plane[bottom, left] * (1 - (x - left)) + plane[bottom, right] * (x - left)
+    return above * (1 - (y - top)) + below * (y - top)
+
+
+def roi_align(feature, box, output_size, spatial_scale, sampling_ratio) -> np.ndarray:
+    """feature (C, H, W), box (x1, y1, x2, y2) in pixels of the image -> (C, S, S), sample by sample."""
+    x1, y1, x2, y2 = (float(v) * spatial_scale - 0.5 for v in box)
+    cell_h, cell_w = (y2 - y1) / output_size, (x2 - x1) / output_size
+    samples_h, samples_w = sampling_ratio or int(np.ceil(cell_h)), sampling_ratio or int(np.ceil(cell_w))
+    out = np.zeros((feature.shape[0], output_size, output_size))
+    for c in range(feature.shape[0]):
+        for i in range(output_size):
+            for j in range(output_size):
+                values = [
+                    bilinear(
+                        feature[c],
+                        y1 + i * cell_h + (u + 0.5) * cell_h / samples_h,
+                        x1 + j * cell_w + (v + 0.5) * cell_w / samples_w,
+                    )
+                    for u in range(samples_h)
+                    for v in range(samples_w)
+                ]
+                out[c, i, j] = np.mean(values) if values else 0.0
+    return out

@@ -17,6 +17,9 @@ def test_models_table() -> None:
     assert "15.54" in row and "2.71" in row and "classification" in row
     for spec in list_models():
         assert spec.name in result.out
+    assert "top-1 78.35" in row
+    (row,) = [line for line in result.out.splitlines() if "mask_rcnn_rednet50_neck " in line]
+    assert "instance_segmentation" in row and "181.3" in row and "mask AP 36.4" in row
 
 
 def test_models_json() -> None:

@@ -50,13 +50,35 @@ def test_published_figures(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_model_builds_and_has_a_class_for_every_logit(name):
     spec = get_model(name)
+    classes, (height, width) = spec.network["num_classes"], spec.image_size
     assert spec.builder in BUILDERS and spec.description
     assert spec.weights_file is None or spec.weights_file.is_file()
     with torch.device("meta"):
         model = build_model(spec, pretrained=False)
-        logits = model(torch.empty(2, 3, *spec.image_size))
-    assert logits.shape == (2, spec.network["num_classes"])
-    assert spec.classes is None or len(spec.classes) == len(set(spec.classes)) == logits.shape[1]
+        outputs = model(torch.empty(2, 3, height, width))
+    shapes = [tuple(x.shape) for x in (outputs if isinstance(outputs, tuple) else [outputs])]
+    detections = [(2, 100, 4), (2, 100), (2, 100)]
+    assert (
+        shapes
+        == {
+            "classification": [(2, classes)],
+            "semantic_segmentation": [(2, classes, height, width)],
+            "detection": detections,
+            "instance_segmentation": [*detections, (2, 100, 28, 28)],
+        }[spec.task]
+    )
+    for values in (spec.classes, spec.class_ids, spec.colours):
+        assert values is None or len(values) == len(set(values)) == classes
+    assert spec.task == "classification" or spec.classes
+
+
+def test_classes_of_the_data_sets():
+    coco, cityscapes = get_model("faster_rcnn_rednet50"), get_model("upernet_rednet50")
+    assert (coco.classes[0], coco.classes[-1], coco.class_ids[0], coco.class_ids[-1]) == ("person", "toothbrush", 1, 90)
+    by_name = dict(zip(coco.classes, coco.class_ids, strict=True))
+    assert (by_name["stop sign"], by_name["dining table"], by_name["refrigerator"]) == (13, 67, 82)
+    assert (cityscapes.classes[0], cityscapes.colours[0]) == ("road", (128, 64, 128))
+    assert (cityscapes.classes[13], cityscapes.colours[13]) == ("car", (0, 0, 142))
 
 
 @pytest.mark.parametrize("name", ["rednet51", "RedNet50", "../models/rednet50", "", "yolo"])

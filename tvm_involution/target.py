@@ -7,7 +7,6 @@ import ctypes
 import difflib
 import json
 import platform
-from pathlib import Path
 
 import tvm
 
@@ -51,16 +50,6 @@ def host_cpu() -> dict[str, object]:
         "mcpu": tvm.target.codegen.llvm_get_system_cpu(),
         "num-cores": physical_cores(),
     }
-
-
-def cpu_name() -> str:
-    """Return this machine's CPU as its vendor calls it; the architecture where /proc does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
 
 
 def target_key(target: tvm.target.Target) -> str:

@@ -32,10 +32,15 @@ class ModelSpec:
     image_size: tuple[int, int]
     """Height and width in pixels."""
     published: dict[str, Any] = field(default_factory=dict)
-    """Figures with their source: parameters_m, flops_g, top1, top5."""
+    """Figures with their source: parameters_m, flops_g, counted at flops_size (height, width) where that is not
+    image_size, and the accuracies: top1 and top5, box_ap and mask_ap, or miou."""
     preprocessing: dict[str, Any] | None = None
     weights_file: Path | None = None
     classes: tuple[str, ...] | None = None
+    class_ids: tuple[int, ...] | None = None
+    """The data set's own numbers of the classes, where it counts differently."""
+    colours: tuple[tuple[int, int, int], ...] | None = None
+    """Red, green and blue of each class in the data set's colour map."""
 
 
 def list_models() -> list[ModelSpec]:
@@ -65,6 +70,7 @@ def _read(path: Path) -> ModelSpec:
     network = dict(data["network"])
     height, width = data["input"]["image_size"]
     weights = data.get("weights", {}).get("file")
+    classes = _read_classes(path.parent / "classes" / f"{data['classes_file']}.toml") if "classes_file" in data else {}
     return ModelSpec(
         name=path.stem,
         task=data["task"],
@@ -75,8 +81,17 @@ def _read(path: Path) -> ModelSpec:
         published=data.get("published", {}),
         preprocessing=data.get("preprocessing"),
         weights_file=path.parent / weights if weights else None,
-        classes=tuple(data["classes"]) if "classes" in data else None,
+        classes=tuple(data["classes"]) if "classes" in data else classes.get("names"),
+        class_ids=classes.get("ids"),
+        colours=classes.get("colours"),
     )
+
+
+def _read_classes(path: Path) -> dict[str, Any]:
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "colours" in data:
+        data["colours"] = [tuple(colour) for colour in data["colours"]]
+    return {key: tuple(values) for key, values in data.items()}
 
 
 def _natural(spec: ModelSpec) -> tuple[str, int]:

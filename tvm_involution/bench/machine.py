@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import datetime
 import platform
-from pathlib import Path
 
 from .. import __version__
+from ..runtime.machine import cpu_flags, cpu_name
 from ..runtime.threads import physical_cores
 
 
 def describe_machine(threads: int) -> dict[str, str | int]:
     """Return CPU, cores, threads used, Python, this package's version and the date."""
-    flags = _cpuinfo("flags").split()
+    flags = cpu_flags()
     return {
-        "cpu": _cpuinfo("model name") or platform.machine(),
+        "cpu": cpu_name(),
         "isa": "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else platform.machine(),
         "cores": physical_cores(),
         "threads": threads,
@@ -24,11 +24,3 @@ def describe_machine(threads: int) -> dict[str, str | int]:
         "tvm-involution": __version__,
         "date": datetime.date.today().isoformat(),
     }
-
-
-def _cpuinfo(key: str) -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

@@ -5,19 +5,30 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ..errors import UserError
 from ..runtime import LibraryMetadata, TensorSpec
 from ..runtime.arrays import numpy_dtype
+from ..runtime.placement import Placement, place_picture
 from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
 
 
-def read_inputs(metadata: LibraryMetadata, path: Path) -> list[np.ndarray]:
-    """Return an array for each input of the network.
+@dataclass(frozen=True)
+class Photograph:
+    """A picture, and where it lies in the input of a network that takes whole pictures."""
+
+    picture: Image.Image
+    placement: Placement
+
+
+def read_inputs(metadata: LibraryMetadata, path: Path) -> tuple[list[np.ndarray], Photograph | None]:
+    """Return an array for each input of the network, and the photograph where the network takes whole ones.
 
     Args:
         path: a picture, prepared as the metadata says; a .npy of the first input, or a .npz with all inputs by name,
@@ -27,23 +38,28 @@ def read_inputs(metadata: LibraryMetadata, path: Path) -> list[np.ndarray]:
         UserError: no such file, damaged, an input that is missing, or a picture for a network that takes none.
     """
     if path.suffix.lower() not in (".npy", ".npz"):
-        return [_read_picture(metadata, path)]
+        array, photograph = _read_picture(metadata, path)
+        return [array], photograph
     arrays = _load(path)
     if isinstance(arrays, np.ndarray):
-        return [_restored(metadata.inputs[0], arrays)]
+        return [_restored(metadata.inputs[0], arrays)], None
     missing = [spec.name for spec in metadata.inputs if spec.name not in arrays]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
-    return [_restored(spec, arrays[spec.name]) for spec in metadata.inputs]
+    return [_restored(spec, arrays[spec.name]) for spec in metadata.inputs], None
 
 
-def _read_picture(metadata: LibraryMetadata, path: Path) -> np.ndarray:
+def _read_picture(metadata: LibraryMetadata, path: Path) -> tuple[np.ndarray, Photograph | None]:
     preprocessing, spec = metadata.preprocessing, metadata.inputs[0]
     if preprocessing is None:
         raise UserError(f"{metadata.name} does not say how to prepare a picture; give an array in .npy or .npz")
     height, width = (int(size) for size in spec.shape[2:])
-    picture = crop_picture(read_picture(path), preprocessing, (height, width))
-    return picture_to_array(picture, preprocessing).astype(numpy_dtype(spec.dtype))
+    picture, dtype = read_picture(path), numpy_dtype(spec.dtype)
+    if preprocessing.crop is None:
+        array, placement = place_picture(picture, preprocessing, (height, width))
+        return array.astype(dtype), Photograph(picture, placement)
+    cropped = crop_picture(picture, preprocessing, (height, width))
+    return picture_to_array(cropped, preprocessing).astype(dtype), None
 
 
 def _load(path: Path) -> Any:

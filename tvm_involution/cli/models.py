@@ -41,14 +41,22 @@ def models_command(as_json: bool) -> None:
             spec.task,
             _figure(spec.published, "parameters_m"),
             _figure(spec.published, "flops_g"),
-            _figure(spec.published, "top1"),
+            _accuracy(spec.published),
             "shipped" if spec.weights_file else "--checkpoint",
             spec.description,
         ]
         for spec in specs
     ]
-    columns = ["name", "task", "parameters (M)", "FLOPs (G)", "top-1 (%)", "weights", "description"]
+    columns = ["name", "task", "parameters (M)", "FLOPs (G)", "accuracy (%)", "weights", "description"]
     print_table("The model zoo, with published figures", columns, rows)
+
+
+# key of `published` -> what people call it
+_ACCURACIES = {"top1": "top-1", "box_ap": "box AP", "mask_ap": "mask AP", "miou": "mIoU"}
+
+
+def _accuracy(published: dict[str, object]) -> str:
+    return ", ".join(f"{name} {published[key]}" for key, name in _ACCURACIES.items() if key in published) or "-"
 
 
 def _figure(published: dict[str, object], key: str) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 import click
 import numpy as np
 
+from ..errors import UserError
 from ..files import atomic_write
 from ..runtime import CompiledNetwork, load
 from .inputs import read_inputs
+from .photograph import report_photograph
 from .words import print_json
 
 _BAR = 40
@@ -24,26 +26,43 @@ _BAR = 40
 @click.option("--output", type=click.Path(path_type=Path), help="An .npz for the outputs, under their names.")
 @click.option("--device", help="cpu, cuda or cuda:N. [default: what the library was compiled for]")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--draw", type=click.Path(path_type=Path), help="A picture of what was found: boxes, masks, colour map.")
+@click.option(
+    "--score-threshold", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Objects below are left out."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; of objects, in COCO's results format.")
 def run_command(
-    library: Path, input_file: Path, output: Path | None, device: str | None, top_k: int, as_json: bool
+    library: Path,
+    input_file: Path,
+    output: Path | None,
+    device: str | None,
+    top_k: int,
+    draw: Path | None,
+    score_threshold: float,
+    as_json: bool,
 ) -> None:
     """Run a compiled LIBRARY on a picture or an array.
 
-    A picture is resized, cut and normalized as the library's metadata says; an array is passed as it is. Needs neither
-    torch nor the compiler.
+    A picture is prepared as the library's metadata says; an array is passed as it is. Boxes, masks and classes of
+    pixels are shown on the photograph. Needs neither torch nor the compiler.
 
     \b
     Examples:
       tvm-involution run rednet50.so --input photo.jpg
       tvm-involution run rednet50.so --input batch.npy --output logits.npz
+      tvm-involution run mask_rcnn.so --input photo.jpg --draw found.png
     """
     network = load(library, device)
-    outputs = network.run(*read_inputs(network.metadata, input_file))
+    arrays, photograph = read_inputs(network.metadata, input_file)
+    if draw is not None and photograph is None:
+        raise UserError(f"--draw needs a picture and a network that finds things in it, not {network.metadata.task}")
+    outputs = network.run(*arrays)
     if output is not None:
         with atomic_write(output) as temporary, open(temporary, "wb") as file:
             np.savez(file, **{name: _storable(value) for name, value in outputs.items()})  # type: ignore[arg-type]
-    if network.metadata.task == "classification":
+    if photograph is not None:
+        report_photograph(network.metadata, photograph, outputs, draw, score_threshold, as_json)
+    elif network.metadata.task == "classification":
         _print_classes(network, outputs[network.metadata.outputs[0].name], top_k, as_json)
     elif as_json:
         print_json({name: {"shape": list(value.shape), "dtype": str(value.dtype)} for name, value in outputs.items()})

@@ -53,6 +53,7 @@ def print_json(data: Any) -> None:
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table as wide as the terminal, or as it needs where there is none."""
     table = Table(*columns, title=title, title_justify="left")
+    table.columns[0].no_wrap = True  # names are for copying
     for row in rows:
         table.add_row(*row)
     console = Console()

@@ -7,24 +7,36 @@ from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier, LinearClsHead
 from .complexity import Operations, count_operations, count_parameters
 from .conv_module import ConvModule
+from .detector import SingleStageDetector, TwoStageDetector
+from .fpn import FPN, InvolutionFPN
 from .involution import Involution2d
+from .nms import nms
 from .ops import involution2d
 from .rednet import Bottleneck, RedNet
 from .resnet import ResNet
+from .roi_align import roi_align
+from .segmentor import Segmentor
 
 __all__ = [
+    "FPN",
     "Bottleneck",
     "ConvModule",
     "ImageClassifier",
     "Involution2d",
+    "InvolutionFPN",
     "LinearClsHead",
     "Operations",
     "RedNet",
     "ResNet",
+    "Segmentor",
+    "SingleStageDetector",
+    "TwoStageDetector",
     "build_model",
     "count_operations",
     "count_parameters",
     "involution2d",
     "load_checkpoint",
     "local_attention2d",
+    "nms",
+    "roi_align",
 ]

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from ..zoo import ModelSpec, get_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier
+from .detector import faster_rcnn, mask_rcnn, retinanet
 from .involution import Involution2d
 from .rednet import RedNet
 from .resnet import ResNet
+from .segmentor import semantic_fpn, upernet
 
 
 def _rednet(num_classes: int = 1000, **arguments: Any) -> nn.Module:
@@ -23,7 +25,15 @@ def _rednet(num_classes: int = 1000, **arguments: Any) -> nn.Module:
 
 
 # `builder` in models/*.toml -> what makes the module of the other entries of [network]
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"rednet": _rednet, "resnet": ResNet}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "rednet": _rednet,
+    "resnet": ResNet,
+    "faster_rcnn": faster_rcnn,
+    "mask_rcnn": mask_rcnn,
+    "retinanet": retinanet,
+    "semantic_fpn": semantic_fpn,
+    "upernet": upernet,
+}
 
 
 def build_model(model: str | ModelSpec, *, seed: int = 0, pretrained: bool = True) -> nn.Module:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Count parameters and operations, as the published tables do.
 
-The official counter (mmcv's get_model_complexity_info) counts multiply-adds of convolutions, linear layers and
-involutions, and adds batch norm (two a value), ReLU and pooling (one a value of the input).
+The official counter (mmcv's get_model_complexity_info) counts multiply-adds of convolutions (transposed ones, too)
+and of linear layers, and adds a convolution's bias (one a value of the output), batch norm (two a value), ReLU and
+pooling (one a value of the input); the published figures have the multiply-adds of involutions, too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import torch
 from torch import nn
 
 from .involution import Involution2d
+
+_POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, Involution2d, *_POOLING)
 
 
 @dataclass
@@ -25,6 +29,7 @@ class Operations:
     batch_norm: int = 0
     relu: int = 0
     pooling: int = 0
+    bias: int = 0
 
     @property
     def multiply_adds(self) -> int:
@@ -34,7 +39,7 @@ class Operations:
     @property
     def total(self) -> int:
         """What the official counter prints."""
-        return self.multiply_adds + self.batch_norm + self.relu + self.pooling
+        return self.multiply_adds + self.batch_norm + self.relu + self.pooling + self.bias
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -51,6 +56,10 @@ def count_operations(model: nn.Module, input_size: tuple[int, int, int]) -> Oper
         if isinstance(module, nn.Conv2d):
             taps = module.weight[0].numel()
             counts.convolution += output.numel() * taps
+            counts.bias += output.numel() if module.bias is not None else 0
+        elif isinstance(module, nn.ConvTranspose2d):
+            counts.convolution += values * module.weight[0].numel()
+            counts.bias += output.numel() if module.bias is not None else 0
         elif isinstance(module, nn.Linear):
             counts.linear += output.numel() * module.in_features
         elif isinstance(module, Involution2d):
@@ -59,10 +68,10 @@ def count_operations(model: nn.Module, input_size: tuple[int, int, int]) -> Oper
             counts.batch_norm += 2 * values
         elif isinstance(module, nn.ReLU):
             counts.relu += values
-        elif isinstance(module, (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)):
+        elif isinstance(module, _POOLING):
             counts.pooling += values
 
-    handles = [m.register_forward_hook(hook) for m in model.modules()]
+    handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, _COUNTED)]
     try:
         with torch.no_grad():
             model(torch.zeros(1, *input_size))

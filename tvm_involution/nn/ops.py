@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import UserError
 
-_LIBRARY = torch.library.Library("tvm_involution", "DEF")
-_LIBRARY.define(
+LIBRARY = torch.library.Library("tvm_involution", "DEF")
+LIBRARY.define(
     "involution2d(Tensor input, Tensor kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation) -> Tensor"
 )
 
@@ -83,7 +83,7 @@ def check_involution2d(
     return out_h, out_w
 
 
-@torch.library.register_fake("tvm_involution::involution2d", lib=_LIBRARY)
+@torch.library.register_fake("tvm_involution::involution2d", lib=LIBRARY)
 def _fake(input, kernel, stride, padding, dilation):
     out_h, out_w = check_involution2d(input, kernel, stride, padding, dilation)
     return input.new_empty(input.shape[0], input.shape[1], out_h, out_w)
@@ -118,7 +118,7 @@ def _forward(input: Tensor, kernel: Tensor, stride, padding, dilation) -> Tensor
 
 
 for _key in ("CPU", "CUDA"):
-    torch.library.impl(_LIBRARY, "involution2d", _key)(_forward)
+    torch.library.impl(LIBRARY, "involution2d", _key)(_forward)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -142,7 +142,7 @@ def _backward(ctx, grad: Tensor):
     return grad_input.to(input.dtype), grad_kernel, None, None, None
 
 
-torch.library.register_autograd("tvm_involution::involution2d", _backward, setup_context=_setup_context, lib=_LIBRARY)
+torch.library.register_autograd("tvm_involution::involution2d", _backward, setup_context=_setup_context, lib=LIBRARY)
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:

@@ -40,6 +40,7 @@ class RedNet(nn.Module):
         depth: 26, 38, 50, 101 or 152; or None with `stage_blocks`.
         stage_blocks: blocks of each stage.
         stem_channels: channels after the stem; half of them inside it.
+        stem_kernel_size: of the stem's involution; 3 for classification, 7 for detection and segmentation.
         base_channels: the first stage's bottleneck width; each stage doubles it.
         in_channels: of the image.
         strides, dilations: of the first block, and of every involution, of each stage.
@@ -58,6 +59,7 @@ class RedNet(nn.Module):
         stage_blocks: Sequence[int] | None = None,
         in_channels: int = 3,
         stem_channels: int = 64,
+        stem_kernel_size: int = 3,
         base_channels: int = 64,
         strides: Sequence[int] = (1, 2, 2, 2),
         dilations: Sequence[int] = (1, 1, 1, 1),
@@ -82,7 +84,7 @@ class RedNet(nn.Module):
         half = stem_channels // 2
         self.stem = nn.Sequential(
             ConvModule(in_channels, half, 3, stride=2, padding=1),
-            Involution2d(half, 3, 1),
+            Involution2d(half, stem_kernel_size, 1),
             nn.BatchNorm2d(half),
             nn.ReLU(inplace=True),
             ConvModule(half, stem_channels, 3, stride=1, padding=1),

@@ -110,6 +110,8 @@ def compile(  # the contract's verb
         dtype=wanted,
         preprocessing=network.preprocessing,
         classes=network.classes,
+        class_ids=network.class_ids,
+        colours=network.colours,
         target=json.loads(str(resolved)),
         device_type="cuda" if resolved.kind.name == "cuda" else "cpu",
         triple=str(host.attrs.get("mtriple") or tvm.target.codegen.llvm_get_system_triple()),
@@ -144,6 +146,8 @@ def _dtype(network: Network, dtype: str | None) -> str:
         return dtype or own
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+    if dtype not in (None, "float32") and network.task in ("detection", "instance_segmentation"):
+        raise UserError(f"{network.name} computes boxes in pixels, which {dtype} is too coarse for; leave out --dtype")
     return dtype or "float32"
 
 

@@ -13,8 +13,15 @@ from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
 from ..errors import UserError
-from . import operator
+from . import conversions, operator
 from .unfold_pattern import rewrite_unfold_involutions
+
+_KEPT = (
+    torch.ops.aten.batch_norm.default,
+    torch.ops.aten.upsample_nearest2d.vec,
+    torch.ops.aten.upsample_bilinear2d.vec,
+    torch.ops.aten.adaptive_avg_pool2d.default,
+)
 
 
 def export_module(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
@@ -54,16 +61,26 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
             program,
             run_ep_decomposition=False,
             unwrap_unit_return_tuple=True,
-            custom_convert_map={"involution2d.default": _convert_involution2d},
+            custom_convert_map={
+                "involution2d.default": _convert_involution2d,
+                "nms.default": conversions.convert_nms,
+                "roi_align.default": conversions.convert_roi_align,
+                "amax.default": conversions.convert_amax,
+                "squeeze.dim": conversions.convert_squeeze,
+                "squeeze.dims": conversions.convert_squeeze,
+                "sort.stable": conversions.convert_sort_stable,
+                "upsample_nearest2d.vec": conversions.convert_nearest,
+            },
         )
     except (AssertionError, NotImplementedError, ValueError, KeyError) as error:
         raise UserError(f"cannot import the network: {_first_line(error)}{_source_of(program, error)}") from error
 
 
 def _decompositions() -> dict[Any, Any]:
-    """Return torch's default decompositions, save that of batch norm, which our own pass folds."""
+    """Return torch's default decompositions, save those of what Relax has whole, or a pass of ours folds."""
     table = torch.export.default_decompositions()
-    table.pop(torch.ops.aten.batch_norm.default, None)
+    for kept in _KEPT:
+        table.pop(kept, None)
     return table
 
 

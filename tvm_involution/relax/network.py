@@ -19,6 +19,14 @@ from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import Preprocessing, preprocessing_from
 from .importer import export_module
 
+_DETECTIONS = ("boxes", "scores", "labels")
+_OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
+    "classification": ("logits",),
+    "semantic_segmentation": ("logits",),
+    "detection": _DETECTIONS,
+    "instance_segmentation": (*_DETECTIONS, "masks"),
+}
+
 
 @dataclass
 class Network:
@@ -32,6 +40,8 @@ class Network:
     image_size: tuple[int, int] | None = None
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
+    class_ids: tuple[int, ...] | None = None
+    colours: tuple[tuple[int, int, int], ...] | None = None
     output_names: tuple[str, ...] = field(default=())
 
     @property
@@ -99,7 +109,9 @@ def _from_zoo(name: str, own_weights: bool) -> Network:
         image_size=spec.image_size,
         preprocessing=preprocessing_from(spec.preprocessing) if spec.preprocessing else None,
         classes=tuple(spec.classes) if spec.classes else None,
-        output_names=("logits",) if spec.task == "classification" else (),
+        class_ids=spec.class_ids,
+        colours=spec.colours,
+        output_names=_OUTPUT_NAMES[spec.task],
     )
 
 

@@ -37,7 +37,12 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
             "lay out channels last",
             [
                 relax.transform.ConvertLayout(
-                    {"relax.nn.conv2d": ["NHWC", "OIHW"], operator.OP_NAME: ["NHWC", "NHWC"]}
+                    {
+                        "relax.nn.conv2d": ["NHWC", "OIHW"],
+                        "relax.image.resize2d": ["NHWC"],
+                        "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],  # TVM lowers no other layout
+                        operator.OP_NAME: ["NHWC", "NHWC"],
+                    }
                 ),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.FoldConstant(),
@@ -48,6 +53,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
             "lower operators",
             [
                 PackWeights(target),
+                relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
                 relax.transform.FoldConstant(),

@@ -16,18 +16,25 @@ def architecture(triple: str | None = None) -> str:
     return _NAMES.get(name, name)
 
 
+def cpu_name() -> str:
+    """Return this machine's CPU as its vendor calls it; the architecture where /proc does not say."""
+    return _cpuinfo("model name") or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the features of this CPU in the words of /proc/cpuinfo; none where /proc does not say."""
+    return frozenset(_cpuinfo("flags").split())
+
+
 def missing_features(wanted: Iterable[str]) -> list[str]:
     """Return those of `wanted`, in the words of /proc/cpuinfo, that this CPU lacks; none where /proc does not say."""
-    flags = _cpu_flags()
+    flags = cpu_flags()
     return [feature for feature in wanted if feature not in flags] if flags else []
 
 
-def _cpu_flags() -> frozenset[str]:
+def _cpuinfo(key: str) -> str:
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return frozenset(line.split(":", 1)[1].split())
-    return frozenset()
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

@@ -24,10 +24,13 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes an input: RGB, short side to `resize`, centre crop, (x - mean) / std in 0..255."""
+    """How a picture becomes an input: RGB, short side to `resize`, centre crop, (x - mean) / std in 0..255.
 
-    resize: int
-    crop: int
+    Without `resize` and `crop` the whole picture is placed in the input, see `placement`.
+    """
+
+    resize: int | None
+    crop: int | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -75,6 +78,10 @@ class LibraryMetadata:
     parameters: int
     kernels: KernelCoverage
     created: str
+    class_ids: tuple[int, ...] | None = None
+    """the data set's own numbers of the classes, where it counts differently"""
+    colours: tuple[tuple[int, int, int], ...] | None = None
+    """of the classes in a colour map: red, green, blue"""
     format: int = FORMAT
 
     def to_json(self) -> str:
@@ -101,8 +108,11 @@ class LibraryMetadata:
             data["cpu_features"] = tuple(data["cpu_features"])
             if data["preprocessing"] is not None:
                 data["preprocessing"] = preprocessing_from(data["preprocessing"])
-            if data["classes"] is not None:
-                data["classes"] = tuple(data["classes"])
+            for key in ("classes", "class_ids"):
+                if data.get(key) is not None:
+                    data[key] = tuple(data[key])
+            if data.get("colours") is not None:
+                data["colours"] = tuple(tuple(colour) for colour in data["colours"])
             return cls(**data)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise UserError(f"the library's metadata is not as expected ({error}); compile it again") from error
@@ -110,7 +120,7 @@ class LibraryMetadata:
 
 def preprocessing_from(data: dict[str, Any]) -> Preprocessing:
     """Return the `Preprocessing` of a JSON or TOML table."""
-    return Preprocessing(int(data["resize"]), int(data["crop"]), tuple(data["mean"]), tuple(data["std"]))
+    return Preprocessing(data.get("resize"), data.get("crop"), tuple(data["mean"]), tuple(data["std"]))
 
 
 def _tensor(data: dict[str, Any]) -> TensorSpec:

@@ -31,6 +31,7 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
 
 def crop_picture(picture: Image.Image, preprocessing: Preprocessing, image_size: tuple[int, int]) -> Image.Image:
     """Resize the short side and cut the centre, as the metadata says, scaled to `image_size` (height, width)."""
+    assert preprocessing.resize is not None and preprocessing.crop is not None
     height, width = image_size
     # a library compiled for another size keeps the proportion of resized side to crop
     side = round(preprocessing.resize * max(height, width) / preprocessing.crop)

@@ -6,6 +6,8 @@ from .convolution import conv2d_packed, matmul_packed, pack_weight
 from .gradient import involution2d_grad_input, involution2d_grad_kernel
 from .involution import involution2d, involution2d_output_size
 from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, generated_involution2d
+from .nms import nms
+from .roi_align import roi_align
 
 __all__ = [
     "BatchNorm",
@@ -19,5 +21,7 @@ __all__ = [
     "involution2d_output_size",
     "local_attention2d",
     "matmul_packed",
+    "nms",
     "pack_weight",
+    "roi_align",
 ]

@@ -23,10 +23,10 @@ from tvm.s_tir import meta_schedule as ms
 from ..errors import UserError
 from ..relax.compiler import DTYPES
 from ..relax.network import Network, resolve_network
-from ..runtime.machine import architecture, missing_features
+from ..runtime.machine import architecture, cpu_name, missing_features
 from ..runtime.threads import physical_cores
 from ..runtime.tvm_runtime import tvm_version
-from ..target import cpu_features, cpu_name, gpu_name, resolve_target, target_key
+from ..target import cpu_features, gpu_name, resolve_target, target_key
 from .database import FAILED, TuningDatabase, seconds, write_best
 from .folders import user_folder
 from .manifest import Manifest, TunedNetwork, read_manifest

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection networks: what joins backbone, neck and heads (mmdet's TwoStageDetector and SingleStageDetector).
+
+Configurations: det/configs/_base_/models of d-li14/involution. All of it is in the module, suppression included, with a
+fixed number of detections, so that `torch.export` traces it whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from .bbox_head import BBoxHead
+from .detections import DetectionLimits, Detections, select_detections
+from .fpn import NECKS
+from .mask_head import InvolutionMaskHead, MaskHead
+from .rednet import RedNet
+from .retina_head import RetinaHead
+from .roi_align import assign_levels, roi_align
+from .rpn_head import InvolutionRPNHead, RPNHead
+
+BACKBONE_CHANNELS = (256, 512, 1024, 2048)
+_ROI_STRIDES = (4, 8, 16, 32)
+# `head` in models/*.toml
+_RPN_HEADS: dict[str, type[RPNHead]] = {"convolution": RPNHead, "involution": InvolutionRPNHead}
+_MASK_HEADS: dict[str, type[MaskHead]] = {"convolution": MaskHead, "involution": InvolutionMaskHead}
+
+
+class RoIHead(nn.Module):
+    """Boxes and, with a `mask_head`, masks of proposals.
+
+    Args:
+        strides: of the levels that regions are read from, the first of those that `forward` gets.
+    """
+
+    def __init__(
+        self,
+        bbox_head: BBoxHead,
+        mask_head: MaskHead | None = None,
+        limits: DetectionLimits | None = None,
+        strides: Sequence[int] = _ROI_STRIDES,
+    ) -> None:
+        super().__init__()
+        self.bbox_head = bbox_head
+        if mask_head is not None:
+            self.mask_head = mask_head
+        self.limits = limits or DetectionLimits()
+        self.spatial_scales = tuple(1 / stride for stride in strides)
+
+    def forward(self, features: Sequence[Tensor], proposals: Tensor, image_size: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return boxes, scores and labels as `Detections`, and masks (N, M, 28, 28) where there is a head for them."""
+        regions = self._pool(features, proposals, self.bbox_head.output_size)
+        boxes, scores = self.bbox_head(regions, proposals, image_size)
+        found = select_detections(boxes, scores, self.limits)
+        if not hasattr(self, "mask_head"):
+            return tuple(found)
+        return (*found, self.mask_head(self._pool(features, found.boxes, self.mask_head.output_size), found.labels))
+
+    def _pool(self, features: Sequence[Tensor], rois: Tensor, output_size: int) -> Tensor:
+        used = features[: len(self.spatial_scales)]
+        return roi_align(used, rois, assign_levels(rois, len(used)), output_size, self.spatial_scales)
+
+
+class TwoStageDetector(nn.Module):
+    """Faster or Mask R-CNN: (N, 3, H, W) -> boxes (N, M, 4), scores (N, M), labels (N, M), and masks (N, M, 28, 28)."""
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, rpn_head: RPNHead, roi_head: RoIHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.rpn_head = rpn_head
+        self.roi_head = roi_head
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the detections by falling score; missing ones have score 0. See `Detections`."""
+        features = self.neck(self.backbone(x))
+        proposals = self.rpn_head(features, x.shape[2:])
+        return self.roi_head(features, proposals, x.shape[2:])
+
+
+class SingleStageDetector(nn.Module):
+    """RetinaNet: (N, 3, H, W) -> boxes (N, M, 4), scores (N, M), labels (N, M)."""
+
+    def __init__(
+        self, backbone: nn.Module, neck: nn.Module, bbox_head: RetinaHead, limits: DetectionLimits | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.bbox_head = bbox_head
+        self.limits = limits or DetectionLimits()
+
+    def forward(self, x: Tensor) -> Detections:
+        """Return the detections by falling score; missing ones have score 0."""
+        boxes, scores = self.bbox_head(self.neck(self.backbone(x)), x.shape[2:])
+        return select_detections(boxes[:, :, None], scores, self.limits)
+
+
+def faster_rcnn(neck: str, head: str, num_classes: int) -> TwoStageDetector:
+    """Return Faster R-CNN over RedNet-50; `neck` and `head` (the RPN's) are `convolution` or `involution`."""
+    return _two_stage(neck, head, RoIHead(BBoxHead(num_classes)))
+
+
+def mask_rcnn(neck: str, head: str, num_classes: int) -> TwoStageDetector:
+    """Return Mask R-CNN over RedNet-50; `neck` and `head` (RPN and mask) are `convolution` or `involution`."""
+    return _two_stage(neck, head, RoIHead(BBoxHead(num_classes), _MASK_HEADS[head](num_classes)))
+
+
+def _two_stage(neck: str, head: str, roi_head: RoIHead) -> TwoStageDetector:
+    return TwoStageDetector(
+        RedNet(50, stem_kernel_size=7, out_indices=(0, 1, 2, 3)),
+        NECKS[neck](BACKBONE_CHANNELS, 256, 5),
+        _RPN_HEADS[head](),
+        roi_head,
+    )
+
+
+def retinanet(neck: str, num_classes: int) -> SingleStageDetector:
+    """Return RetinaNet over RedNet-50; `neck` is `convolution` or `involution`."""
+    return SingleStageDetector(
+        RedNet(50, stem_kernel_size=7, out_indices=(0, 1, 2, 3)),
+        NECKS[neck](BACKBONE_CHANNELS, 256, 5, start_level=1, extra_convs_on_input=True),
+        RetinaHead(num_classes),
+    )

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RoIAlign (arXiv 1703.06870) over a pyramid as a PyTorch operator, `torch.ops.tvm_involution.roi_align`.
+
+Each region is read from the one level that it is assigned to, as by mmdet's SingleRoIExtractor with mmcv's RoIAlign
+(`aligned=True`): one operator for all levels, so that the regions' number stays fixed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .ops import LIBRARY
+
+LIBRARY.define(
+    "roi_align(Tensor[] features, Tensor rois, Tensor levels, SymInt output_size, float[] spatial_scales, "
+    "int sampling_ratio) -> Tensor"
+)
+
+
+def roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    output_size: int,
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = 0,
+) -> Tensor:
+    """Average bilinear samples of each cell of each region.
+
+    Args:
+        features: the levels, (N, C, H_i, W_i).
+        rois: (N, R, 4), (x1, y1, x2, y2) in pixels of the image.
+        levels: (N, R), integers: which of `features` a region is read from.
+        output_size: rows and columns of cells.
+        spatial_scales: pixels of each level to one of the image, 1 / stride.
+        sampling_ratio: samples along each side of a cell; 0 for one a pixel of the level, rounded up.
+
+    Returns:
+        (N * R, C, output_size, output_size).
+
+    Raises:
+        UserError: shapes that do not fit.
+    """
+    return torch.ops.tvm_involution.roi_align(
+        list(features), rois, levels, output_size, list(spatial_scales), sampling_ratio
+    )
+
+
+def assign_levels(rois: Tensor, num_levels: int, finest_scale: float = 56.0) -> Tensor:
+    """Return the level (..., ) int64 that each region (..., 4) is read from.
+
+    A region of `finest_scale` pixels or fewer is read from level 0, and each doubling from the next one (equation 1
+    of arXiv 1612.03144, with mmdet's constant).
+    """
+    x1, y1, x2, y2 = rois.split(1, -1)
+    scale = ((x2 - x1) * (y2 - y1)).reshape(rois.shape[:-1]).sqrt()
+    return (scale / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).to(torch.int64)
+
+
+def _check(features: Sequence[Tensor], rois: Tensor, levels: Tensor, spatial_scales: Sequence[float]) -> None:
+    shapes = [list(x.shape) for x in features]
+    if (
+        not features
+        or len(features) != len(spatial_scales)
+        or any(len(s) != 4 or s[:2] != shapes[0][:2] for s in shapes)
+    ):
+        raise UserError(
+            f"roi_align takes levels (N, C, H_i, W_i) with one spatial scale each, got {shapes} and "
+            f"{list(spatial_scales)}"
+        )
+    if rois.dim() != 3 or rois.shape[2] != 4 or rois.shape[:2] != levels.shape or rois.shape[0] != shapes[0][0]:
+        raise UserError(
+            f"roi_align takes rois ({shapes[0][0]}, R, 4) and levels ({shapes[0][0]}, R), got {list(rois.shape)} and "
+            f"{list(levels.shape)}"
+        )
+
+
+@torch.library.register_fake("tvm_involution::roi_align", lib=LIBRARY)
+def _fake(features, rois, levels, output_size, spatial_scales, sampling_ratio):
+    _check(features, rois, levels, spatial_scales)
+    n, regions = rois.shape[:2]
+    return features[0].new_empty((n * regions, features[0].shape[1], output_size, output_size))
+
+
+def _roi_align(features, rois, levels, output_size, spatial_scales, sampling_ratio):
+    _check(features, rois, levels, spatial_scales)
+    n, regions = rois.shape[:2]
+    out = features[0].new_empty((n, regions, features[0].shape[1], output_size, output_size))
+    for image in range(n):
+        for region in range(regions):
+            level = int(levels[image, region])
+            box = rois[image, region] * spatial_scales[level] - 0.5
+            out[image, region] = _align(features[level][image], box, output_size, sampling_ratio)
+    return out.flatten(0, 1)
+
+
+def _align(x: Tensor, box: Tensor, output_size: int, sampling_ratio: int) -> Tensor:
+    """Pool one region of x (C, H, W): interpolation is separable, so it is one matrix for rows and one for columns."""
+    rows = _sampling_matrix(box[1], box[3], x.shape[1], output_size, sampling_ratio)
+    columns = _sampling_matrix(box[0], box[2], x.shape[2], output_size, sampling_ratio)
+    return rows @ x @ columns.T
+
+
+def _sampling_matrix(start: Tensor, stop: Tensor, size: int, cells: int, sampling_ratio: int) -> Tensor:
+    """Return (cells, size): each cell's mean of linear samples along one axis.
+
+    A sample more than a pixel outside counts as 0; one less far outside takes the border's value.
+    """
+    cell = (stop - start) / cells
+    samples = sampling_ratio or max(math.ceil(cell), 0)
+    matrix = cell.new_zeros(cells, size)
+    if samples == 0:
+        return matrix
+    steps = torch.arange(samples, device=cell.device, dtype=cell.dtype) + 0.5
+    first = start + torch.arange(cells, device=cell.device, dtype=cell.dtype)[:, None] * cell
+    position = first + steps * cell / samples
+    weight = ((position >= -1) & (position <= size)).to(cell.dtype) / samples
+    position = position.clamp(0, size - 1)
+    low = position.floor()
+    fraction = position - low
+    high = (low + 1).clamp(max=size - 1).long()
+    matrix.scatter_add_(1, low.long(), weight * (1 - fraction))
+    return matrix.scatter_add_(1, high, weight * fraction)
+
+
+for _key in ("CPU", "CUDA"):
+    torch.library.impl(LIBRARY, "roi_align", _key)(_roi_align)

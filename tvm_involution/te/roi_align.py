@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RoIAlign over a pyramid in NHWC: a loop over regions, whose samples' number depends on their size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvm import te, tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+_LANES = 16
+
+
+def roi_align(
+    features: Sequence[te.Tensor],
+    rois: te.Tensor,
+    levels: te.Tensor,
+    output_size: int,
+    spatial_scales: Sequence[float],
+    sampling_ratio: int = 0,
+) -> te.Tensor:
+    """Return each region's cells (N * R, S, S, C), means of bilinear samples; S is `output_size`.
+
+    Args:
+        features: the levels, (N, H_i, W_i, C).
+        rois: (N, R, 4), (x1, y1, x2, y2) in pixels of the image.
+        levels: (N, R), integers: which of `features` a region is read from.
+        spatial_scales: pixels of each level to one of the image.
+        sampling_ratio: samples along each side of a cell; 0 for one a pixel of the level, rounded up.
+    """
+    batch, regions = (int(extent) for extent in levels.shape)
+    channels = int(features[0].shape[3])
+    return te.extern(
+        (batch * regions, output_size, output_size, channels),
+        [*features, rois, levels],
+        lambda ins, outs: _loops(ins[:-2], [*ins[-2:], outs[0]], output_size, spatial_scales, sampling_ratio),
+        name="roi_align",
+        dtype=str(features[0].dtype),
+    )
+
+
+def _loops(features, buffers, output_size, spatial_scales, sampling_ratio):
+    batch, regions = (int(extent) for extent in buffers[1].shape)
+    channels = int(features[0].shape[3])
+    lanes = _LANES if channels % _LANES == 0 else 1
+    with IRBuilder() as builder:
+        rois, levels, out = (T.buffer_proxy(b) for b in buffers)
+        with T.parallel(0, batch * regions) as region:
+            n, r = region // regions, region % regions
+            with T.grid(output_size, output_size, channels // lanes) as (i, j, block), T.vectorized(0, lanes) as lane:
+                out[region, i, j, block * lanes + lane] = _f32(0)
+            for level, (buffer, scale) in enumerate(zip(features, spatial_scales, strict=True)):
+                feature = T.buffer_proxy(buffer)
+                with T.If(levels[n, r] == level), T.Then():
+                    box = [rois[n, r, c] * _f32(scale) - _f32(0.5) for c in range(4)]
+                    rows = _Axis(box[1], box[3], int(buffer.shape[1]), output_size, sampling_ratio)
+                    columns = _Axis(box[0], box[2], int(buffer.shape[2]), output_size, sampling_ratio)
+                    cells = T.grid(output_size, output_size)
+                    with cells as (i, j), T.serial(0, rows.samples) as u, T.serial(0, columns.samples) as v:
+                        taps = [
+                            (y, x, y_weight * x_weight)
+                            for y, y_weight in rows.taps(i, u)
+                            for x, x_weight in columns.taps(j, v)
+                        ]
+                        with T.serial(0, channels // lanes) as block, T.vectorized(0, lanes) as lane:
+                            c = block * lanes + lane
+                            sample = sum(feature[n, y, x, c] * weight for y, x, weight in taps)
+                            out[region, i, j, c] = out[region, i, j, c] + sample
+        return builder.get()
+
+
+class _Axis:
+    """The samples of a region along rows or columns of a level."""
+
+    def __init__(self, start, stop, size: int, cells: int, sampling_ratio: int) -> None:
+        self.start, self.size = start, size
+        self.cell = (stop - start) / _f32(cells)
+        adaptive = te.max(tirx.ceil(self.cell).astype("int32"), T.int32(0))
+        self.samples = T.int32(sampling_ratio) if sampling_ratio else adaptive
+
+    def taps(self, cell, sample):
+        """Return the two (index, weight) of a sample; a sample more than a pixel outside weighs nothing."""
+        samples = self.samples.astype("float32")
+        step = sample.astype("float32") + _f32(0.5)
+        position = self.start + cell.astype("float32") * self.cell + step * self.cell / samples
+        inside = tirx.all(position >= _f32(-1), position <= _f32(self.size))
+        weight = tirx.Select(inside, _f32(1) / samples, _f32(0))
+        position = te.max(te.min(position, _f32(self.size - 1)), _f32(0))
+        low = position.astype("int32")
+        fraction = position - low.astype("float32")
+        high = te.min(low + 1, T.int32(self.size - 1))
+        return (low, weight * (_f32(1) - fraction)), (high, weight * fraction)
+
+
+def _f32(value: float) -> tirx.Expr:
+    return tirx.const(value, "float32")
