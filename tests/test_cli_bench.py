@@ -119,7 +119,8 @@ def test_ctrl_c(tmp_path: Path) -> None:
     for line in process.stdout:
         if "torch builds" in line:
             break
-    while len(children := _children(process.pid)) < 2:  # ours waits for its turn, torch builds
+    # ours waits for its turn, torch is at work
+    while len(children := _children(process.pid)) < 2 or not any(map(_runs_torch, children)):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -132,3 +133,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
 
 def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _runs_torch(pid: int) -> bool:
+    return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
