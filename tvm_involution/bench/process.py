@@ -47,7 +47,11 @@ class Worker:
             start_new_session=True,
         )
         self._unread = b""
-        self._send(json.dumps({"step": step, "contender": contender, "subject": subject.to_json()}))
+        try:
+            self._send(json.dumps({"step": step, "contender": contender, "subject": subject.to_json()}))
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Worker:
         return self

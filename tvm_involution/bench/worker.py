@@ -43,7 +43,10 @@ def main() -> None:
         def reply(**fields: Any) -> None:
             replies.write(json.dumps(fields) + "\n")
 
-        request = json.loads(sys.stdin.readline())
+        line = sys.stdin.readline()
+        if not line:  # the parent was interrupted before it could ask
+            return
+        request = json.loads(line)
         subject = Subject.from_json(request["subject"])
         try:
             _STEPS[request["step"]](request, subject, reply)
