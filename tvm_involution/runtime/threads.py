@@ -3,10 +3,10 @@
 
 TVM's own pool takes half of the visible CPUs, because it assumes hyper-threads, pins its workers to the first of them
 and lets them spin; and every thread that runs a network gets such a pool. Here one executor thread runs all networks of
-the process, with one worker a physical core, free to move between the allowed CPUs, asleep while they wait. So two
-libraries don't fight, the caller's own threads are left alone, and a busy neighbour costs its share of the cores: a
-pinned spinning pool takes five times as long beside one busy process (RedNet-50 on two cores: 328 ms, not 65), and
-is no faster alone.
+the process, with one worker a physical core, free to move between the allowed CPUs, which yields a thousand times, about as
+long as the gaps between kernels, before it sleeps. So two libraries don't fight, the caller's own threads are left alone,
+and a busy neighbour costs its share of the cores: RedNet-50 on two cores takes 30 ms alone (34 where workers sleep at once)
+and 60 beside one busy process, where a pinned pool that spins as long as TVM's takes 328.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ os.register_at_fork(after_in_child=_executor.cache_clear)
 def _configure() -> None:
     """Make this thread's TVM pool; runs once, in the executor thread."""
     # read by the pool's workers when they start; the user's own setting wins
-    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "0")
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")
     count = thread_count()
     allowed = sorted(os.sched_getaffinity(0))
     # the runtime makes as many workers as CPUs are named, and uses `count` of them
