@@ -13,7 +13,7 @@ from tvm_involution.zoo import list_models
 def test_models_table() -> None:
     result = run_cli("models")
     assert (result.status, result.err) == (0, "")
-    (row,) = [line for line in result.out.splitlines() if "rednet50" in line]
+    (row,) = [line for line in result.out.splitlines() if " rednet50 " in line]
     assert "15.54" in row and "2.71" in row and "classification" in row
     for spec in list_models():
         assert spec.name in result.out

@@ -14,6 +14,7 @@ from . import operator
 from .passes.apply_schedules import ApplySchedules
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
+from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
 
 Phase = tuple[str, list[tvm.transform.Pass]]
@@ -62,7 +63,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
                 relax.transform.DeadCodeElimination(),
             ],
         ),
-        ("schedule kernels", [ApplySchedules(target, records)]),
+        ("schedule kernels", [MarkLoops(), ApplySchedules(target, records)]),
         (
             "plan memory",
             [
