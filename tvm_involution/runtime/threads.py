@@ -2,11 +2,11 @@
 """The CPUs that are really there, and one pool of threads on them.
 
 TVM's own pool takes half of the visible CPUs, because it assumes hyper-threads, pins its workers to the first of them
-and lets them spin; and every thread that runs a network gets such a pool. Here one executor thread runs all networks of
-the process, with one worker a physical core, free to move between the allowed CPUs, which yields a thousand times, about as
-long as the gaps between kernels, before it sleeps. So two libraries don't fight, the caller's own threads are left alone,
-and a busy neighbour costs its share of the cores: RedNet-50 on two cores takes 30 ms alone (34 where workers sleep at once)
-and 60 beside one busy process, where a pinned pool that spins as long as TVM's takes 328.
+and lets them spin; and every thread that runs a network gets such a pool. Here one executor thread runs all networks
+of the process, with one worker a physical core, free to move between the allowed CPUs, which yields a thousand times,
+about as long as the gaps between kernels, before it sleeps. So two libraries don't fight, the caller's own threads
+are left alone, and a busy neighbour costs its share of the cores: RedNet-50 on two cores takes 30 ms alone (34 where
+workers sleep at once) and 60 beside one busy process, where a pinned pool that spins as long as TVM's takes 328.
 """
 
 from __future__ import annotations
