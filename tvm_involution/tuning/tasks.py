@@ -19,6 +19,7 @@ from tvm.s_tir import meta_schedule as ms
 from ..relax import pipeline
 from ..relax.importer import import_exported_program
 from ..relax.network import Network
+from ..relax.passes.apply_schedules import SOURCE_ATTR
 from ..schedules import default_schedule, rules_for
 from .records import as_workload
 
@@ -74,6 +75,8 @@ def extract_tasks(
     for var, func in mod.functions_items():
         if not isinstance(func, tirx.PrimFunc) or not calls[var.name_hint]:
             continue
+        if SOURCE_ATTR in (func.attrs or {}):
+            continue  # plain loops, which no schedule applies to
         workload = as_workload(func)
         key = tvm_ffi.structural_hash(workload)
         if key in tasks:
