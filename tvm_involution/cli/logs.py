@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from .words import DTYPES, ImageSize, print_table
+from .options import network_options
+from .words import print_table
 
 
 @click.group("logs")
@@ -59,12 +60,7 @@ def prune_command(logs: Path, keep: int) -> None:
 
 @logs_command.command("coverage")
 @click.argument("model")
-@click.option(
-    "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
-)
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the network.")
-@click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
+@network_options
 @click.option("--tuning-logs", type=click.Path(path_type=Path), help="Folder of logs. [default: your own, the shipped]")
 def coverage_command(
     model: str,

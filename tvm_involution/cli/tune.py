@@ -18,7 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .interrupt import check_interrupt
-from .words import DTYPES, ImageSize, print_table
+from .options import network_options
+from .words import print_table
 
 if TYPE_CHECKING:
     from ..tuning.scheduler import TaskState
@@ -29,12 +30,7 @@ _ROWS = 18
 
 @click.command("tune")
 @click.argument("model")
-@click.option(
-    "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
-)
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Of the network.")
-@click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
+@network_options
 @click.option("--trials", type=click.IntRange(1), help="Candidates to measure. [default: 2000 without --minutes]")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time to spend.")
 @click.option("--log-dir", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: the user's own]")

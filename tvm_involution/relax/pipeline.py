@@ -61,9 +61,10 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
                 relax.transform.DeadCodeElimination(),
+                MarkLoops(),
             ],
         ),
-        ("schedule kernels", [MarkLoops(), ApplySchedules(target, records)]),
+        ("schedule kernels", [ApplySchedules(target, records)]),
         (
             "plan memory",
             [
