@@ -30,7 +30,7 @@ def good() -> Candidate:
 
 @pytest.fixture
 def measurer(monkeypatch) -> Iterator[Measurer]:
-    monkeypatch.setattr(measure, "RUN_SECONDS", 5.0)
+    monkeypatch.setattr(measure, "RUN_SECONDS", 10.0)
     with Measurer(resolve_target("llvm"), repeat=2) as found:
         yield found
 
