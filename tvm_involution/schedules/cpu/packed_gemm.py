@@ -8,7 +8,7 @@ the machine's peak.
 
 Pixels whose lines share a set of the first-level cache evict each other: 14 pixels of 1024 channels lie 4 KiB apart,
 the size of a way of most CPUs, and there are 8 or 12 ways. The input of a tile is then copied first, with
-another stride; all packs of output channels use the copy.
+another stride; all packs of output channels use the copy. With 16 registers it is always copied.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
             for rows in divisors(pixels[0], limit // columns) if several else [1]:
                 score = rows * columns * vectors / (rows * columns + vectors)
                 shape = (rows, columns) if len(pixels) > 1 else (columns,)
-                copy = len(pixels) > 1 and _thrashes(sch, block, rows * columns)
+                # small tiles do little with a line of input: measured with AVX2, the copy nearly always pays
+                copy = len(pixels) > 1 and (registers < 32 or _thrashes(sch, block, rows * columns))
                 tiles.append((score, _Plan(shape, vectors, channels_first and not copy, copy)))
     loops = loop_extents(sch, sch.get_loops(block))
     assert loops is not None
