@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -12,6 +13,12 @@ import torch
 
 import tvm_involution as ti
 from tvm_involution.nn.build import init_weights
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tuning_logs_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep what the user has tuned out of the tests, and of the processes they start."""
+    os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
