@@ -43,11 +43,6 @@ def test_help_has_examples(command: str) -> None:
         (["tune", "rednet26", "--trials", "0"], "0 is not in the range x>=1"),
         (["tune", "rednet26", "--minutes", "0"], "0.0 is not in the range x>0"),
         (["tune", "rednet26", "--dtype", "int8"], "'int8' is not one of"),
-        (["tune", "rednet26", "--rpc", "here"], "expected rpc='HOST:PORT'"),
-        (["tune", "rednet26", "--target", "nvidia/nvidia-h100"], "no GPU here to measure sm_90a on"),
-        (["tune", "rednet27", "--trials", "1"], "rednet27"),
-        (["logs", "coverage", "rednet26", "--tuning-logs", "/nowhere"], "do not exist"),
-        (["logs", "prune", "/nowhere"], "holds no tuning logs"),
         (["logs", "merge", "--into", "x"], "Missing argument 'SOURCES...'"),
         (["compile", "rednet26", "-o", "x.so", "--batch", "1,x"], "'1,x' is no list of batch sizes"),
         (["compile", "rednet26", "-o", "x.so", "--batch", "0"], "'0' is no list of batch sizes"),
@@ -60,6 +55,20 @@ def test_wrong_use(words: list[str], message: str) -> None:
     assert line.startswith("tvm-involution: ")
     assert message.lower() in line.lower()
     assert "--help`" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tune", "rednet26", "--rpc", "here"], "expected rpc='HOST:PORT'"),
+        (["tune", "rednet26", "--target", "nvidia/nvidia-h100"], "no GPU here to measure sm_90a on"),
+        (["tune", "rednet27", "--trials", "1"], "rednet27"),
+        (["logs", "coverage", "rednet26", "--tuning-logs", "/nowhere"], "do not exist"),
+        (["logs", "prune", "/nowhere"], "holds no tuning logs"),
+    ],
+)
+def test_bad_input_of_tuning(words: list[str], message: str) -> None:
+    assert message in run_cli(*words).error_line()
 
 
 def test_no_words_show_the_help() -> None:

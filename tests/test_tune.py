@@ -204,6 +204,16 @@ def test_a_wrong_winner_does_not_win(tmp_path, monkeypatch):
         assert str(best.records(state.task.mod)[0].trace) in defaults
 
 
+def test_an_exported_program_is_tuned_as_it_is(tmp_path):
+    program = torch.export.export(small_network(), (torch.zeros(2, 8, *SIZE),))
+    torch.export.save(program, tmp_path / "small.pt2")
+    ti.tune(tmp_path / "small.pt2", trials=2, log_dir=tmp_path)
+    (network,) = read_manifest(tmp_path / KEY).networks
+    assert (network.batch, network.dtype, network.image_size) == (2, "float32", SIZE)
+    kernels = ti.compile(tmp_path / "small.pt2", tuning_logs=tmp_path).metadata.kernels
+    assert kernels.record == kernels.total
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path):
     import fcntl
 

@@ -65,8 +65,8 @@ def prune_command(logs: Path, keep: int) -> None:
 def coverage_command(
     model: str,
     target: str,
-    batch: int,
-    dtype: str,
+    batch: int | None,
+    dtype: str | None,
     image_size: tuple[int, int] | None,
     tuning_logs: Path | None,
 ) -> None:
@@ -90,6 +90,6 @@ def coverage_command(
     for task in tasks:
         found = records.find(task.mod["main"])
         rows.append([task.name, str(task.calls), found.key if found is not None else "none"])
-    print_table(f"{model}, batch {batch}, {dtype}", ["task", "calls", "record of"], rows)
+    print_table(model, ["task", "calls", "record of"], rows)
     covered = sum(row[2] != "none" for row in rows)
     click.echo(f"{covered} of {len(rows)} kernels have a record")

@@ -15,8 +15,8 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `--target`, `--batch`, `--dtype` and `--image-size`: which form of a network is meant."""
     for option in (
         click.option("--image-size", type=ImageSize(), help="Height and width. [default: the network's own]"),
-        click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True),
-        click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Batch size."),
+        click.option("--dtype", type=click.Choice(DTYPES), help="[default: float32]"),
+        click.option("--batch", type=click.IntRange(1), help="Batch size. [default: 1]"),
         click.option(
             "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
         ),

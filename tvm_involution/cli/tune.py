@@ -40,8 +40,8 @@ _ROWS = 18
 def tune_command(
     model: str,
     target: str,
-    batch: int,
-    dtype: str,
+    batch: int | None,
+    dtype: str | None,
     image_size: tuple[int, int] | None,
     trials: int | None,
     minutes: float | None,
@@ -87,7 +87,12 @@ def tune_command(
 
 
 def _show_tasks(
-    model: str, target: str, batch: int, dtype: str, image_size: tuple[int, int] | None, log_dir: Path | None
+    model: str,
+    target: str,
+    batch: int | None,
+    dtype: str | None,
+    image_size: tuple[int, int] | None,
+    log_dir: Path | None,
 ) -> None:
     from ..relax.network import resolve_network
     from ..target import resolve_target

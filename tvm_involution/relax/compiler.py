@@ -14,7 +14,6 @@ import tvm
 from tvm import relax
 
 from .. import __version__
-from ..errors import UserError
 from ..files import atomic_write
 from ..runtime.library_file import seal
 from ..runtime.metadata import LibraryMetadata, TensorSpec
@@ -24,10 +23,8 @@ from ..tuning.records import TuningRecords
 from . import pipeline
 from .importer import import_exported_program
 from .link import link_shared
-from .network import Network, input_batch, resolve_network
+from .network import Network, resolve_network
 from .passes.apply_schedules import count_kernels
-
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 class CompiledLibrary:
@@ -80,8 +77,8 @@ def compile(  # the contract's verb
     """
     resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
-    batches = _batches(network, batch)
-    wanted = _dtype(network, dtype)
+    batches = network.batch_sizes(batch)
+    wanted = network.resolve_dtype(dtype)
     records = TuningRecords(resolved, tuning_logs)
     dump = Path(debug_dump) if debug_dump is not None else None
 
@@ -125,30 +122,6 @@ def compile(  # the contract's verb
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return CompiledLibrary(executable, resolved, metadata)
-
-
-def _batches(network: Network, batch: int | Sequence[int] | None) -> tuple[int, ...]:
-    if batch is None:
-        return (input_batch(network.program)[0],) if network.program is not None else (1,)
-    sizes = (batch,) if isinstance(batch, int) else tuple(batch)
-    if not sizes or any(size < 1 for size in sizes):
-        raise UserError(f"batch sizes must be positive whole numbers, got {list(sizes)}; for example --batch 1,8")
-    return tuple(sorted(set(sizes)))
-
-
-def _dtype(network: Network, dtype: str | None) -> str:
-    if network.program is not None:
-        own = str(input_batch(network.program)[1]).removeprefix("torch.")
-        if dtype not in (None, own) and own != "float32":
-            raise UserError(
-                f"{network.name} was exported in {own}, not {dtype}; export it in float32 or leave out --dtype"
-            )
-        return dtype or own
-    if dtype is not None and dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
-    if dtype not in (None, "float32") and network.task in ("detection", "instance_segmentation"):
-        raise UserError(f"{network.name} computes boxes in pixels, which {dtype} is too coarse for; leave out --dtype")
-    return dtype or "float32"
 
 
 def _tensor_spec(name: str, ty: relax.TensorType, dtype: str) -> TensorSpec:

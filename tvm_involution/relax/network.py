@@ -27,6 +27,8 @@ _OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
     "instance_segmentation": (*_DETECTIONS, "masks"),
 }
 
+DTYPES = ("float32", "float16", "bfloat16")
+
 
 @dataclass
 class Network:
@@ -49,6 +51,47 @@ class Network:
         """The number of trained values."""
         source: Any = self.module if self.module is not None else self.program
         return sum(p.numel() for p in source.parameters())
+
+    def batch_sizes(self, batch: int | Sequence[int] | None) -> tuple[int, ...]:
+        """Return the batch sizes to build for, ascending: `batch`, else what the program was exported for, else 1.
+
+        Raises:
+            UserError: sizes that are not positive.
+        """
+        if batch is None:
+            return (input_batch(self.program)[0],) if self.program is not None else (1,)
+        sizes = (batch,) if isinstance(batch, int) else tuple(batch)
+        if not sizes or any(size < 1 for size in sizes):
+            raise UserError(f"batch sizes must be positive whole numbers, got {list(sizes)}; for example --batch 1,8")
+        return tuple(sorted(set(sizes)))
+
+    def resolve_dtype(self, dtype: str | None) -> str:
+        """Return the dtype to build in: `dtype`, else what the program was exported in, else float32.
+
+        Raises:
+            UserError: unknown, or one that this network cannot have.
+        """
+        if self.program is not None:
+            own = str(input_batch(self.program)[1]).removeprefix("torch.")
+            if dtype not in (None, own) and own != "float32":
+                raise UserError(
+                    f"{self.name} was exported in {own}, not {dtype}; export it in float32 or leave out --dtype"
+                )
+            return dtype or own
+        if dtype is not None and dtype not in DTYPES:
+            raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+        if dtype not in (None, "float32") and self.task in ("detection", "instance_segmentation"):
+            raise UserError(f"{self.name} computes boxes in pixels, which {dtype} is too coarse for; leave out --dtype")
+        return dtype or "float32"
+
+    @property
+    def input_size(self) -> tuple[int, ...]:
+        """The input's height and width in pixels; of a program exported before, its shape without the batch."""
+        if self.program is None:
+            assert self.image_size is not None
+            return self.image_size
+        shape, _ = _input_shapes(self.program)[0]
+        return tuple(int(d) for d in (shape[2:] if len(shape) == 4 else shape[1:]))
 
     def export(self, batch: int) -> torch.export.ExportedProgram:
         """Return the program for a batch of `batch` pictures (N, C, H, W).

@@ -21,7 +21,7 @@ class TunedNetwork:
     model: str
     batch: int
     dtype: str
-    image_size: tuple[int, int]
+    image_size: tuple[int, ...]
     """height and width in pixels"""
     kernels: int
     recorded: int
@@ -52,7 +52,7 @@ class Manifest:
     def add(self, network: TunedNetwork) -> None:
         """Enter a network in place of an older entry for the same."""
 
-        def key(entry: TunedNetwork) -> tuple[str, tuple[int, int]]:
+        def key(entry: TunedNetwork) -> tuple[str, tuple[int, ...]]:
             return entry.label, entry.image_size
 
         self.networks = [*(entry for entry in self.networks if key(entry) != key(network)), network]

@@ -56,20 +56,24 @@ class TuningTask:
 
 
 def extract_tasks(
-    network: Network, target: tvm.target.Target, *, batch: int | Sequence[int] = 1, dtype: str = "float32"
+    network: Network,
+    target: tvm.target.Target,
+    *,
+    batch: int | Sequence[int] | None = None,
+    dtype: str | None = None,
 ) -> list[TuningTask]:
     """Return the tasks of a network, those with the most operations first.
 
     Programs that are equal but for their names are one task; several batch sizes give the tasks of all.
 
     Raises:
-        UserError: a program exported for another batch size.
+        UserError: a batch size or dtype that the network cannot have.
     """
     functions = {}
-    for size in (batch,) if isinstance(batch, int) else batch:
+    for size in network.batch_sizes(batch):
         main = import_exported_program(network.export(size))["main"]
         functions[f"batch_{size}"] = main.with_attr("global_symbol", f"batch_{size}")
-    mod = pipeline.run(tvm.IRModule(functions), target, dtype=dtype, until="lower operators")
+    mod = pipeline.run(tvm.IRModule(functions), target, dtype=network.resolve_dtype(dtype), until="lower operators")
     calls = _count_calls(mod)
     tasks: dict[int, TuningTask] = {}
     for var, func in mod.functions_items():

@@ -21,7 +21,6 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
 from ..errors import UserError
-from ..relax.compiler import DTYPES
 from ..relax.network import Network, resolve_network
 from ..runtime.machine import architecture, cpu_name, missing_features
 from ..runtime.threads import physical_cores
@@ -78,8 +77,8 @@ def tune(
     *,
     trials: int | None = None,
     minutes: float | None = None,
-    batch: int = 1,
-    dtype: str = "float32",
+    batch: int | None = None,
+    dtype: str | None = None,
     image_size: tuple[int, int] | None = None,
     log_dir: str | Path | None = None,
     rpc: str | None = None,
@@ -114,14 +113,14 @@ def tune(
         trials = DEFAULT_TRIALS
     if (trials is not None and trials < 1) or (minutes is not None and minutes <= 0):
         raise UserError(f"the budget must be positive, got trials={trials}, minutes={minutes}; for example trials=1000")
-    if dtype not in DTYPES:
-        raise UserError(f"unknown dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     if tracker is None:
         _check_measurable(resolved)
     folder = (Path(log_dir) if log_dir is not None else user_folder()) / target_key(resolved)
     with _exclusive(folder / MEASURED):
         network = resolve_network(model, image_size=image_size)
-        tasks = extract_tasks(network, resolved, batch=batch, dtype=dtype)
+        (size,) = network.batch_sizes(batch)
+        wanted = network.resolve_dtype(dtype)
+        tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
         database = TuningDatabase(folder / MEASURED)
         states = [_resumed(task, database) for task in tasks]
         done = sum(len(state.history) for state in states)
@@ -134,7 +133,7 @@ def tune(
                 search.play_off()
             finally:
                 # Ctrl-C and a full disk come here too
-                search.write(_entry(network, batch, dtype, run))
+                search.write(_entry(network, size, wanted, run))
     run.phase = "done"
     progress(run)
     return run
@@ -348,12 +347,11 @@ def _trace_text(trace: s_tir.schedule.Trace) -> str:
 
 
 def _entry(network: Network, batch: int, dtype: str, run: TuningProgress) -> TunedNetwork:
-    assert network.image_size is not None
     return TunedNetwork(
         model=network.name,
         batch=batch,
         dtype=dtype,
-        image_size=network.image_size,
+        image_size=network.input_size,
         kernels=len(run.states),
         recorded=sum((state.best or FAILED) < FAILED for state in run.states),
         trials=run.trials,
