@@ -353,19 +353,14 @@ def test_a_fleet_without_servers_is_named(tmp_path):
 
 
 def test_cuda_up_to_measuring(tmp_path):
-    """Tasks, candidates and building for a GPU work without one; what MetaSchedule cannot schedule keeps a default."""
+    """Tasks, candidates and building for a GPU work without one."""
     target = resolve_target("nvidia/nvidia-h100")
     tasks = extract_tasks(resolve_network(small_network(), image_size=SIZE), target, dtype="float16")
-    searched = 0
+    linker = measure.linker_of(target)
     for task in tasks:
-        assert measure._build(task.default.mod, target, str(tmp_path / task.name), measure.linker_of(target))
-        if not task.spaces:
-            continue
-        context = search_context(task, logging.getLogger("test"), 2)
-        context.pre_tuning(8, 4, task.spaces, None, None)
-        candidates = context.generate_measure_candidates()
-        if candidates:
-            searched += 1
-            folder = str(tmp_path / f"{task.name}-candidate")
-            assert Path(measure._build(candidates[0].sch.mod, target, folder, measure.linker_of(target))).is_file()
-    assert searched >= 2
+        assert Path(measure._build(task.default.mod, target, str(tmp_path / task.name), linker)).is_file()
+    task = next(task for task in tasks if "involution" in task.name)
+    context = search_context(task, logging.getLogger("test"), 2)
+    context.pre_tuning(4, 4, task.spaces, None, None)
+    candidate = context.generate_measure_candidates()[0]
+    assert Path(measure._build(candidate.sch.mod, target, str(tmp_path / "candidate"), linker)).is_file()
