@@ -23,6 +23,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from ...target import vector_bytes
 from ..rule import (
     ScheduleRule,
+    balanced_parts,
     choose,
     divisors,
     find_block,
@@ -30,6 +31,8 @@ from ..rule import (
     largest_divisor,
     loop_extents,
     thread_choices,
+    vector_registers,
+    vectorize_last,
 )
 from .elementwise import schedule_producers
 
@@ -96,7 +99,9 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         row_inner.append(inner)
     tiles = [*batch, *row_outer]
     channels = int(sch.get(spatial[-1]).extent) // (plan.vectors * lanes)
-    parts = choose(sch, divisors(channels, 8), _parts(sch, tiles, channels, target) if copy else 1, tunable)
+    shares = math.prod(loop_extents(sch, tiles) or [1])
+    even = balanced_parts(shares, channels, target) if copy is not None else 1
+    parts = choose(sch, divisors(channels, 8), even, tunable)
     part, channel_outer, vector, lane = sch.split(spatial[-1], [parts, None, plan.vectors, lanes])
     steps = choose(sch, divisors(int(sch.get(reduced[-1]).extent), 8), 1, tunable)
     step_outer, step = sch.split(reduced[-1], [None, steps])
@@ -119,7 +124,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         sch.unroll(loop)
     sch.vectorize(lane)
     sch.decompose_reduction(block, reduced[0] if len(reduced) > 1 else step_outer)
-    _vectorize_last(sch, epilogue, lanes)
+    vectorize_last(sch, epilogue, lanes)
     return sch
 
 
@@ -139,7 +144,7 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     spatial, _ = _split_kinds(sch, block)
     pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
     packed = int(sch.get(block).reads[-1].source.shape[-1])
-    registers = 32 if vector_bytes(target) == 64 else 16
+    registers = vector_registers(target)
     pack_vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
     tiles: list[tuple[float, _Plan]] = []
     channels_first = _elements(sch, block, -1) > _elements(sch, block, -2)
@@ -180,28 +185,11 @@ def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     return pixels > sets * (_L1_WAYS - 1)
 
 
-def _parts(sch: s_tir.Schedule, tiles: list[LoopRV], channels: int, target: tvm.target.Target) -> int:
-    """Choose in how many parts to divide the output channels so that the cores get equal shares."""
-    cores = int(target.attrs.get("num-cores") or 1)
-    count = math.prod(loop_extents(sch, tiles) or [1])
-    # some slack for cores that get less than a core: a share of 1/16 may be idle
-    even = (parts for parts in divisors(channels, 8) if -(-count * parts // cores) * cores <= count * parts * 17 / 16)
-    return next(even, 1)
-
-
 def _spread(sch: s_tir.Schedule, copy: SBlockRV, lanes: int) -> None:
     """Give the copy's pixels an odd number of cache lines each, and copy by vectors."""
     sch.storage_align(copy, 0, -2, 32, 16)
-    _vectorize_last(sch, copy, lanes)
+    vectorize_last(sch, copy, lanes)
 
 
 def _elements(sch: s_tir.Schedule, block: SBlockRV, read: int) -> int:
     return math.prod(int(d) for d in sch.get(block).reads[read].source.shape)
-
-
-def _vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
-    loop = sch.get_loops(block)[-1]
-    extent = sch.get(loop).extent
-    if isinstance(extent, tirx.IntImm) and int(extent) % lanes == 0:
-        _, inner = sch.split(loop, [None, lanes])
-        sch.vectorize(inner)
