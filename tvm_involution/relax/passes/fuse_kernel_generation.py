@@ -8,6 +8,8 @@ and need not round it (section 3.2 of arXiv 2103.06255 has the layer's equations
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import relax
 from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
@@ -19,6 +21,8 @@ from .pack_weights import packed_weight
 
 # TVM's OpPatternKind: elementwise operations may join behind it
 _OUT_ELEMENTWISE_FUSABLE = 4
+# of the second-level caches of some cores
+_CACHE_BYTES = 4 << 20
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseKernelGeneration")
@@ -53,8 +57,12 @@ class FuseKernelGeneration:
         return rewrite_call(involution, rewrite, func)
 
     def _pays(self, involution: relax.Call) -> bool:
-        """Half types on CPUs; in float32 the second-level cache holds the kernel anyway (docs/benchmarks.md)."""
-        return self.target.kind.name == "llvm" and str(involution.ty.dtype) in ("float16", "bfloat16")
+        """Half types on CPUs; float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md)."""
+        if self.target.kind.name != "llvm":
+            return False
+        kernel = involution.args[1].ty
+        elements = math.prod(int(d) for d in kernel.shape.values)
+        return str(kernel.dtype) in ("float16", "bfloat16") or elements * 4 > _CACHE_BYTES
 
     def _spanned(self, builder, involution, x, conv, bias):
         weight = conv.args[1].value.numpy()
