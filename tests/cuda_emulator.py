@@ -21,6 +21,8 @@ import numpy as np
 import tvm
 from tvm import s_tir, tirx
 
+from tvm_involution.target import lowering_config
+
 HEADER = Path(__file__).with_name("cuda_emulator.h")
 # registers that are read before they are written hold huge numbers
 _FLAGS = [
@@ -89,7 +91,7 @@ def build_cuda(program: tirx.PrimFunc | tvm.IRModule | s_tir.Schedule, target: t
         for name, buffer in zip(names, func.params, strict=True)
     )
     snapshot = _AfterSplit()
-    with tvm.transform.PassContext(instruments=[snapshot], config=dict(tvm.transform.PassContext.current().config)):
+    with tvm.transform.PassContext(instruments=[snapshot], config={**lowering_config(target), **tvm.transform.PassContext.current().config}):
         library = tvm.compile(tvm.IRModule({"main": func}), target)
     assert snapshot.mod is not None
     temporaries, launches = _read_host(snapshot.mod["main"], names)

@@ -18,7 +18,7 @@ from ..files import atomic_write
 from ..runtime.library_file import seal
 from ..runtime.metadata import LibraryMetadata, TensorSpec
 from ..runtime.tvm_runtime import tvm_version
-from ..target import cpu_features, resolve_target
+from ..target import cpu_features, lowering_config, resolve_target
 from ..tuning.records import TuningRecords
 from . import pipeline
 from .importer import import_exported_program
@@ -95,7 +95,8 @@ def compile(  # the contract's verb
     mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, progress=progress)
     kernels = count_kernels(mod)
     progress("generate code")
-    executable = relax.build(mod, target=resolved, relax_pipeline=None)
+    with tvm.transform.PassContext(config=lowering_config(resolved)):
+        executable = relax.build(mod, target=resolved, relax_pipeline=None)
 
     host = resolved.host if resolved.host is not None else resolved
     metadata = LibraryMetadata(
