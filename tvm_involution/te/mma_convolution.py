@@ -174,16 +174,13 @@ def _sums(pixels: int, element: Callable[..., Any], weight: te.Tensor, f: MmaFra
 
     columns = te.compute((chunks, filled // COLUMNS, LANES, f.values), window, name="im2col", tag="injective")
     chunk, step = te.reduce_axis((0, chunks), "chunk"), te.reduce_axis((0, f.steps), "step")
-    quad = te.reduce_axis((0, 4), "quad")
-    register, pair = te.reduce_axis((0, f.registers), "register"), te.reduce_axis((0, f.pair), "pair")
+    quad, e = te.reduce_axis((0, 4), "quad"), te.reduce_axis((0, f.registers * f.pair), "element")
     mma = te.compute(
         (LANES, packs, filled // COLUMNS, tiles, 4),
         lambda lane, p, b, t, r: te.sum(
-            weight[p, chunk, t, step, lane // 4 * 4 + quad, (register * 2 + r // 2) * f.pair + pair].astype("float32")
-            * columns[
-                chunk, b, (lane % 4 * 2 + r % 2) * 4 + quad, (step * f.registers + register) * f.pair + pair
-            ].astype("float32"),
-            axis=[chunk, step, quad, register, pair],
+            weight[p, chunk, t, step, lane // 4 * 4 + quad, (e // f.pair * 2 + r // 2) * f.pair + e % f.pair].astype("float32")
+            * columns[chunk, b, (lane % 4 * 2 + r % 2) * 4 + quad, step * f.registers * f.pair + e].astype("float32"),
+            axis=[chunk, step, quad, e],
         ),
         name="mma",
         tag="conv2d_mma",

@@ -7,12 +7,16 @@ weight, or groups, keeps TVM's own lowering.
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
+from ...schedules.gpu import mma_fragments
 from ...target import vector_bytes
 from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
+from ...te.mma_convolution import MmaFragments, conv2d_mma, matmul_mma, pack_weight_mma
 
 
 def pack_width(target: tvm.target.Target, out_channels: int) -> int:
@@ -24,16 +28,29 @@ def pack_width(target: tvm.target.Target, out_channels: int) -> int:
     return 2 * lanes if out_channels % (2 * lanes) == 0 else lanes
 
 
+def pack_tiles(pixels: int, out_channels: int) -> int:
+    """Choose the tiles of 16 output channels in a pack for tensor cores: two, one where that leaves less empty.
+
+    And one where there are few pixels, so that there are blocks enough.
+    """
+    return 1 if pixels <= 64 or -(-out_channels // 32) * 32 > 1.1 * (-(-out_channels // 16) * 16) else 2
+
+
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
 class PackWeights:
-    """Legalize `relax.nn.conv2d` (NHWC/OIHW) and `relax.matmul` by a constant matrix for `target`."""
+    """Legalize `relax.nn.conv2d` (NHWC/OIHW) and `relax.matmul` by a constant matrix for `target`.
 
-    def __init__(self, target: tvm.target.Target):
+    Args:
+        tf32: multiply float32 on tensor cores, which keep 10 bits of its mantissa.
+    """
+
+    def __init__(self, target: tvm.target.Target, tf32: bool = False):
         self.target = target
+        self.tf32 = tf32
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those operators as calls of tensor programs."""
-        mutator = _Packer(mod, self.target)
+        mutator = _Packer(mod, self.target, self.tf32)
         for name, func in mod.functions_items():
             if isinstance(func, relax.Function):
                 mutator.builder_.update_func(name, mutator.visit_expr(func))
@@ -42,9 +59,10 @@ class PackWeights:
 
 @relax.expr_functor.mutator
 class _Packer(relax.PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, target: tvm.target.Target):
+    def __init__(self, mod: tvm.IRModule, target: tvm.target.Target, tf32: bool):
         super().__init__(mod)
         self.target = target
+        self.tf32 = tf32
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
@@ -61,15 +79,23 @@ class _Packer(relax.PyExprMutator):
         if not isinstance(weight, GenericConst) or layouts != ("NHWC", "OIHW", "NHWC") or attrs.groups != 1:
             return call
         out_channels = int(weight.ty.shape[0])
+        window = {
+            "stride": tuple(int(s) for s in attrs.strides),
+            "padding": tuple(int(p) for p in attrs.padding),
+            "dilation": tuple(int(d) for d in attrs.dilation),
+        }
+        array, hint = weight.value.numpy(), "conv2d"
+        pixels = math.prod(int(d) for d in call.ty.shape.values[:3])
+        fragments = self._fragments(call.args[0], pixels, out_channels)
+        if fragments is None:
+            packed = self._pack(array, out_channels)
+            return self.builder_.call_te(
+                conv2d_packed, call.args[0], packed, out_channels=out_channels, **window, primfunc_name_hint=hint
+            )
+        packed = relax.const(pack_weight_mma(array, fragments, pack_tiles(pixels, out_channels)))
+        window |= {"fragments": fragments, "kernel_size": array.shape[2:], "out_channels": out_channels}
         return self.builder_.call_te(
-            conv2d_packed,
-            call.args[0],
-            self._pack(weight.value.numpy(), out_channels),
-            out_channels=out_channels,
-            stride=tuple(int(s) for s in attrs.strides),
-            padding=tuple(int(p) for p in attrs.padding),
-            dilation=tuple(int(d) for d in attrs.dilation),
-            primfunc_name_hint="conv2d",
+            lambda x, w: conv2d_mma(x, w, **window), call.args[0], packed, primfunc_name_hint=hint
         )
 
     def _matmul(self, call: relax.Call) -> relax.Expr:
@@ -77,6 +103,13 @@ class _Packer(relax.PyExprMutator):
         if not isinstance(weight, GenericConst) or x.ty.ndim != 2 or weight.ty.ndim != 2:
             return call
         matrix = weight.value.numpy().T  # (O, I), as a convolution's weight
+        rows, out_features = int(x.ty.shape.values[0]), int(matrix.shape[0])
+        fragments = self._fragments(x, rows, out_features)
+        if fragments is not None:
+            packed = relax.const(pack_weight_mma(matrix[:, :, None, None], fragments, pack_tiles(rows, out_features)))
+            return self.builder_.call_te(
+                lambda x, w: matmul_mma(x, w, out_features, fragments), x, packed, primfunc_name_hint="linear"
+            )
         return self.builder_.call_te(
             matmul_packed,
             x,
@@ -84,6 +117,12 @@ class _Packer(relax.PyExprMutator):
             out_channels=int(matrix.shape[0]),
             primfunc_name_hint="linear",
         )
+
+    def _fragments(self, x: relax.Expr, pixels: int, out_channels: int) -> MmaFragments | None:
+        """Return how tensor cores take this product; None for CUDA cores: a matrix times a vector is a stream."""
+        if pixels == 1 or out_channels == 1:
+            return None
+        return mma_fragments(self.target, str(x.ty.dtype), self.tf32)
 
     def _pack(self, weight, out_channels: int) -> GenericConst:
         return relax.const(pack_weight(weight, pack_width(self.target, out_channels)))

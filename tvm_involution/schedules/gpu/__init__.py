@@ -2,6 +2,8 @@
 """Schedule rules for NVIDIA GPUs, one a file."""
 
 from .dlight_fallback import DlightFallback
+from .mma_intrinsics import mma_fragments, register_mma_intrinsics
+from .tensor_core_gemm import TensorCoreGemm
 from .thread_per_output import ThreadPerOutput
 
-__all__ = ["DlightFallback", "ThreadPerOutput"]
+__all__ = ["DlightFallback", "TensorCoreGemm", "ThreadPerOutput", "mma_fragments", "register_mma_intrinsics"]

@@ -13,9 +13,24 @@ import tvm
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
+from ...target import compute_capability
 from ...te.mma_convolution import LANES, MmaFragments
 
 _PTX_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "tf32"}
+
+
+def mma_fragments(target: tvm.target.Target, dtype: str, tf32: bool = False) -> MmaFragments | None:
+    """Return the fragments of the widest product of `dtype` that `target` has with sums in float32; None where it has none.
+
+    Args:
+        tf32: multiply float32 by its first 10 bits of mantissa.
+    """
+    capability = compute_capability(target) if target.kind.name == "cuda" else 0
+    if dtype == "float16" and capability >= 75:
+        return MmaFragments(dtype, 16 if capability >= 80 else 8)
+    if capability >= 80 and (dtype == "bfloat16" or dtype == "float32" and tf32):
+        return MmaFragments(dtype, 16 if dtype == "bfloat16" else 8)
+    return None
 
 
 @functools.cache
@@ -35,8 +50,8 @@ def register_mma_intrinsics() -> None:
 def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
     """Return what the intrinsic computes and how."""
     dtype, ptx_type, shape = f.dtype, _PTX_TYPES[f.dtype], f"m16n8k{f.depth}"
-    steps, values, weights, registers, pair = f.steps, f.values, f.weights, f.registers, f.pair
-    depth = registers * pair
+    steps, values, weights, pair = f.steps, f.values, f.weights, f.pair
+    depth = f.registers * f.pair
 
     @T.prim_func(s_tir=True)
     def description(w: T.handle, x: T.handle, sums: T.handle) -> None:
@@ -46,12 +61,12 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
         with T.sblock("root"):
             T.reads(D[0:LANES, 0, 0, 0, 0:4], W[0:steps, 0:LANES, 0:weights], X[0:LANES, 0:values])
             T.writes(D[0:LANES, 0, 0, 0, 0:4])
-            for lane, r, step, quad, register, element in T.grid(LANES, 4, steps, 4, registers, pair):
+            for lane, r, step, quad, element in T.grid(LANES, 4, steps, 4, depth):
                 with T.sblock("mma"):
-                    l, v, s, q, g, e = T.axis.remap("SSRRRR", [lane, r, step, quad, register, element])
+                    l, v, s, q, e = T.axis.remap("SSRRR", [lane, r, step, quad, element])
                     D[l, 0, 0, 0, v] = D[l, 0, 0, 0, v] + T.Cast(
-                        "float32", W[s, l // 4 * 4 + q, g * (2 * pair) + v // 2 * pair + e]
-                    ) * T.Cast("float32", X[l % 4 * 8 + v % 2 * 4 + q, s * depth + g * pair + e])
+                        "float32", W[s, l // 4 * 4 + q, (e // pair * 2 + v // 2) * pair + e % pair]
+                    ) * T.Cast("float32", X[(l % 4 * 2 + v % 2) * 4 + q, s * depth + e])
 
     # The scalar reads are dropped later; until then they keep StorageRewrite from making arrays of vectors, which cp.async
     # and the offsets into fragments cannot have (TVM 0.27).
