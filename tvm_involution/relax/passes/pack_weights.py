@@ -86,7 +86,7 @@ class _Packer(relax.PyExprMutator):
         }
         array, hint = weight.value.numpy(), "conv2d"
         pixels = math.prod(int(d) for d in call.ty.shape.values[:3])
-        fragments = self._fragments(call.args[0], pixels, out_channels)
+        fragments = self._fragments(call.args[0], pixels, array[0].size, out_channels)
         if fragments is None:
             packed = self._pack(array, out_channels)
             return self.builder_.call_te(
@@ -104,7 +104,7 @@ class _Packer(relax.PyExprMutator):
             return call
         matrix = weight.value.numpy().T  # (O, I), as a convolution's weight
         rows, out_features = int(x.ty.shape.values[0]), int(matrix.shape[0])
-        fragments = self._fragments(x, rows, out_features)
+        fragments = self._fragments(x, rows, matrix.shape[1], out_features)
         if fragments is not None:
             packed = relax.const(pack_weight_mma(matrix[:, :, None, None], fragments, pack_tiles(rows, out_features)))
             return self.builder_.call_te(
@@ -118,11 +118,13 @@ class _Packer(relax.PyExprMutator):
             primfunc_name_hint="linear",
         )
 
-    def _fragments(self, x: relax.Expr, pixels: int, out_channels: int) -> MmaFragments | None:
-        """Return how tensor cores take this product; None for CUDA cores: a matrix times a vector is a stream."""
-        if pixels == 1 or out_channels == 1:
+    def _fragments(self, x: relax.Expr, pixels: int, depth: int, out_channels: int) -> MmaFragments | None:
+        """Return how tensor cores take this product; None where it is for CUDA cores."""
+        fragments = mma_fragments(self.target, str(x.ty.dtype), self.tf32)
+        # bounds on an axis of one element are lost (TVM 0.27); for one pixel the schedule goes without, where warps share a sum
+        if fragments is None or out_channels == 1 or pixels == 1 and depth <= fragments.chunk:
             return None
-        return mma_fragments(self.target, str(x.ty.dtype), self.tf32)
+        return fragments
 
     def _pack(self, weight, out_channels: int) -> GenericConst:
         return relax.const(pack_weight(weight, pack_width(self.target, out_channels)))

@@ -51,6 +51,9 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Problem:
+    """The program's sizes, all but the first filled up to whole packs, columns and chunks."""
+
+    pixels: int
     packs: int
     columns: int
     chunks: int
@@ -70,6 +73,8 @@ class TensorCoreGemm(ScheduleRule):
         if block is None or find_block(sch, "im2col") is None or find_block(sch, "conv2d_out") is None:
             return None
         plans = _plans(_problem(sch, block), target)
+        if not plans:
+            return None
         default = _schedule(func, target, plans[0], tunable)
         if not tunable or default is None:
             return default
@@ -83,7 +88,10 @@ def _problem(sch: s_tir.Schedule, block: SBlockRV) -> _Problem:
     columns = int(sch.get(block).iter_vars[2].dom.extent)
     dtype = str(weight.dtype)
     depth = 2 * weights  # a lane holds two rows of the instruction's sixteen, a quarter of their depth
-    return _Problem(packs, columns, chunks, tiles, MmaFragments(dtype, depth))
+    output = find_block(sch, "conv2d_out")
+    assert output is not None
+    pixels = math.prod(int(v.dom.extent) for v in sch.get(output).iter_vars[:-1])
+    return _Problem(pixels, packs, columns, chunks, tiles, MmaFragments(dtype, depth))
 
 
 def _plans(problem: _Problem, target: tvm.target.Target) -> list[_Plan]:
@@ -109,13 +117,14 @@ def _divisions(problem: _Problem, packs: int, columns: int) -> list[tuple[int, i
     found = []
     for along_packs in divisors(packs, 4):
         for along_columns in divisors(columns, 8):
-            for along_sum in divisors(problem.chunks, 8) if along_packs * along_columns == 1 else [1]:
+            parts = divisors(problem.chunks, 8) if along_packs * along_columns == 1 else [1]
+            for along_sum in parts[1:] if problem.pixels == 1 else parts:
                 warps = along_packs * along_columns * along_sum
                 sums = (packs // along_packs) * problem.tiles * (columns // along_columns) * 4
                 weights = packs * problem.tiles * problem.fragments.steps * problem.fragments.weights
                 weights = weights * along_sum // problem.fragments.values
                 even = weights % warps == 0 and columns * along_sum % warps == 0
-                if along_sum > 1:
+                if along_sum > 1 and problem.pixels > 1:
                     even = even and 2 * packs * columns % along_sum == 0
                 if sums <= _SUMS and even:
                     found.append((along_packs, along_columns, along_sum))
@@ -191,7 +200,10 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     else:
         partial = sch.cache_write(mma, 0, "warp")
         _add_up(sch, partial, total, block, warp, along_sum)
-        _write_from_shared(sch, sums, epilogue, block, problem.tiles, along_sum)
+        if problem.pixels == 1:
+            _write_one_pixel(sch, sums, epilogue, block)
+        else:
+            _write_from_shared(sch, sums, epilogue, block, problem.tiles, along_sum)
     init = sch.decompose_reduction(mma, chunk_outer)
     *_, init_lane, init_register = loops = sch.get_loops(init)
     sch.bind(init_lane, "threadIdx.x")
@@ -243,12 +255,14 @@ def _add_up(
     sch.reverse_compute_at(total, block, preserve_unit_loops=True)
     sch.set_scope(total, 0, "shared")
     registers = sch.cache_write(total, 0, "local")
-    _, part, lane, *tile, register = sch.get_loops(total)
-    sch.reorder(*tile, lane, register, part)
-    _, mine = sch.split(sch.fuse(*tile), [None, warps])
-    sch.bind(mine, "threadIdx.y")
+    _, part, lane, *inner, register = sch.get_loops(total)
+    sch.reorder(*inner, lane, register, part)
+    tile = sch.fuse(*inner)
     sch.bind(lane, "threadIdx.x")
     sch.reverse_compute_at(registers, lane)
+    # split after the copy has joined: one that joins an unevenly split loop loses its bound (TVM 0.27)
+    _, mine = sch.split(tile, [None, warps])
+    sch.bind(mine, "threadIdx.y")
     sch.decompose_reduction(total, part)
 
 
@@ -263,6 +277,16 @@ def _write_from_shared(
     _, warp = sch.split(sch.fuse(columns, packs, pixel), [None, warps])
     sch.bind(warp, "threadIdx.y")
     _finish(sch, sums, epilogue, lane, tiles)
+
+
+def _write_one_pixel(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV) -> None:
+    """Let every warp finish the one pixel: a bound on an axis of one element would be lost (TVM 0.27)."""
+    for part in (sums, epilogue):
+        sch.reverse_compute_at(part, block)
+        _, *loops = sch.get_loops(part)
+        _, lane = sch.split(sch.fuse(*loops), [None, LANES])
+        sch.bind(lane, "threadIdx.x")
+    sch.set_scope(sums, 0, "shared")
 
 
 def _to_lanes(sch: s_tir.Schedule, sums: SBlockRV, tiles: int) -> tuple[LoopRV, LoopRV, LoopRV, LoopRV]:
