@@ -24,6 +24,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
 
 GPU_RULES: tuple[ScheduleRule, ...] = (
     gpu.TensorCoreGemm(),
+    gpu.Reduction(),
     gpu.ThreadPerOutput(),
     gpu.DlightFallback(),
 )

@@ -3,7 +3,8 @@
 
 from .dlight_fallback import DlightFallback
 from .mma_intrinsics import mma_fragments, register_mma_intrinsics
+from .reduction import Reduction
 from .tensor_core_gemm import TensorCoreGemm
 from .thread_per_output import ThreadPerOutput
 
-__all__ = ["DlightFallback", "TensorCoreGemm", "ThreadPerOutput", "mma_fragments", "register_mma_intrinsics"]
+__all__ = ["DlightFallback", "Reduction", "TensorCoreGemm", "ThreadPerOutput", "mma_fragments", "register_mma_intrinsics"]

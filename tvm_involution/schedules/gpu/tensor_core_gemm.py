@@ -25,8 +25,8 @@ _VARIANTS = 12
 # registers of a lane that sums may take: half, the rest is fragments and addresses
 _SUMS = 128
 # what a multiprocessor does in a clock, from sm_80 to sm_90 about: bytes from the second-level cache and from shared memory,
-# multiply-adds; how long a chunk takes where nothing else is under way; start and end of a block
-_L2_BYTES, _SHARED_BYTES, _MULTIPLY_ADDS, _CHUNK_CLOCKS, _BLOCK_CLOCKS = 32, 128, 1024, 120, 1000
+# multiply-adds of each of its four parts; how long a chunk takes where nothing else is under way; start and end of a block
+_L2_BYTES, _SHARED_BYTES, _MULTIPLY_ADDS, _CHUNK_CLOCKS, _BLOCK_CLOCKS = 32, 128, 256, 120, 1000
 # multiprocessors of the cards in question: 68 to 144
 _MULTIPROCESSORS = 128
 
@@ -148,14 +148,17 @@ def _clocks(problem: _Problem, plan: _Plan) -> float:
     rows, pixels = plan.packs * problem.tiles * ROWS, plan.columns * COLUMNS
     blocks = (problem.packs // plan.packs) * (problem.columns // plan.columns)
     along_packs, along_columns, along_sum = plan.warps
-    loads = (rows + pixels) * 64 * problem.chunks / _L2_BYTES
-    fragments = (rows * along_columns + pixels * along_packs) * 64 * problem.chunks / _SHARED_BYTES
-    multiply_adds = rows * pixels * problem.fragments.chunk * problem.chunks / _MULTIPLY_ADDS
-    latency = problem.chunks / along_sum * _CHUNK_CLOCKS * (3 if plan.stages == 1 else 1)
     # blocks beside each other on a multiprocessor hide each other's waiting, not each other's work
     beside = max(1, min(4, blocks // _MULTIPROCESSORS, 16 * LANES // plan.threads))
-    waves = -(-blocks // _MULTIPROCESSORS)
-    return waves * max(loads, fragments, multiply_adds, (latency + _BLOCK_CLOCKS) / beside)
+    warps = math.prod(plan.warps) * beside
+    moved = (rows + pixels) * 64 * problem.chunks + rows * pixels * 4
+    fragments = (rows * along_columns + pixels * along_packs) * 64 * problem.chunks
+    multiply_adds = rows * pixels * problem.fragments.chunk * problem.chunks
+    latency = problem.chunks / along_sum * _CHUNK_CLOCKS * (3 if plan.stages == 1 else 1) + _BLOCK_CLOCKS
+    clocks = max(
+        moved / _L2_BYTES, fragments / _SHARED_BYTES, multiply_adds / (_MULTIPLY_ADDS * min(4, warps)), latency / beside
+    )
+    return -(-blocks // _MULTIPROCESSORS) * clocks
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
