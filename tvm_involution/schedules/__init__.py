@@ -22,7 +22,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Elementwise(),
 )
 
-GPU_RULES: tuple[ScheduleRule, ...] = (gpu.ThreadPerOutput(), gpu.DlightFallback())
+GPU_RULES: tuple[ScheduleRule, ...] = (gpu.Involution(), gpu.ThreadPerOutput(), gpu.DlightFallback())
 
 _log = logging.getLogger(__name__)
 

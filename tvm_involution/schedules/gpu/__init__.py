@@ -2,6 +2,7 @@
 """Schedule rules for NVIDIA GPUs, one a file."""
 
 from .dlight_fallback import DlightFallback
+from .involution import Involution
 from .thread_per_output import ThreadPerOutput
 
-__all__ = ["DlightFallback", "ThreadPerOutput"]
+__all__ = ["DlightFallback", "Involution", "ThreadPerOutput"]
