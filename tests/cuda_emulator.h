@@ -263,6 +263,15 @@ struct Memory {
 };
 
 constexpr int kMaxMemories = 256;
+// an array as an argument of a kernel, whatever the kernel takes it for
+struct Argument {
+  char* data;
+  template <typename T>
+  operator T*() const {
+    return reinterpret_cast<T*>(data);
+  }
+};
+
 static Memory* memories[kMaxMemories];
 static int memory_count = 0;
 

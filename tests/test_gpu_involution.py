@@ -7,7 +7,7 @@ import cuda_emulator
 import numpy as np
 import pytest
 import tvm
-from cuda_emulator import build_cuda, run_cuda
+from cuda_emulator import run_cuda
 from programs import TOLERANCE, as_dtype
 from reference import involution2d as reference
 from reference import relative_norm

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import tvm
@@ -26,8 +25,13 @@ class Window:
     kernel_columns: int
     stride: tuple[int, int]
     dilation: tuple[int, int]
-    element_bytes: int
+    dtype: str
     """of x and the kernel"""
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element of x or the kernel."""
+        return tvm.DataType(self.dtype).bits // 8
 
     @property
     def group_channels(self) -> int:
@@ -78,7 +82,7 @@ def read_window(sch: s_tir.Schedule, block: SBlockRV) -> Window | None:
         kernel_columns=extents["V"],
         stride=(_step(row_index, row), _step(column_index, column)),
         dilation=(_step(row_index, u), _step(column_index, v)),
-        element_bytes=math.ceil(tvm.DataType(str(x.source.dtype)).bits / 8),
+        dtype=str(x.source.dtype),
     )
 
 

@@ -18,11 +18,11 @@ from tvm import s_tir, tirx
 
 from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue, is_spatial, largest_divisor
 from ..window import Window, read_window
-from .limits import epilogue_lanes, max_threads, shared_bytes, warp_size
+from .limits import max_threads, shared_bytes, vector_bytes, warp_size
 from .stage import copy_by_threads, unroll, vectorize_last
 
-# bytes of the widest load, sums a thread keeps in registers, pixels of a strip
-_VECTOR_BYTES, _SUMS, _STRIP = 16, 64, 8
+# sums that a thread keeps in registers, pixels of a strip
+_SUMS, _STRIP = 64, 8
 # of the GPUs that the default is chosen for, and what they read from L2 a cycle
 _MULTIPROCESSORS, _CACHE_BYTES_A_CYCLE, _SECTOR_BYTES = 132, 3000, 32
 # threads of a multiprocessor that hide latencies; instructions that copy a vector to shared memory
@@ -45,6 +45,8 @@ class _Plan:
     groups: int
     channels: int
     """of a group that a thread owns"""
+    widest: int
+    """elements of the widest vector"""
 
     def threads(self, window: Window) -> int:
         return self.rows * self.strips * self.groups * window.group_channels // self.channels
@@ -57,11 +59,11 @@ class _Plan:
         return rows * columns * self.groups * window.group_channels
 
     def x_vector(self, window: Window) -> int:
-        return largest_divisor(self.groups * window.group_channels, _VECTOR_BYTES // window.element_bytes)
+        return largest_divisor(self.groups * window.group_channels, self.widest)
 
     def kernel_vector(self, window: Window) -> int:
         # the kernels of a pixel's groups lie side by side
-        return math.gcd(self.groups * window.taps, _VECTOR_BYTES // window.element_bytes)
+        return math.gcd(self.groups * window.taps, self.widest)
 
     def shared_bytes(self, window: Window) -> int:
         return (self.kernel_elements(window) + self.x_elements(window)) * window.element_bytes
@@ -84,22 +86,23 @@ class Involution(ScheduleRule):
         plans = _plans(window, target)
         if not plans:
             return None
-        default = _schedule(func, window, plans[0], target, tunable)
+        default = _schedule(func, window, plans[0], tunable)
         if not tunable or default is None:
             return default
-        others = (_schedule(func, window, plan, target, tunable) for plan in plans[1:_VARIANTS])
+        others = (_schedule(func, window, plan, tunable) for plan in plans[1:_VARIANTS])
         return [default, *(other for other in others if other is not None)]
 
 
 def _plans(window: Window, target: tvm.target.Target) -> list[_Plan]:
     """Return what fits the target, the best first."""
-    vector = largest_divisor(window.group_channels, _VECTOR_BYTES // window.element_bytes)
+    widest = vector_bytes(target, window.dtype) // window.element_bytes
+    vector = largest_divisor(window.group_channels, widest)
     plans = []
     for pixels in divisors(window.out_columns, min(_STRIP, max(1, _SUMS // vector))):
         for strips in divisors(window.out_columns // pixels, 16):
             for rows in divisors(window.out_rows, 16):
                 for groups in divisors(window.groups, 16):
-                    plan = _Plan(rows, strips, pixels, groups, vector)
+                    plan = _Plan(rows, strips, pixels, groups, vector, widest)
                     fits = plan.shared_bytes(window) <= shared_bytes(target)
                     if fits and plan.threads(window) <= min(max_threads(target), 256):
                         plans.append(plan)
@@ -131,9 +134,7 @@ def _cost(plan: _Plan, window: Window, target: tvm.target.Target) -> float:
     return max(issue, shared, memory) + (issue + shared + memory) / 4
 
 
-def _schedule(
-    func: tirx.PrimFunc, window: Window, plan: _Plan, target: tvm.target.Target, tunable: bool
-) -> s_tir.Schedule | None:
+def _schedule(func: tirx.PrimFunc, window: Window, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
     block = find_block(sch, "involution2d")
     assert block is not None
@@ -166,7 +167,7 @@ def _schedule(
     kernel_axes = len(sch.get(kernel).writes[0].region) - 3
     copy_by_threads(sch, kernel, box, plan.threads(window), plan.kernel_vector(window), contiguous=kernel_axes)
     vectorize_last(sch, strip, plan.channels)
-    vectorize_last(sch, epilogue, plan.channels, epilogue_lanes(target, str(sch.get(epilogue).writes[0].source.dtype)))
+    vectorize_last(sch, epilogue, plan.channels)
     unroll(sch, u, choose(sch, [_UNROLLED, 0], _UNROLLED, tunable))
     sch.decompose_reduction(block, u)
     return sch

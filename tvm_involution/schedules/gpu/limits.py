@@ -32,10 +32,10 @@ def compute_capability(target: tvm.target.Target) -> int:
     return int(found.group(1)) if found else 50
 
 
-def epilogue_lanes(target: tvm.target.Target, dtype: str) -> int:
-    """Return how many neighbouring elements one thread may compute as a vector and store.
+def vector_bytes(target: tvm.target.Target, dtype: str) -> int:
+    """Return the bytes of the widest vector that a thread loads, computes and stores.
 
     Before 8.0 bfloat16 is computed by integers, and TVM 0.27 writes constants of eight integers in a way that CUDA does
     not know.
     """
-    return 4 if dtype == "bfloat16" and compute_capability(target) < 80 else 8
+    return 8 if dtype == "bfloat16" and compute_capability(target) < 80 else 16

@@ -51,12 +51,10 @@ def copy_by_threads(
         sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
 
 
-def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, extent: int, lanes: int = 8) -> None:
-    """Vectorize the last loop of `block`, of `extent` iterations, at most `lanes` of them together."""
-    vector = max((lane for lane in _VECTORS if extent % lane == 0 and lane <= lanes), default=1)
-    if vector > 1:
-        _, inner = sch.split(sch.get_loops(block)[-1], [None, vector])
-        sch.vectorize(inner)
+def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, vector: int) -> None:
+    """Vectorize the last loop of `block`, of `vector` iterations, where there is a type for it."""
+    if vector in _VECTORS:
+        sch.vectorize(sch.get_loops(block)[-1])
 
 
 def unroll(sch: s_tir.Schedule, loop: LoopRV, steps: int | ExprRV) -> None:
