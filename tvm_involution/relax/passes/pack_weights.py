@@ -7,10 +7,12 @@ weight, or groups, keeps TVM's own lowering.
 
 from __future__ import annotations
 
+import numpy as np
 import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
+from ...schedules.cpu.dot_bf16 import has_dot_bf16
 from ...target import vector_bytes
 from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
 
@@ -64,7 +66,7 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             conv2d_packed,
             call.args[0],
-            self._pack(weight.value.numpy(), out_channels),
+            self._pack(weight.value.numpy(), str(call.ty.dtype)),
             out_channels=out_channels,
             stride=tuple(int(s) for s in attrs.strides),
             padding=tuple(int(p) for p in attrs.padding),
@@ -80,10 +82,12 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             matmul_packed,
             x,
-            self._pack(matrix[:, :, None, None], matrix.shape[0]),
+            self._pack(matrix[:, :, None, None], str(call.ty.dtype)),
             out_channels=int(matrix.shape[0]),
             primfunc_name_hint="linear",
         )
 
-    def _pack(self, weight, out_channels: int) -> GenericConst:
-        return relax.const(pack_weight(weight, pack_width(self.target, out_channels)))
+    def _pack(self, weight: np.ndarray, dtype: str) -> GenericConst:
+        out_channels, in_channels, *_ = weight.shape
+        pairs = dtype == "bfloat16" and in_channels % 2 == 0 and has_dot_bf16(self.target)
+        return relax.const(pack_weight(weight, pack_width(self.target, out_channels), pairs))
