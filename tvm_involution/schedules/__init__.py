@@ -23,7 +23,12 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Elementwise(),
 )
 
-GPU_RULES: tuple[ScheduleRule, ...] = (gpu.Involution(), gpu.ThreadPerOutput(), gpu.DlightFallback())
+GPU_RULES: tuple[ScheduleRule, ...] = (
+    gpu.Involution(),
+    gpu.SpannedInvolution(),
+    gpu.ThreadPerOutput(),
+    gpu.DlightFallback(),
+)
 
 _log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 
 from .dlight_fallback import DlightFallback
 from .involution import Involution
+from .spanned_involution import SpannedInvolution
 from .thread_per_output import ThreadPerOutput
 
-__all__ = ["DlightFallback", "Involution", "ThreadPerOutput"]
+__all__ = ["DlightFallback", "Involution", "SpannedInvolution", "ThreadPerOutput"]
