@@ -175,6 +175,12 @@ struct alignas(16) longlong2 {
 struct alignas(16) ulonglong2 {
   unsigned long long x, y;
 };
+struct alignas(16) longlong4 {
+  long long x, y, z, w;
+};
+struct alignas(16) ulonglong4 {
+  unsigned long long x, y, z, w;
+};
 inline double2 make_double2(double x, double y) { return {x, y}; }
 inline longlong2 make_longlong2(long long x, long long y) { return {x, y}; }
 inline ulonglong2 make_ulonglong2(unsigned long long x, unsigned long long y) { return {x, y}; }
@@ -257,6 +263,15 @@ struct Memory {
 };
 
 constexpr int kMaxMemories = 256;
+// an array as an argument of a kernel, whatever the kernel takes it for
+struct Argument {
+  char* data;
+  template <typename T>
+  operator T*() const {
+    return reinterpret_cast<T*>(data);
+  }
+};
+
 static Memory* memories[kMaxMemories];
 static int memory_count = 0;
 

@@ -35,7 +35,6 @@ _FLAGS = [
     "-ftrivial-auto-var-init=pattern",
 ]
 available = shutil.which("g++") is not None
-_C_TYPES = {"float32": "float", "float16": "half", "bfloat16": "nv_bfloat16", "int32": "int", "int64": "int64_t"}
 
 
 @dataclass(frozen=True)
@@ -131,14 +130,13 @@ def as_cpp(program: CudaProgram) -> str:
     body = re.sub(r"#include <(cuda|mma)\w*\.h>", "", program.source)
     body = _replace_shared(_replace_assembly(body))
     arrays = (*program.parameters, *program.temporaries)
-    types = {array.name: _C_TYPES[array.dtype] for array in arrays}
     lines = [f'static emulator::Memory& {a.name} = emulator::memory("{a.name}", {a.bytes});' for a in arrays]
     lines.append("int main(int count, char** files) {")
     parameters = ", ".join(f"&{array.name}" for array in program.parameters)
     lines.append(f"  emulator::Memory* parameters[] = {{{parameters}}};")
     lines.append("  emulator::read_files(parameters, files + 1, count - 1);")
     for launch in program.launches:
-        arguments = ", ".join(f"({types[name]}*){name}.data" for name in launch.arguments)
+        arguments = ", ".join(f"emulator::Argument{{{name}.data}}" for name in launch.arguments)
         grid, block = (", ".join(map(str, extent)) for extent in (launch.grid, launch.block))
         call = f"[] {{ {launch.kernel}({arguments}); }}"
         lines.append(f"  emulator::launch({call}, {{{grid}}}, {{{block}}}, {launch.dynamic_shared_bytes});")

@@ -16,6 +16,7 @@ from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
+from .passes.winograd_convolutions import WinogradConvolutions
 
 Phase = tuple[str, list[tvm.transform.Pass]]
 
@@ -53,6 +54,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
         (
             "lower operators",
             [
+                WinogradConvolutions(target),
                 PackWeights(target),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),

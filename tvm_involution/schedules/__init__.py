@@ -18,11 +18,14 @@ from .rule import ScheduleRule
 CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Involution(),
     cpu.PackedGemm(),
+    cpu.Winograd(),
     cpu.Reduction(),
     cpu.Elementwise(),
 )
 
 GPU_RULES: tuple[ScheduleRule, ...] = (
+    gpu.Involution(),
+    gpu.SpannedInvolution(),
     gpu.TensorCoreGemm(),
     gpu.Reduction(),
     gpu.ThreadPerOutput(),

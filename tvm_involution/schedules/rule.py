@@ -10,6 +10,8 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ..target import vector_bytes
+
 PARALLEL_GRAIN = 500_000
 """multiply-adds below which one core is faster than all"""
 
@@ -59,6 +61,19 @@ def thread_choices(multiply_adds: int) -> list[bool]:
 def divisors(extent: int, limit: int) -> list[int]:
     """Return the divisors of `extent` up to `limit`, ascending."""
     return [d for d in range(1, min(extent, limit) + 1) if extent % d == 0]
+
+
+def balanced_parts(tasks: int, extent: int, target: tvm.target.Target) -> int:
+    """Return in how many parts to divide a loop of `extent` so that the cores get equal shares of `tasks` x parts."""
+    cores = int(target.attrs.get("num-cores") or 1)
+    # some slack for cores that get less than a core: a share of 1/16 may be idle
+    even = (parts for parts in divisors(extent, 8) if -(-tasks * parts // cores) * cores <= tasks * parts * 17 / 16)
+    return next(even, 1)
+
+
+def vector_registers(target: tvm.target.Target) -> int:
+    """Return how many vector registers the CPU has."""
+    return 32 if vector_bytes(target) == 64 else 16
 
 
 def find_block(sch: s_tir.Schedule, name: str) -> SBlockRV | None:
@@ -112,6 +127,15 @@ def inline_producers(sch: s_tir.Schedule) -> None:
                 sch.compute_inline(block)
             except s_tir.ScheduleError:
                 continue
+
+
+def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
+    """Vectorize the last loop of `block` where `lanes` divides it."""
+    loop = sch.get_loops(block)[-1]
+    extent = sch.get(loop).extent
+    if isinstance(extent, tirx.IntImm) and int(extent) % lanes == 0:
+        _, inner = sch.split(loop, [None, lanes])
+        sch.vectorize(inner)
 
 
 def largest_divisor(extent: int, limit: int) -> int:

@@ -8,11 +8,13 @@ from .involution import involution2d, involution2d_output_size
 from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, generated_involution2d, spanned_involution2d
 from .nms import nms
 from .roi_align import roi_align
+from .winograd import conv2d_winograd, pack_winograd_weight
 
 __all__ = [
     "BatchNorm",
     "KernelGenerator",
     "conv2d_packed",
+    "conv2d_winograd",
     "generate_kernel",
     "generated_involution2d",
     "involution2d",
@@ -23,6 +25,7 @@ __all__ = [
     "matmul_packed",
     "nms",
     "pack_weight",
+    "pack_winograd_weight",
     "roi_align",
     "spanned_involution2d",
 ]

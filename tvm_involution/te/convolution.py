@@ -9,20 +9,23 @@ from tvm import te, tirx
 from .accumulate import accumulator_dtype
 
 
-def pack_weight(weight: np.ndarray, lanes: int) -> np.ndarray:
+def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarray:
     """Pack a convolution's weight so that `lanes` output channels lie side by side.
 
     Args:
         weight: (O, I, KH, KW).
         lanes: width of a pack; O is padded with zeros to a multiple of it.
+        pairs: let two input channels, I being even, lie side by side inside that, for dot products of half types.
 
     Returns:
-        (ceil(O / lanes), KH, KW, I, lanes), contiguous.
+        (ceil(O / lanes), KH, KW, I, lanes), with pairs (ceil(O / lanes), KH, KW, I / 2, lanes, 2), contiguous.
     """
     o, i, kh, kw = weight.shape
     packs = -(-o // lanes)
     padded = np.zeros((packs * lanes, i, kh, kw), weight.dtype)
     padded[:o] = weight
+    if pairs:
+        return np.ascontiguousarray(padded.reshape(packs, lanes, i // 2, 2, kh, kw).transpose(0, 4, 5, 2, 1, 3))
     return np.ascontiguousarray(padded.reshape(packs, lanes, i, kh, kw).transpose(0, 3, 4, 2, 1))
 
 
@@ -38,7 +41,7 @@ def conv2d_packed(
 
     Args:
         x: (N, H, W, I).
-        weight: (packs, KH, KW, I, lanes) from `pack_weight`, with packs * lanes >= out_channels.
+        weight: from `pack_weight`, of at least `out_channels`.
         padding: zeros added at (top, left, bottom, right).
 
     Returns:
@@ -46,7 +49,7 @@ def conv2d_packed(
         (the sums, over all packed channels), `conv2d_out` (the wanted channels, in the dtype of x).
     """
     n, h, w, in_channels = x.shape
-    packs, kernel_h, kernel_w, _, lanes = (int(d) for d in weight.shape)
+    packs, kernel_h, kernel_w, _, lanes, *_ = (int(d) for d in weight.shape)
     top, left, bottom, right = padding
     out_h = (h + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
     out_w = (w + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
@@ -64,15 +67,17 @@ def conv2d_packed(
         )
     kh = te.reduce_axis((0, kernel_h), "kh")
     kw = te.reduce_axis((0, kernel_w), "kw")
-    ic = te.reduce_axis((0, in_channels), "ic")
+    channels = _channel_axes(weight)
     sum_dtype = accumulator_dtype(x.dtype)
+
+    def product(b, y, z, o):
+        y, z, channel = y * stride[0] + kh * dilation[0], z * stride[1] + kw * dilation[1], _channel(channels)
+        weight_value = weight[(o // lanes, kh, kw, channels[0], o % lanes, *channels[1:])]
+        return source[b, y, z, channel].astype(sum_dtype) * weight_value.astype(sum_dtype)
+
     sums = te.compute(
         (n, out_h, out_w, packs * lanes),
-        lambda b, y, z, o: te.sum(
-            source[b, y * stride[0] + kh * dilation[0], z * stride[1] + kw * dilation[1], ic].astype(sum_dtype)
-            * weight[o // lanes, kh, kw, ic, o % lanes].astype(sum_dtype),
-            axis=[kh, kw, ic],
-        ),
+        lambda b, y, z, o: te.sum(product(b, y, z, o), axis=[kh, kw, *channels]),
         name="conv2d",
         tag="conv2d_packed",
     )
@@ -85,20 +90,35 @@ def conv2d_packed(
 
 
 def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tensor:
-    """Multiply rows x (M, I) by a packed weight (packs, 1, 1, I, lanes); returns (M, out_channels).
+    """Multiply rows x (M, I) by a weight from `pack_weight`; returns (M, out_channels).
 
     Blocks: `conv2d` and `conv2d_out`, as in `conv2d_packed`, so one schedule serves both.
     """
-    rows, in_features = x.shape
-    packs, _, _, _, lanes = (int(d) for d in weight.shape)
-    ic = te.reduce_axis((0, in_features), "ic")
+    rows, _ = x.shape
+    packs, _, _, _, lanes, *_ = (int(d) for d in weight.shape)
+    channels = _channel_axes(weight)
     sum_dtype = accumulator_dtype(x.dtype)
+
+    def product(m, o):
+        weight_value = weight[(o // lanes, 0, 0, channels[0], o % lanes, *channels[1:])]
+        return x[m, _channel(channels)].astype(sum_dtype) * weight_value.astype(sum_dtype)
+
     sums = te.compute(
         (rows, packs * lanes),
-        lambda m, o: te.sum(
-            x[m, ic].astype(sum_dtype) * weight[o // lanes, 0, 0, ic, o % lanes].astype(sum_dtype), axis=ic
-        ),
+        lambda m, o: te.sum(product(m, o), axis=channels),
         name="conv2d",
         tag="conv2d_packed",
     )
     return te.compute((rows, out_channels), lambda m, o: sums[m, o].astype(x.dtype), name="conv2d_out", tag="injective")
+
+
+def _channel_axes(weight: te.Tensor) -> list[tirx.IterVar]:
+    """Return the axes over the input channels: one, or with pairs two."""
+    axes = [te.reduce_axis((0, int(weight.shape[3])), "ic")]
+    if len(weight.shape) == 6:
+        axes.append(te.reduce_axis((0, int(weight.shape[5])), "pair"))
+    return axes
+
+
+def _channel(axes: list[tirx.IterVar]):
+    return axes[0] if len(axes) == 1 else axes[0] * int(axes[1].dom.extent) + axes[1]

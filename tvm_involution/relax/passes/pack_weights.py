@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
+from ...schedules.cpu.dot_bf16 import has_dot_bf16
 from ...schedules.gpu import mma_fragments
 from ...target import vector_bytes
 from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
@@ -88,7 +90,7 @@ class _Packer(relax.PyExprMutator):
         pixels = math.prod(int(d) for d in call.ty.shape.values[:3])
         fragments = self._fragments(call.args[0], pixels, array[0].size, out_channels)
         if fragments is None:
-            packed = self._pack(array, out_channels)
+            packed = self._pack(array, str(call.ty.dtype))
             return self.builder_.call_te(
                 conv2d_packed, call.args[0], packed, out_channels=out_channels, **window, primfunc_name_hint=hint
             )
@@ -113,7 +115,7 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             matmul_packed,
             x,
-            self._pack(matrix[:, :, None, None], matrix.shape[0]),
+            self._pack(matrix[:, :, None, None], str(call.ty.dtype)),
             out_channels=int(matrix.shape[0]),
             primfunc_name_hint="linear",
         )
@@ -126,5 +128,7 @@ class _Packer(relax.PyExprMutator):
             return None
         return fragments
 
-    def _pack(self, weight, out_channels: int) -> GenericConst:
-        return relax.const(pack_weight(weight, pack_width(self.target, out_channels)))
+    def _pack(self, weight: np.ndarray, dtype: str) -> GenericConst:
+        out_channels, in_channels, *_ = weight.shape
+        pairs = dtype == "bfloat16" and in_channels % 2 == 0 and has_dot_bf16(self.target)
+        return relax.const(pack_weight(weight, pack_width(self.target, out_channels), pairs))

@@ -5,5 +5,6 @@ from .elementwise import Elementwise
 from .involution import Involution
 from .packed_gemm import PackedGemm
 from .reduction import Reduction
+from .winograd import Winograd
 
-__all__ = ["Elementwise", "Involution", "PackedGemm", "Reduction"]
+__all__ = ["Elementwise", "Involution", "PackedGemm", "Reduction", "Winograd"]

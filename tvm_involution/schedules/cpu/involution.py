@@ -24,6 +24,7 @@ from ..rule import (
     largest_divisor,
     loop_extents,
     thread_choices,
+    vector_registers,
 )
 from .elementwise import schedule_producers
 
@@ -53,7 +54,7 @@ class Involution(ScheduleRule):
         default = _schedule(func, target, plan, tunable)
         if not tunable or default is None:
             return default
-        registers = 32 if lanes == 16 else 16
+        registers = vector_registers(target)
         plans = [replace(plan, parallel=choice) for choice in other]
         # two vectors a strip share the broadcast kernel values, and halve the pixels that fit
         for vectors in (1, 2):

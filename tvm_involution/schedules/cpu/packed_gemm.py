@@ -23,6 +23,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from ...target import vector_bytes
 from ..rule import (
     ScheduleRule,
+    balanced_parts,
     choose,
     divisors,
     find_block,
@@ -30,7 +31,10 @@ from ..rule import (
     largest_divisor,
     loop_extents,
     thread_choices,
+    vector_registers,
+    vectorize_last,
 )
+from . import dot_bf16
 from .elementwise import schedule_producers
 
 # bytes of a way of the first-level data cache, the same from Haswell to Zen 5, and how many of its ways are safe
@@ -84,8 +88,9 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     if epilogue is None or sch.get_consumers(epilogue):
         return None
     spatial, reduced = _split_kinds(sch, block)
-    packed = int(sch.get(block).reads[-1].source.shape[-1])
-    lanes = largest_divisor(packed, vector_bytes(target) // 4)
+    lanes = largest_divisor(_pack_width(sch, block), vector_bytes(target) // 4)
+    paired = _is_paired(sch, block)
+    pair = [reduced.pop()] if paired else []
     copy = sch.cache_read(block, 0, "global") if plan.copy_input else None
 
     batch, pixels = spatial[:-1][:-2], spatial[:-1][-2:]
@@ -96,11 +101,13 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         row_inner.append(inner)
     tiles = [*batch, *row_outer]
     channels = int(sch.get(spatial[-1]).extent) // (plan.vectors * lanes)
-    parts = choose(sch, divisors(channels, 8), _parts(sch, tiles, channels, target) if copy else 1, tunable)
+    shares = math.prod(loop_extents(sch, tiles) or [1])
+    even = balanced_parts(shares, channels, target) if copy is not None else 1
+    parts = choose(sch, divisors(channels, 8), even, tunable)
     part, channel_outer, vector, lane = sch.split(spatial[-1], [parts, None, plan.vectors, lanes])
     steps = choose(sch, divisors(int(sch.get(reduced[-1]).extent), 8), 1, tunable)
     step_outer, step = sch.split(reduced[-1], [None, steps])
-    sums = [*reduced[:-1], step_outer, step, *row_inner, vector, lane]
+    sums = [*reduced[:-1], step_outer, step, *row_inner, vector, lane, *pair]
     if copy is not None:
         sch.reorder(*tiles, part, channel_outer, *sums)
         task = sch.fuse(*tiles, part)
@@ -117,9 +124,15 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     sch.set_scope(block, 0, "local")
     for loop in (step, *row_inner, vector):
         sch.unroll(loop)
-    sch.vectorize(lane)
-    sch.decompose_reduction(block, reduced[0] if len(reduced) > 1 else step_outer)
-    _vectorize_last(sch, epilogue, lanes)
+    if paired:
+        zero = sch.decompose_reduction(block, reduced[0] if len(reduced) > 1 else step_outer)
+        sch.vectorize(sch.get_loops(zero)[-1])
+        sch.tensorize(lane, dot_bf16.INTRINSIC)
+        sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
+    else:
+        sch.vectorize(lane)
+        sch.decompose_reduction(block, reduced[0] if len(reduced) > 1 else step_outer)
+    vectorize_last(sch, epilogue, lanes)
     return sch
 
 
@@ -138,8 +151,8 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     """
     spatial, _ = _split_kinds(sch, block)
     pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
-    packed = int(sch.get(block).reads[-1].source.shape[-1])
-    registers = 32 if vector_bytes(target) == 64 else 16
+    packed = _pack_width(sch, block)
+    registers = vector_registers(target)
     pack_vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
     tiles: list[tuple[float, _Plan]] = []
     channels_first = _elements(sch, block, -1) > _elements(sch, block, -2)
@@ -175,33 +188,31 @@ def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     channels = int(region.source.shape[-1])
     out_width = int(sch.get(block).iter_vars[2].dom.extent)
     stride = max(1, width // out_width) if height > 1 or width > 1 else 1
-    distance = channels * stride * 4
+    distance = channels * stride * _bytes(region.source)
     sets = _L1_WAY // math.gcd(_L1_WAY, distance)
     return pixels > sets * (_L1_WAYS - 1)
 
 
-def _parts(sch: s_tir.Schedule, tiles: list[LoopRV], channels: int, target: tvm.target.Target) -> int:
-    """Choose in how many parts to divide the output channels so that the cores get equal shares."""
-    cores = int(target.attrs.get("num-cores") or 1)
-    count = math.prod(loop_extents(sch, tiles) or [1])
-    # some slack for cores that get less than a core: a share of 1/16 may be idle
-    even = (parts for parts in divisors(channels, 8) if -(-count * parts // cores) * cores <= count * parts * 17 / 16)
-    return next(even, 1)
-
-
 def _spread(sch: s_tir.Schedule, copy: SBlockRV, lanes: int) -> None:
     """Give the copy's pixels an odd number of cache lines each, and copy by vectors."""
-    sch.storage_align(copy, 0, -2, 32, 16)
-    _vectorize_last(sch, copy, lanes)
+    line = 64 // _bytes(sch.get(copy).writes[0].source)
+    sch.storage_align(copy, 0, -2, 2 * line, line)
+    vectorize_last(sch, copy, lanes)
+
+
+def _pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:
+    """Return how many output channels lie side by side in the packed weight."""
+    return int(sch.get(block).reads[-1].source.shape[4])
+
+
+def _is_paired(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Return whether two input channels lie side by side in the packed weight, for dot products."""
+    return len(sch.get(block).reads[-1].source.shape) == 6
+
+
+def _bytes(buffer: tirx.Buffer) -> int:
+    return tvm.DataType(str(buffer.dtype)).bits // 8
 
 
 def _elements(sch: s_tir.Schedule, block: SBlockRV, read: int) -> int:
     return math.prod(int(d) for d in sch.get(block).reads[read].source.shape)
-
-
-def _vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
-    loop = sch.get_loops(block)[-1]
-    extent = sch.get(loop).extent
-    if isinstance(extent, tirx.IntImm) and int(extent) % lanes == 0:
-        _, inner = sch.split(loop, [None, lanes])
-        sch.vectorize(inner)

@@ -2,9 +2,20 @@
 """Schedule rules for NVIDIA GPUs, one a file."""
 
 from .dlight_fallback import DlightFallback
+from .involution import Involution
 from .mma_intrinsics import mma_fragments, register_mma_intrinsics
 from .reduction import Reduction
+from .spanned_involution import SpannedInvolution
 from .tensor_core_gemm import TensorCoreGemm
 from .thread_per_output import ThreadPerOutput
 
-__all__ = ["DlightFallback", "Reduction", "TensorCoreGemm", "ThreadPerOutput", "mma_fragments", "register_mma_intrinsics"]
+__all__ = [
+    "DlightFallback",
+    "Involution",
+    "Reduction",
+    "SpannedInvolution",
+    "TensorCoreGemm",
+    "ThreadPerOutput",
+    "mma_fragments",
+    "register_mma_intrinsics",
+]

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""3x3 convolutions by Winograd's algorithm (`te.conv2d_winograd`), a strip of tiles at a time.
+
+A strip's transformed input stays in the second-level cache while the packs of output channels pass by; a pack's sums
+are transformed back and finished before the next pack. The products are those of `PackedGemm`: rows of tiles by vectors
+of channels in registers, one product a position in the tile.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from ...target import vector_bytes
+from ..rule import (
+    ScheduleRule,
+    balanced_parts,
+    choose,
+    divisors,
+    find_block,
+    fuse_epilogue,
+    largest_divisor,
+    loop_extents,
+    vector_registers,
+    vectorize_last,
+)
+
+# bytes of a strip's transformed input: half of the second-level cache of the smaller CPUs
+_STRIP_BYTES = 1 << 19
+# so many heights of the register tile make a design space
+_VARIANTS = 3
+
+
+class Winograd(ScheduleRule):
+    """Schedule the blocks of `te.conv2d_winograd` and the epilogue."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        sums = find_block(sch, "winograd")
+        if sums is None or loop_extents(sch, sch.get_loops(sums)) is None:
+            return None
+        columns = int(sch.get(sch.get_loops(sums)[2]).extent)
+        default, *others = reversed(divisors(columns, _rows_limit(sch, sums, target)))
+        first = _schedule(func, target, default, tunable)
+        if not tunable or first is None:
+            return first
+        variants = (_schedule(func, target, rows, tunable) for rows in others[: _VARIANTS - 1])
+        return [first, *(variant for variant in variants if variant is not None)]
+
+
+def strip_width(tiles: int, target: tvm.target.Target) -> int:
+    """Return to a multiple of what to fill up a row of `tiles`: least waste first, then the fullest registers."""
+    limit = vector_registers(target) // 2 - 2
+    return min(range(min(limit, tiles), limit // 2, -1), key=lambda strip: -(-tiles // strip) * strip, default=tiles)
+
+
+def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable: bool) -> s_tir.Schedule | None:
+    """Schedule with `rows` tiles in registers; None where something else than an epilogue follows."""
+    sch = s_tir.Schedule(func)
+    sums, tiles = find_block(sch, "winograd"), find_block(sch, "winograd_output")
+    assert sums is not None and tiles is not None
+    epilogue = fuse_epilogue(sch, tiles)
+    if epilogue is None or sch.get_consumers(epilogue):
+        return None
+    extents = loop_extents(sch, sch.get_loops(sums))
+    assert extents is not None
+    batch, tile_rows, columns, n, _, channels, in_channels = extents
+    m = n - 2
+    packed = int(sch.get(sums).reads[-1].source.shape[-1])
+    lanes = largest_divisor(packed, vector_bytes(target) // 4)
+    bytes_of_rows = rows * n * n * in_channels * 4
+    fitting = [d for d in divisors(columns // rows, 8) if d * bytes_of_rows <= _STRIP_BYTES] or [1]
+    strip = fitting[0] * rows
+    shares = batch * tile_rows * (columns // strip)
+    parts = balanced_parts(shares, channels // packed, target)
+
+    # whole tiles: the outermost loops
+    b, y, z, channel = sch.get_loops(tiles)
+    y, y_inner = sch.split(y, [None, m])
+    z, tile, z_inner = sch.split(z, [None, choose(sch, [d * rows for d in fitting], strip, tunable), m])
+    choices = divisors(channels // packed, 8)
+    part, pack, vector, lane = sch.split(channel, [choose(sch, choices, parts, tunable), None, packed // lanes, lanes])
+    sch.reorder(b, y, z, part, pack, tile, vector, y_inner, z_inner, lane)
+    task = sch.fuse(b, y, z, part)
+    sch.parallel(task)
+    sch.reverse_compute_at(epilogue, pack, preserve_unit_loops=True)
+    vectorize_last(sch, epilogue, lanes)
+    _unroll_and_vectorize(sch, [y_inner, z_inner], lane)
+    output_rows = sch.get_producers(tiles)[0]
+    sch.compute_at(output_rows, vector, preserve_unit_loops=True)
+    _keep_in_registers(sch, output_rows)
+
+    # the products of a pack
+    sch.compute_at(sums, pack, preserve_unit_loops=True)
+    _, _, b, y, z, u, v, channel, step = sch.get_loops(sums)
+    z, row = sch.split(z, [None, rows])
+    vector, lane = sch.split(channel, [None, lanes])
+    sch.reorder(b, y, u, v, z, step, row, vector, lane)
+    stored = sch.cache_write(sums, 0, "global")
+    sch.reverse_compute_at(stored, z, preserve_unit_loops=True)
+    vectorize_last(sch, stored, lanes)
+    sch.set_scope(sums, 0, "local")
+    _unroll_and_vectorize(sch, [row, vector], lane)
+
+    # the transformed input of a strip
+    transformed = sch.get_producers(sums)[0]
+    sch.compute_at(transformed, task, preserve_unit_loops=True)
+    *_, b, y, z, u, v, channel = sch.get_loops(transformed)
+    channel, lane = sch.split(channel, [None, largest_divisor(in_channels, lanes)])
+    sch.reorder(b, y, z, channel, u, v, lane)
+    _unroll_and_vectorize(sch, [u, v], lane)
+    input_rows = sch.get_producers(transformed)[0]
+    sch.compute_at(input_rows, channel, preserve_unit_loops=True)
+    _keep_in_registers(sch, input_rows)
+
+    # last: the primitives above take no block in two parts
+    sch.decompose_reduction(sums, step)
+    return sch
+
+
+def _rows_limit(sch: s_tir.Schedule, sums: SBlockRV, target: tvm.target.Target) -> int:
+    """Return how many tiles' sums fit the registers, beside a line of weights and a broadcast value."""
+    packed = int(sch.get(sums).reads[-1].source.shape[-1])
+    vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
+    return max(1, (vector_registers(target) - vectors - 1) // vectors)
+
+
+def _unroll_and_vectorize(sch: s_tir.Schedule, loops: list[LoopRV], lane: LoopRV) -> None:
+    for loop in loops:
+        sch.unroll(loop)
+    sch.vectorize(lane)
+
+
+def _keep_in_registers(sch: s_tir.Schedule, block: SBlockRV) -> None:
+    """Unroll a transformation of one tile and one vector of channels."""
+    sch.set_scope(block, 0, "local")
+    *_, u, v, lane = sch.get_loops(block)
+    _unroll_and_vectorize(sch, [u, v], lane)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""3x3 convolution by Winograd's minimal filtering: F(m x m, 3 x 3) of arXiv 1509.09308.
+
+A tile of m x m outputs takes (m + 2)^2 products a channel in place of 9 m^2: 36 for 144 with m = 4. The matrices are
+those of Toom and Cook for the points 0, 1, -1, 2, -2, ... and infinity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from tvm import te, tirx
+
+from .convolution import pack_weight
+
+KERNEL = 3
+
+
+def winograd_matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return A^T (m, n), G (n, 3) and B^T (n, n) in float64, with n = m + 2: Y = A^T ((G g G^T) * (B^T d B)) A."""
+    n = m + KERNEL - 1
+    points = np.array([0.0, 1.0, -1.0, 2.0, -2.0][: n - 1])
+    output, weight, data = np.zeros((m, n)), np.zeros((n, KERNEL)), np.zeros((n, n))
+    for j, point in enumerate(points):
+        others = np.delete(points, j)
+        output[:, j] = point ** np.arange(m)
+        weight[j] = point ** np.arange(KERNEL) / np.prod(point - others)
+        data[j, : n - 1] = np.poly(others)[::-1]
+    output[-1, -1] = weight[-1, -1] = 1.0
+    data[-1] = np.poly(points)[::-1]
+    return output, weight, data
+
+
+def pack_winograd_weight(weight: np.ndarray, m: int, lanes: int) -> np.ndarray:
+    """Transform a convolution's weight (O, I, 3, 3), in float64, and pack it for `conv2d_winograd`.
+
+    Returns:
+        (ceil(O / lanes), n, n, I, lanes) with n = m + 2, float32: half types would lose a digit more than they have.
+    """
+    _, g, _ = winograd_matrices(m)
+    transformed = np.einsum("ur,oirs,vs->oiuv", g, weight.astype(np.float64), g)
+    return pack_weight(transformed.astype(np.float32), lanes)
+
+
+def conv2d_winograd(
+    x: te.Tensor,
+    weight: te.Tensor,
+    out_channels: int,
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    strip: int = 1,
+) -> te.Tensor:
+    """Convolve by 3x3 with stride 1; everything but input and output is in float32.
+
+    Args:
+        x: (N, H, W, I), float32 or a half type.
+        weight: (packs, m + 2, m + 2, I, lanes), float32, from `pack_winograd_weight`; packs * lanes >= out_channels.
+        padding: zeros added at (top, left, bottom, right).
+        strip: the tiles of a row are filled up to a multiple of this, for a schedule's sake.
+
+    Returns:
+        (N, OH, OW, out_channels), of the dtype of x. Blocks: `winograd_rows`, `winograd_input` (the transformed input),
+        `winograd` (the sums, over all packed channels), `winograd_output_rows`, `winograd_output` (whole tiles),
+        `conv2d_out` (the wanted pixels and channels, in the dtype of x).
+    """
+    batch, height, width, in_channels = (int(d) for d in x.shape)
+    packs, n, _, _, lanes = (int(d) for d in weight.shape)
+    m = n - KERNEL + 1
+    top, left, bottom, right = padding
+    out_h, out_w = height + top + bottom - KERNEL + 1, width + left + right - KERNEL + 1
+    tiles_h, tiles_w = (out_h + m - 1) // m, (out_w + m * strip - 1) // (m * strip) * strip
+    output, _, data = winograd_matrices(m)
+
+    def pixel(b, y, z, c):
+        y, z = y - top, z - left
+        inside = tirx.all(y >= 0, y < height, z >= 0, z < width)
+        return tirx.if_then_else(inside, x[b, y, z, c].astype("float32"), tirx.const(0, "float32"))
+
+    # d B: along a row first, then B^T (d B) along a column
+    rows = te.compute(
+        (batch, tiles_h, tiles_w, n, n, in_channels),
+        lambda b, ty, tz, r, v, c: _combine(data, v, lambda s: pixel(b, ty * m + r, tz * m + s, c)),
+        name="winograd_rows",
+    )
+    transformed = te.compute(
+        (batch, tiles_h, tiles_w, n, n, in_channels),
+        lambda b, ty, tz, u, v, c: _combine(data, u, lambda r: rows[b, ty, tz, r, v, c]),
+        name="winograd_input",
+    )
+    c = te.reduce_axis((0, in_channels), "c")
+    sums = te.compute(
+        (batch, tiles_h, tiles_w, n, n, packs * lanes),
+        lambda b, ty, tz, u, v, o: te.sum(
+            transformed[b, ty, tz, u, v, c] * weight[o // lanes, u, v, c, o % lanes], axis=c
+        ),
+        name="winograd",
+    )
+    output_rows = te.compute(
+        (batch, tiles_h, tiles_w, n, m, packs * lanes),
+        lambda b, ty, tz, u, j, o: _combine(output, j, lambda v: sums[b, ty, tz, u, v, o]),
+        name="winograd_output_rows",
+    )
+    tiles = te.compute(
+        (batch, tiles_h * m, tiles_w * m, packs * lanes),
+        lambda b, y, z, o: _combine(output, y % m, lambda u: output_rows[b, y // m, z // m, u, z % m, o]),
+        name="winograd_output",
+    )
+    return te.compute(
+        (batch, out_h, out_w, out_channels),
+        lambda b, y, z, o: tiles[b, y, z, o].astype(x.dtype),
+        name="conv2d_out",
+        tag="injective",
+    )
+
+
+def _combine(matrix: np.ndarray, row, value):
+    """Return the sum of `value(column)` weighted by a row of `matrix`; schedules unroll `row`, so it is a constant."""
+    result = _weighted(matrix[-1], value)
+    for number in range(len(matrix) - 2, -1, -1):
+        result = tirx.Select(row == number, _weighted(matrix[number], value), result)
+    return result
+
+
+def _weighted(factors: Sequence[float], value):
+    total = None
+    for column, factor in enumerate(factors):
+        if factor == 0:
+            continue
+        term = value(column) if abs(factor) == 1 else value(column) * tirx.const(abs(float(factor)), "float32")
+        signed = term if factor > 0 else -term
+        total = signed if total is None else total + signed
+    return total
