@@ -9,12 +9,12 @@ side: 16 bytes of a pixel's channels are its fragment of X, and the sums that it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from tvm import te, tirx
+from tvm import te
+
+from .im2col import Windows, padded_pixels
 
 LANES = 32
 ROWS, COLUMNS = 16, 8
@@ -89,108 +89,38 @@ def pack_weight_mma(weight: np.ndarray, fragments: MmaFragments, tiles: int) -> 
 
 
 def conv2d_mma(
-    x: te.Tensor,
-    weight: te.Tensor,
-    out_channels: int,
-    fragments: MmaFragments,
-    kernel_size: tuple[int, int] = (1, 1),
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    windows: Windows, weight: te.Tensor, out_channels: int, fragments: MmaFragments, dtype: str
 ) -> te.Tensor:
-    """Convolve with sums in float32.
-
-    Args:
-        x: (N, H, W, I), static.
-        weight: from `pack_weight_mma`.
-        padding: zeros added at (top, left, bottom, right).
+    """Multiply windows by a weight from `pack_weight_mma`, with sums in float32.
 
     Returns:
-        (N, OH, OW, out_channels), of the dtype of x. Blocks: `im2col` (what the lanes hold of the windows), `mma` (the
+        (*windows.shape, out_channels) in `dtype`. Blocks: `im2col` (what the lanes hold of the windows), `mma` (the
         sums, as the lanes hold them), `conv2d` (pixels x channels, both filled up), `conv2d_out`.
     """
-    n, h, w, in_channels = (int(d) for d in x.shape)
-    top, left, bottom, right = padding
-    out_h = (h + top + bottom - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1
-    out_w = (w + left + right - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
-    depth = kernel_size[0] * kernel_size[1] * in_channels
-
-    def element(pixel, k, v):
-        """Element k + v of a pixel's window; the same kernel position for all v of a vector."""
-        if kernel_size == (1, 1):
-            tap, channel = 0, k + v
-        elif aligned:
-            tap, channel = k // in_channels, k % in_channels + v
-        else:
-            tap, channel = (k + v) // in_channels, (k + v) % in_channels
-        row = pixel // out_w % out_h * stride[0] + tap // kernel_size[1] * dilation[0] - top
-        column = pixel % out_w * stride[1] + tap % kernel_size[1] * dilation[1] - left
-        inside = [pixel < n * out_h * out_w]
-        if depth % fragments.chunk:
-            inside.append((k if aligned else k + v) < depth)
-        if any(padding):
-            inside += [row >= 0, row < h, column >= 0, column < w]
-        return tirx.all(*inside), x[pixel // (out_h * out_w), row, column, channel]
-
-    aligned = in_channels % fragments.values == 0
-    sums = _sums(n * out_h * out_w, element, weight, fragments)
-    return te.compute(
-        (n, out_h, out_w, out_channels),
-        lambda b, y, z, o: sums[(b * out_h + y) * out_w + z, o].astype(x.dtype),
-        name="conv2d_out",
+    f = fragments
+    packs, chunks, tiles, *_ = (int(d) for d in weight.shape)
+    filled, pack = padded_pixels(windows.pixels), ROWS * tiles
+    columns = te.compute(
+        (chunks, filled // COLUMNS, LANES, f.values),
+        lambda chunk, block, lane, v: windows.element(
+            block * COLUMNS + lane // 4, chunk * f.chunk + lane % 4 * f.values, v, f.values
+        ),
+        name="im2col",
         tag="injective",
     )
-
-
-def matmul_mma(x: te.Tensor, weight: te.Tensor, out_channels: int, fragments: MmaFragments) -> te.Tensor:
-    """Multiply rows x (M, I) by a weight from `pack_weight_mma`; returns (M, out_channels). Blocks as in `conv2d_mma`."""
-    rows, in_features = (int(d) for d in x.shape)
-    aligned = in_features % fragments.values == 0
-
-    def element(row, k, v):
-        inside = [row < rows]
-        if in_features % fragments.chunk:
-            inside.append((k if aligned else k + v) < in_features)
-        return tirx.all(*inside), x[row, k + v]
-
-    sums = _sums(rows, element, weight, fragments)
-    return te.compute((rows, out_channels), lambda m, o: sums[m, o].astype(x.dtype), name="conv2d_out", tag="injective")
-
-
-def padded_pixels(pixels: int) -> int:
-    """Fill up pixels so that tiles of a power of two divide them: by less than 3 % where there are many."""
-    granule = 8 if pixels <= 16 else 32 if pixels <= 1024 else 128
-    return -(-pixels // granule) * granule
-
-
-def _sums(pixels: int, element: Callable[..., Any], weight: te.Tensor, f: MmaFragments) -> te.Tensor:
-    """Return (padded pixels, padded channels) in float32."""
-    packs, chunks, tiles, *_ = (int(d) for d in weight.shape)
-    filled = padded_pixels(pixels)
-
-    def window(chunk, block, lane, v):
-        inside, value = element(block * COLUMNS + lane // 4, chunk * f.chunk + lane % 4 * f.values, v)
-        return tirx.if_then_else(inside, value, tirx.const(0, weight.dtype))
-
-    columns = te.compute((chunks, filled // COLUMNS, LANES, f.values), window, name="im2col", tag="injective")
     chunk, step = te.reduce_axis((0, chunks), "chunk"), te.reduce_axis((0, f.steps), "step")
     quad, e = te.reduce_axis((0, 4), "quad"), te.reduce_axis((0, f.registers * f.pair), "element")
-    mma = te.compute(
-        (LANES, packs, filled // COLUMNS, tiles, 4),
-        lambda lane, p, b, t, r: te.sum(
-            weight[p, chunk, t, step, lane // 4 * 4 + quad, (e // f.pair * 2 + r // 2) * f.pair + e % f.pair].astype("float32")
-            * columns[chunk, b, (lane % 4 * 2 + r % 2) * 4 + quad, step * f.registers * f.pair + e].astype("float32"),
-            axis=[chunk, step, quad, e],
-        ),
-        name="mma",
-        tag="conv2d_mma",
-    )
-    pack = ROWS * tiles
-    return te.compute(
-        (filled, packs * pack),
-        lambda m, o: mma[
-            o % pack // (2 * tiles) * 4 + m % COLUMNS // 2, o // pack, m // COLUMNS, o % (2 * tiles) // 2, o % 2 * 2 + m % 2
-        ],
-        name="conv2d",
-        tag="injective",
-    )
+
+    def product(lane, p, b, t, r):
+        row = weight[p, chunk, t, step, lane // 4 * 4 + quad, (e // f.pair * 2 + r // 2) * f.pair + e % f.pair]
+        column = columns[chunk, b, (lane % 4 * 2 + r % 2) * 4 + quad, step * f.registers * f.pair + e]
+        return te.sum(row.astype("float32") * column.astype("float32"), axis=[chunk, step, quad, e])
+
+    mma = te.compute((LANES, packs, filled // COLUMNS, tiles, 4), product, name="mma", tag="conv2d_mma")
+
+    def where(m, o):
+        lane = o % pack // (2 * tiles) * 4 + m % COLUMNS // 2
+        return mma[lane, o // pack, m // COLUMNS, o % (2 * tiles) // 2, o % 2 * 2 + m % 2]
+
+    sums = te.compute((filled, packs * pack), where, name="conv2d", tag="injective")
+    return windows.output(sums, out_channels, dtype)

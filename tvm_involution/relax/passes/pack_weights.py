@@ -8,24 +8,24 @@ weight, or groups, keeps TVM's own lowering.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
 from tvm.ir import GenericConst
 
 from ...schedules.cpu.dot_bf16 import has_dot_bf16
 from ...schedules.gpu import mma_fragments
 from ...target import vector_bytes
 from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
-from ...te.mma_convolution import MmaFragments, conv2d_mma, matmul_mma, pack_weight_mma
+from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
+from ...te.im2col import Windows, conv2d_windows, matrix_windows
+from ...te.mma_convolution import conv2d_mma, pack_weight_mma
 
 
 def pack_width(target: tvm.target.Target, out_channels: int) -> int:
-    """Choose how many output channels lie side by side: two vectors of float32 where they fill, else one.
-
-    A GPU reads a pack as one line of a tile, so it gets the same.
-    """
+    """Choose how many output channels lie side by side: two vectors of float32 where they fill, else one."""
     lanes = vector_bytes(target) // 4 if target.kind.name == "llvm" else 16
     return 2 * lanes if out_channels % (2 * lanes) == 0 else lanes
 
@@ -36,6 +36,11 @@ def pack_tiles(pixels: int, out_channels: int) -> int:
     And one where there are few pixels, so that there are blocks enough.
     """
     return 1 if pixels <= 64 or -(-out_channels // 32) * 32 > 1.1 * (-(-out_channels // 16) * 16) else 2
+
+
+def pack_lanes(out_channels: int) -> int:
+    """Choose the output channels in a pack for a GPU's CUDA cores: 64, less where that leaves less empty."""
+    return min((64, 32, 16), key=lambda lanes: (-(-out_channels // lanes) * lanes > 1.1 * out_channels, -lanes))
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
@@ -80,53 +85,70 @@ class _Packer(relax.PyExprMutator):
         layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
         if not isinstance(weight, GenericConst) or layouts != ("NHWC", "OIHW", "NHWC") or attrs.groups != 1:
             return call
-        out_channels = int(weight.ty.shape[0])
         window = {
             "stride": tuple(int(s) for s in attrs.strides),
             "padding": tuple(int(p) for p in attrs.padding),
             "dilation": tuple(int(d) for d in attrs.dilation),
         }
-        array, hint = weight.value.numpy(), "conv2d"
-        pixels = math.prod(int(d) for d in call.ty.shape.values[:3])
-        fragments = self._fragments(call.args[0], pixels, array[0].size, out_channels)
-        if fragments is None:
-            packed = self._pack(array, str(call.ty.dtype))
-            return self.builder_.call_te(
-                conv2d_packed, call.args[0], packed, out_channels=out_channels, **window, primfunc_name_hint=hint
-            )
-        packed = relax.const(pack_weight_mma(array, fragments, pack_tiles(pixels, out_channels)))
-        window |= {"fragments": fragments, "kernel_size": array.shape[2:], "out_channels": out_channels}
+        array = weight.value.numpy()
+        if self.target.kind.name == "cuda":
+            on_gpu = self._product(call, array, lambda x: conv2d_windows(x, array.shape[2:], **window), "conv2d")
+            if on_gpu is not None:
+                return on_gpu
         return self.builder_.call_te(
-            lambda x, w: conv2d_mma(x, w, **window), call.args[0], packed, primfunc_name_hint=hint
+            conv2d_packed,
+            call.args[0],
+            self._pack(array, str(call.ty.dtype)),
+            out_channels=array.shape[0],
+            **window,
+            primfunc_name_hint="conv2d",
         )
 
     def _matmul(self, call: relax.Call) -> relax.Expr:
         x, weight = call.args
         if not isinstance(weight, GenericConst) or x.ty.ndim != 2 or weight.ty.ndim != 2:
             return call
-        matrix = weight.value.numpy().T  # (O, I), as a convolution's weight
-        rows, out_features = int(x.ty.shape.values[0]), int(matrix.shape[0])
-        fragments = self._fragments(x, rows, matrix.shape[1], out_features)
-        if fragments is not None:
-            packed = relax.const(pack_weight_mma(matrix[:, :, None, None], fragments, pack_tiles(rows, out_features)))
-            return self.builder_.call_te(
-                lambda x, w: matmul_mma(x, w, out_features, fragments), x, packed, primfunc_name_hint="linear"
-            )
+        matrix = weight.value.numpy().T[:, :, None, None]  # (O, I, 1, 1), as a convolution's weight
+        if self.target.kind.name == "cuda":
+            on_gpu = self._product(call, matrix, matrix_windows, "linear")
+            if on_gpu is not None:
+                return on_gpu
         return self.builder_.call_te(
             matmul_packed,
             x,
-            self._pack(matrix[:, :, None, None], str(call.ty.dtype)),
-            out_channels=int(matrix.shape[0]),
+            self._pack(matrix, str(call.ty.dtype)),
+            out_channels=matrix.shape[0],
             primfunc_name_hint="linear",
         )
 
-    def _fragments(self, x: relax.Expr, pixels: int, depth: int, out_channels: int) -> MmaFragments | None:
-        """Return how tensor cores take this product; None where it is for CUDA cores."""
-        fragments = mma_fragments(self.target, str(x.ty.dtype), self.tf32)
-        # bounds on an axis of one element are lost (TVM 0.27); for one pixel the schedule goes without, where warps share a sum
-        if fragments is None or out_channels == 1 or pixels == 1 and depth <= fragments.chunk:
+    def _product(
+        self, call: relax.Call, weight: np.ndarray, windows: Callable[[te.Tensor], Windows], hint: str
+    ) -> relax.Expr | None:
+        """Return the matrix product of all windows, on tensor cores where they take it.
+
+        None for a matrix times a vector: bounds on an axis of one element are lost (TVM 0.27), and it is a stream.
+        """
+        pixels = math.prod(int(d) for d in call.ty.shape.values[:-1])
+        out_channels, depth, dtype = weight.shape[0], weight[0].size, str(call.ty.dtype)
+        fragments = mma_fragments(self.target, dtype, self.tf32)
+        # for one pixel the schedule for tensor cores goes without bounds, where warps share a sum
+        if fragments is not None and out_channels > 1 and (pixels > 1 or depth > fragments.chunk):
+            packed = relax.const(pack_weight_mma(weight, fragments, pack_tiles(pixels, out_channels)))
+            return self.builder_.call_te(
+                lambda x, w: conv2d_mma(windows(x), w, out_channels, fragments, dtype),
+                call.args[0],
+                packed,
+                primfunc_name_hint=hint,
+            )
+        if pixels == 1 or out_channels == 1:
             return None
-        return fragments
+        packed = relax.const(pack_weight_gemm(weight, pack_lanes(out_channels)))
+        return self.builder_.call_te(
+            lambda x, w: conv2d_gemm(windows(x), w, out_channels, dtype),
+            call.args[0],
+            packed,
+            primfunc_name_hint=hint,
+        )
 
     def _pack(self, weight: np.ndarray, dtype: str) -> GenericConst:
         out_channels, in_channels, *_ = weight.shape

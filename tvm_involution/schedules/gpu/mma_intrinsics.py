@@ -109,4 +109,3 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
                         )  # fmt: skip
 
     return description, implementation
-

@@ -229,9 +229,7 @@ def _spread(sch: s_tir.Schedule, elements: LoopRV, warps: int, vector: int) -> N
     sch.unroll(steps)
 
 
-def _write_from_registers(
-    sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, warp: LoopRV, tiles: int
-) -> None:
+def _write_from_registers(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, warp: LoopRV, tiles: int) -> None:
     """Let a lane finish the neighbouring channels that it has of two pixels."""
     sch.reverse_compute_at(sums, warp, preserve_unit_loops=True)
     sch.set_scope(sums, 0, "local")
@@ -241,9 +239,7 @@ def _write_from_registers(
     _finish(sch, sums, epilogue, lane, tiles)
 
 
-def _add_up(
-    sch: s_tir.Schedule, partial: SBlockRV, total: SBlockRV, block: LoopRV, warp: LoopRV, warps: int
-) -> None:
+def _add_up(sch: s_tir.Schedule, partial: SBlockRV, total: SBlockRV, block: LoopRV, warp: LoopRV, warps: int) -> None:
     """Put each warp's sums into shared memory and add them up there."""
     sch.set_scope(partial, 0, "shared")
     sch.transform_layout(partial, ("write", 0), lambda k, lane, p, b, t, r: (k, p, b, t, lane, r))
