@@ -27,6 +27,7 @@ GPU_RULES: tuple[ScheduleRule, ...] = (
     gpu.Involution(),
     gpu.SpannedInvolution(),
     gpu.TensorCoreGemm(),
+    gpu.CudaCoreGemm(),
     gpu.Reduction(),
     gpu.ThreadPerOutput(),
     gpu.DlightFallback(),

@@ -16,15 +16,18 @@ CHUNK = 8
 def pack_weight_gemm(weight: np.ndarray, lanes: int) -> np.ndarray:
     """Pack a convolution's weight (O, I, KH, KW) for `conv2d_gemm`.
 
+    Args:
+        lanes: O is filled up to a multiple of it, KH * KW * I to one of 8, with zeros.
+
     Returns:
-        (packs, chunks, 8, lanes), contiguous; O and KH * KW * I filled up with zeros.
+        (chunks, 8, filled up O), contiguous.
     """
     out_channels = weight.shape[0]
     rows = weight.transpose(0, 2, 3, 1).reshape(out_channels, -1)
-    packs, chunks = -(-out_channels // lanes), -(-rows.shape[1] // CHUNK)
-    padded = np.zeros((packs * lanes, chunks * CHUNK), weight.dtype)
+    filled, chunks = -(-out_channels // lanes) * lanes, -(-rows.shape[1] // CHUNK)
+    padded = np.zeros((filled, chunks * CHUNK), weight.dtype)
     padded[:out_channels, : rows.shape[1]] = rows
-    return np.ascontiguousarray(padded.reshape(packs, lanes, chunks, CHUNK).transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(padded.T.reshape(chunks, CHUNK, filled))
 
 
 def conv2d_gemm(windows: Windows, weight: te.Tensor, out_channels: int, dtype: str) -> te.Tensor:
@@ -34,7 +37,7 @@ def conv2d_gemm(windows: Windows, weight: te.Tensor, out_channels: int, dtype: s
         (*windows.shape, out_channels) in `dtype`. Blocks: `im2col` (chunks, pixels, 8), `conv2d` (pixels x channels,
         both filled up), `conv2d_out`.
     """
-    packs, chunks, _, lanes = (int(d) for d in weight.shape)
+    chunks, _, channels = (int(d) for d in weight.shape)
     filled, sum_dtype = padded_pixels(windows.pixels), accumulator_dtype(dtype)
     vector = min(CHUNK, 16 // np.dtype(dtype if dtype == "float32" else "float16").itemsize)
     columns = te.compute(
@@ -45,9 +48,9 @@ def conv2d_gemm(windows: Windows, weight: te.Tensor, out_channels: int, dtype: s
     )
     chunk, k = te.reduce_axis((0, chunks), "chunk"), te.reduce_axis((0, CHUNK), "k")
     sums = te.compute(
-        (filled, packs * lanes),
+        (filled, channels),
         lambda m, o: te.sum(
-            columns[chunk, m, k].astype(sum_dtype) * weight[o // lanes, chunk, k, o % lanes].astype(sum_dtype),
+            columns[chunk, m, k].astype(sum_dtype) * weight[chunk, k, o].astype(sum_dtype),
             axis=[chunk, k],
         ),
         name="conv2d",

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolution in NHWC as the matrix product that NVIDIA's tensor cores do, operands in the order of their registers.
 
-The instruction `mma.sync` multiplies a tile of W (16 rows x k) by one of X (k x 8 columns); its 32 lanes each hold a few
-elements of either (PTX ISA, "Matrix Fragments for mma.m16n8k16"). Here output channels are the rows and pixels the columns.
-The order of the channels and that of the sum are free, so the weight is packed such that everything a lane needs lies side by
-side: 16 bytes of a pixel's channels are its fragment of X, and the sums that it ends with are neighbouring channels.
+The instruction `mma.sync` multiplies a tile of W (16 rows x k) by one of X (k x 8 columns); its 32 lanes each hold a
+few elements of either (PTX ISA, "Matrix Fragments for mma.m16n8k16"). Here output channels are the rows and pixels the
+columns. The order of the channels and that of the sum are free, so the weight is packed such that everything a lane
+needs lies side by side: 16 bytes of a pixel's channels are its fragment of X, and the sums that it ends with are
+neighbouring channels.
 """
 
 from __future__ import annotations

@@ -85,14 +85,12 @@ class _Packer(relax.PyExprMutator):
         layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
         if not isinstance(weight, GenericConst) or layouts != ("NHWC", "OIHW", "NHWC") or attrs.groups != 1:
             return call
-        window = {
-            "stride": tuple(int(s) for s in attrs.strides),
-            "padding": tuple(int(p) for p in attrs.padding),
-            "dilation": tuple(int(d) for d in attrs.dilation),
-        }
+        stride, padding, dilation = (tuple(int(v) for v in a) for a in (attrs.strides, attrs.padding, attrs.dilation))
         array = weight.value.numpy()
         if self.target.kind.name == "cuda":
-            on_gpu = self._product(call, array, lambda x: conv2d_windows(x, array.shape[2:], **window), "conv2d")
+            on_gpu = self._product(
+                call, array, lambda x: conv2d_windows(x, array.shape[2:], stride, padding, dilation), "conv2d"
+            )
             if on_gpu is not None:
                 return on_gpu
         return self.builder_.call_te(
@@ -100,7 +98,9 @@ class _Packer(relax.PyExprMutator):
             call.args[0],
             self._pack(array, str(call.ty.dtype)),
             out_channels=array.shape[0],
-            **window,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
             primfunc_name_hint="conv2d",
         )
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedule rules for NVIDIA GPUs, one a file."""
 
+from .cuda_core_gemm import CudaCoreGemm
 from .dlight_fallback import DlightFallback
 from .involution import Involution
 from .mma_intrinsics import mma_fragments, register_mma_intrinsics
@@ -10,6 +11,7 @@ from .tensor_core_gemm import TensorCoreGemm
 from .thread_per_output import ThreadPerOutput
 
 __all__ = [
+    "CudaCoreGemm",
     "DlightFallback",
     "Involution",
     "Reduction",

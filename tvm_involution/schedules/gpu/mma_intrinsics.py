@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tensor intrinsics of `te.conv2d_mma`: one chunk of a tile of 16 channels x 8 pixels, from shared memory.
 
-TVM's own (`tvm.s_tir.tensor_intrin`) take half a minute to import, and load fragments with `ldmatrix`, which operands that
-are packed in the order of the registers do not need.
+TVM's own (`tvm.s_tir.tensor_intrin`) take half a minute to import, and load fragments with `ldmatrix`, which operands
+that are packed in the order of the registers do not need.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _PTX_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "tf32"}
 
 
 def mma_fragments(target: tvm.target.Target, dtype: str, tf32: bool = False) -> MmaFragments | None:
-    """Return the fragments of the widest product of `dtype` that `target` has with sums in float32; None where it has none.
+    """Return the fragments of the product of `dtype` that `target` has, with sums in float32; None where it has none.
 
     Args:
         tf32: multiply float32 by its first 10 bits of mantissa.
@@ -28,7 +28,7 @@ def mma_fragments(target: tvm.target.Target, dtype: str, tf32: bool = False) -> 
     capability = compute_capability(target) if target.kind.name == "cuda" else 0
     if dtype == "float16" and capability >= 75:
         return MmaFragments(dtype, 16 if capability >= 80 else 8)
-    if capability >= 80 and (dtype == "bfloat16" or dtype == "float32" and tf32):
+    if capability >= 80 and (dtype == "bfloat16" or (dtype == "float32" and tf32)):
         return MmaFragments(dtype, 16 if dtype == "bfloat16" else 8)
     return None
 
@@ -68,8 +68,8 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
                         "float32", W[s, l // 4 * 4 + q, (e // pair * 2 + v // 2) * pair + e % pair]
                     ) * T.Cast("float32", X[(l % 4 * 2 + v % 2) * 4 + q, s * depth + e])
 
-    # The scalar reads are dropped later; until then they keep StorageRewrite from making arrays of vectors, which cp.async
-    # and the offsets into fragments cannot have (TVM 0.27).
+    # The scalar reads are dropped later; until then they keep StorageRewrite from making arrays of vectors, which
+    # cp.async and the offsets into fragments cannot have (TVM 0.27).
     @T.prim_func(s_tir=True)
     def implementation(w: T.handle, x: T.handle, sums: T.handle) -> None:
         s0 = T.int32()

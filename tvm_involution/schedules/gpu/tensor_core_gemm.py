@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Convolutions and linear layers on tensor cores (`te.conv2d_mma`), with the epilogue on the sums in registers.
 
-A thread block owns a tile of output channels x pixels. Its weights and windows come chunk by chunk of the sum into shared
-memory, by `cp.async` some chunks ahead where there is that, in the order of the fragments: 16 bytes a lane, no bank
-conflict. Warps divide the tile; or, where there are too few tiles to keep the GPU busy (batch 1), they divide the sum and
+A thread block owns a tile of output channels x pixels. Its weights and windows come chunk by chunk of the sum into
+shared memory, by `cp.async` some chunks ahead where there is that, in the order of the fragments: 16 bytes a lane, no
+bank conflict. Warps divide the tile; or, where there are too few tiles to keep the GPU busy (batch 1), they divide the sum and
 add up in shared memory. A lane ends with neighbouring channels of a pixel, so what follows reads and writes vectors.
 """
 
@@ -18,14 +18,15 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import compute_capability
 from ...te.mma_convolution import COLUMNS, LANES, ROWS, MmaFragments
-from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue, loop_extents
+from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue
 from .mma_intrinsics import mma_intrinsic
+from .pixels import flatten_pixels
 
 _VARIANTS = 12
 # registers of a lane that sums may take: half, the rest is fragments and addresses
 _SUMS = 128
-# what a multiprocessor does in a clock, from sm_80 to sm_90 about: bytes from the second-level cache and from shared memory,
-# multiply-adds of each of its four parts; how long a chunk takes where nothing else is under way; start and end of a block
+# what a multiprocessor does in a clock, about, from sm_80 to sm_90: bytes from the second-level cache and from shared
+# memory, multiply-adds in each of its quarters; and the clocks of a chunk that waits for all before, of a block's start and end
 _L2_BYTES, _SHARED_BYTES, _MULTIPLY_ADDS, _CHUNK_CLOCKS, _BLOCK_CLOCKS = 32, 128, 256, 120, 1000
 # multiprocessors of the cards in question: 68 to 144
 _MULTIPROCESSORS = 128
@@ -167,7 +168,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     assert mma is not None and windows is not None and sums is not None
     problem = _problem(sch, mma)
     epilogue = fuse_epilogue(sch, sums)
-    if epilogue is None or sch.get_consumers(epilogue) or not _flatten(sch, epilogue):
+    if epilogue is None or sch.get_consumers(epilogue) or not flatten_pixels(sch, epilogue):
         return None
     along_packs, along_columns, along_sum = plan.warps
 
@@ -317,15 +318,5 @@ def _chunk_choices(problem: _Problem, plan: _Plan, target: tvm.target.Target) ->
     """Return how many chunks a warp may take at a time."""
     shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
     most = shared // _shared_bytes(problem, plan)
-    return [n for n in divisors(problem.chunks // plan.warps[2], 4) if n <= most]
-
-
-def _flatten(sch: s_tir.Schedule, epilogue: SBlockRV) -> bool:
-    """Make the epilogue's loops pixels x channels; return whether that went."""
-    extents = loop_extents(sch, sch.get_loops(epilogue))
-    if extents is None:
-        return False
-    if len(extents) == 4:
-        _, height, width, _ = extents
-        sch.transform_block_layout(epilogue, lambda b, y, z, o: ((b * height + y) * width + z, o))
-    return len(extents) in (2, 4)
+    steps = problem.chunks // plan.warps[2]
+    return [n for n in divisors(steps, 4) if n == 1 or (n <= most and steps // n >= plan.stages)]
