@@ -77,8 +77,8 @@ def compute_capability(target: tvm.target.Target) -> int:
 def lowering_config(target: tvm.target.Target) -> dict[str, bool]:
     """Return the options of the `PassContext` in which scheduled programs are built for `target`.
 
-    Copies that a GPU schedule marks as asynchronous become `cp.async`. Common subexpressions are left to nvcc: TVM's own
-    elimination hides the lane from LowerWarpMemory (TVM 0.27).
+    Copies that a GPU schedule marks as asynchronous become `cp.async`. Common subexpressions are left to nvcc: TVM's
+    own elimination hides the lane from LowerWarpMemory (TVM 0.27).
     """
     return {"tirx.use_async_copy": True, "tirx.disable_cse_tir": True} if target.kind.name == "cuda" else {}
 

@@ -85,12 +85,13 @@ class _Packer(relax.PyExprMutator):
         layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
         if not isinstance(weight, GenericConst) or layouts != ("NHWC", "OIHW", "NHWC") or attrs.groups != 1:
             return call
-        stride, padding, dilation = (tuple(int(v) for v in a) for a in (attrs.strides, attrs.padding, attrs.dilation))
+        stride_h, stride_w = (int(s) for s in attrs.strides)
+        top, left, bottom, right = (int(p) for p in attrs.padding)
+        dilation_h, dilation_w = (int(d) for d in attrs.dilation)
+        window = (stride_h, stride_w), (top, left, bottom, right), (dilation_h, dilation_w)
         array = weight.value.numpy()
         if self.target.kind.name == "cuda":
-            on_gpu = self._product(
-                call, array, lambda x: conv2d_windows(x, array.shape[2:], stride, padding, dilation), "conv2d"
-            )
+            on_gpu = self._product(call, array, lambda x: conv2d_windows(x, array.shape[2:], *window), "conv2d")
             if on_gpu is not None:
                 return on_gpu
         return self.builder_.call_te(
@@ -98,9 +99,9 @@ class _Packer(relax.PyExprMutator):
             call.args[0],
             self._pack(array, str(call.ty.dtype)),
             out_channels=array.shape[0],
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
+            stride=window[0],
+            padding=window[1],
+            dilation=window[2],
             primfunc_name_hint="conv2d",
         )
 
@@ -132,7 +133,7 @@ class _Packer(relax.PyExprMutator):
         out_channels, depth, dtype = weight.shape[0], weight[0].size, str(call.ty.dtype)
         fragments = mma_fragments(self.target, dtype, self.tf32)
         # for one pixel the schedule for tensor cores goes without bounds, where warps share a sum
-        if fragments is not None and out_channels > 1 and (pixels > 1 or depth > fragments.chunk):
+        if fragments is not None and out_channels > 1 and (pixels > 1 or -(-depth // fragments.chunk) % 2 == 0):
             packed = relax.const(pack_weight_mma(weight, fragments, pack_tiles(pixels, out_channels)))
             return self.builder_.call_te(
                 lambda x, w: conv2d_mma(windows(x), w, out_channels, fragments, dtype),

@@ -63,10 +63,10 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
             T.writes(D[0:LANES, 0, 0, 0, 0:4])
             for lane, r, step, quad, element in T.grid(LANES, 4, steps, 4, depth):
                 with T.sblock("mma"):
-                    l, v, s, q, e = T.axis.remap("SSRRR", [lane, r, step, quad, element])
-                    D[l, 0, 0, 0, v] = D[l, 0, 0, 0, v] + T.Cast(
-                        "float32", W[s, l // 4 * 4 + q, (e // pair * 2 + v // 2) * pair + e % pair]
-                    ) * T.Cast("float32", X[(l % 4 * 2 + v % 2) * 4 + q, s * depth + e])
+                    i, v, s, q, e = T.axis.remap("SSRRR", [lane, r, step, quad, element])
+                    D[i, 0, 0, 0, v] = D[i, 0, 0, 0, v] + T.Cast(
+                        "float32", W[s, i // 4 * 4 + q, (e // pair * 2 + v // 2) * pair + e % pair]
+                    ) * T.Cast("float32", X[(i % 4 * 2 + v % 2) * 4 + q, s * depth + e])
 
     # The scalar reads are dropped later; until then they keep StorageRewrite from making arrays of vectors, which
     # cp.async and the offsets into fragments cannot have (TVM 0.27).

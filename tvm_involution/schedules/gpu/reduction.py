@@ -53,7 +53,7 @@ class Reduction(ScheduleRule):
 
 
 def _worthwhile(sch: s_tir.Schedule, block: SBlockRV) -> bool:
-    """Return whether there are few outputs, of long sums, in loops that can be divided: outputs outside, sums inside."""
+    """Return whether there are few outputs, of long sums, in loops over outputs outside and sums inside."""
     extents = loop_extents(sch, sch.get_loops(block))
     kinds = [iter_var.iter_type == tirx.IterVar.DataPar for iter_var in sch.get(block).iter_vars]
     if extents is None or len(extents) != len(kinds) or kinds != sorted(kinds, reverse=True) or not kinds[0]:

@@ -3,8 +3,9 @@
 
 A thread block owns a tile of output channels x pixels. Its weights and windows come chunk by chunk of the sum into
 shared memory, by `cp.async` some chunks ahead where there is that, in the order of the fragments: 16 bytes a lane, no
-bank conflict. Warps divide the tile; or, where there are too few tiles to keep the GPU busy (batch 1), they divide the sum and
-add up in shared memory. A lane ends with neighbouring channels of a pixel, so what follows reads and writes vectors.
+bank conflict. Warps divide the tile; or, where there are too few tiles to keep the GPU busy (batch 1), they divide the
+sum and add up in shared memory. A lane ends with neighbouring channels of a pixel, so what follows reads and writes
+vectors.
 """
 
 from __future__ import annotations
@@ -25,11 +26,15 @@ from .pixels import flatten_pixels
 _VARIANTS = 12
 # registers of a lane that sums may take: half, the rest is fragments and addresses
 _SUMS = 128
+# what a lane has beside them, about
+_OTHER_REGISTERS = 80
 # what a multiprocessor does in a clock, about, from sm_80 to sm_90: bytes from the second-level cache and from shared
-# memory, multiply-adds in each of its quarters; and the clocks of a chunk that waits for all before, of a block's start and end
-_L2_BYTES, _SHARED_BYTES, _MULTIPLY_ADDS, _CHUNK_CLOCKS, _BLOCK_CLOCKS = 32, 128, 256, 120, 1000
-# multiprocessors of the cards in question: 68 to 144
-_MULTIPROCESSORS = 128
+# memory, multiply-adds in each of its quarters
+_L2_BYTES, _SHARED_BYTES, _MULTIPLY_ADDS = 32, 128, 256
+# clocks until a load arrives; of a chunk that has arrived, with the barriers around it; of a block's start and end
+_LOAD_CLOCKS, _CHUNK_CLOCKS, _BLOCK_CLOCKS = 800, 120, 1000
+# the cards in question have 68 to 144 multiprocessors, of 64 to 228 KiB of shared memory
+_MULTIPROCESSORS, _SHARED_MEMORY = 128, 100 << 10
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class TensorCoreGemm(ScheduleRule):
 
 def _problem(sch: s_tir.Schedule, block: SBlockRV) -> _Problem:
     weight = sch.get(block).reads[0].source
-    packs, chunks, tiles, steps, _, weights = (int(d) for d in weight.shape)
+    packs, chunks, tiles, _, _, weights = (int(d) for d in weight.shape)
     columns = int(sch.get(block).iter_vars[2].dom.extent)
     dtype = str(weight.dtype)
     depth = 2 * weights  # a lane holds two rows of the instruction's sixteen, a quarter of their depth
@@ -100,6 +105,7 @@ def _plans(problem: _Problem, target: tvm.target.Target) -> list[_Plan]:
     asynchronous = compute_capability(target) >= 80
     shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
     threads = int(target.attrs.get("max_threads_per_block", 1024))
+    registers = int(target.attrs.get("registers_per_block", 65536))
     plans = []
     for packs in divisors(problem.packs, 8):
         for columns in divisors(problem.columns, 16):
@@ -108,7 +114,8 @@ def _plans(problem: _Problem, target: tvm.target.Target) -> list[_Plan]:
                 while stages > 1 and stages * _stage_bytes(problem, packs, columns, warps[2]) > shared:
                     stages -= 1
                 plan = _Plan(packs, columns, warps, max(1, stages))
-                if plan.threads <= min(threads, 256) and _shared_bytes(problem, plan) <= shared:
+                fits = plan.threads <= min(threads, 256) and _shared_bytes(problem, plan) <= shared
+                if fits and plan.threads * (_sums(problem, plan) + _OTHER_REGISTERS) <= registers:
                     plans.append(plan)
     return sorted(plans, key=lambda plan: _clocks(problem, plan))
 
@@ -132,6 +139,12 @@ def _divisions(problem: _Problem, packs: int, columns: int) -> list[tuple[int, i
     return found
 
 
+def _sums(problem: _Problem, plan: _Plan) -> int:
+    """Return the sums that a lane keeps."""
+    along_packs, along_columns, _ = plan.warps
+    return plan.packs // along_packs * problem.tiles * (plan.columns // along_columns) * 4
+
+
 def _stage_bytes(problem: _Problem, packs: int, columns: int, chunks: int) -> int:
     """Return the shared memory that `chunks` chunks of a tile's weights and windows take."""
     rows = packs * problem.tiles * ROWS + columns * COLUMNS
@@ -150,12 +163,15 @@ def _clocks(problem: _Problem, plan: _Plan) -> float:
     blocks = (problem.packs // plan.packs) * (problem.columns // plan.columns)
     along_packs, along_columns, along_sum = plan.warps
     # blocks beside each other on a multiprocessor hide each other's waiting, not each other's work
-    beside = max(1, min(4, blocks // _MULTIPROCESSORS, 16 * LANES // plan.threads))
+    registers = plan.threads * (_sums(problem, plan) + _OTHER_REGISTERS)
+    room = min(65536 // registers, _SHARED_MEMORY // _shared_bytes(problem, plan))
+    beside = max(1, min(8, blocks // _MULTIPROCESSORS, room))
     warps = math.prod(plan.warps) * beside
     moved = (rows + pixels) * 64 * problem.chunks + rows * pixels * 4
     fragments = (rows * along_columns + pixels * along_packs) * 64 * problem.chunks
     multiply_adds = rows * pixels * problem.fragments.chunk * problem.chunks
-    latency = problem.chunks / along_sum * _CHUNK_CLOCKS * (3 if plan.stages == 1 else 1) + _BLOCK_CLOCKS
+    chunk = _LOAD_CLOCKS + _CHUNK_CLOCKS if plan.stages == 1 else max(_LOAD_CLOCKS / (plan.stages - 1), _CHUNK_CLOCKS)
+    latency = problem.chunks / along_sum * chunk + _BLOCK_CLOCKS
     clocks = max(
         moved / _L2_BYTES, fragments / _SHARED_BYTES, multiply_adds / (_MULTIPLY_ADDS * min(4, warps)), latency / beside
     )
@@ -290,7 +306,7 @@ def _write_one_pixel(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, bl
 
 
 def _to_lanes(sch: s_tir.Schedule, sums: SBlockRV, tiles: int) -> tuple[LoopRV, LoopRV, LoopRV, LoopRV]:
-    """Split pixels x channels as the lanes hold them: columns, packs, the lane, its two pixels and then its channels."""
+    """Split pixels x channels as the lanes hold them: columns, packs, the lane, its two pixels, then its channels."""
     pixels, channels = sch.get_loops(sums)[-2:]
     columns, quad, pair = sch.split(pixels, [None, COLUMNS // 2, 2])
     packs, row, own = sch.split(channels, [None, ROWS // 2, 2 * tiles])
