@@ -15,7 +15,7 @@ from tvm import te, topi
 
 from tvm_involution.bench.machine_code import compile_kernel, nvcc_present
 from tvm_involution.schedules import default_schedule
-from tvm_involution.schedules.gpu import Involution, SpannedInvolution
+from tvm_involution.schedules.gpu import Involution, InvolutionNCHW, SpannedInvolution
 from tvm_involution.te import involution2d, involution2d_output_size, pack_weight, spanned_involution2d
 
 pytestmark = pytest.mark.skipif(not cuda_emulator.available, reason="needs g++")
@@ -36,20 +36,24 @@ def target(architecture: str) -> tvm.target.Target:
     return tvm.target.Target({"kind": "cuda", "arch": architecture}, host="llvm")
 
 
-def make_case(rng, case, dtype, packed):
-    """Return the program of an involution, batch norm and ReLU in NHWC, its inputs and what it computes."""
+def make_case(rng, case, dtype, packed, layout="NHWC"):
+    """Return the program of an involution, batch norm and ReLU, its inputs and what it computes."""
     n, groups, group_channels, h, w, kernel_size, stride, padding, dilation = case
     channels = groups * group_channels
     oh, ow = (involution2d_output_size(size, kernel_size, stride, padding, dilation) for size in (h, w))
     x = as_dtype(rng.standard_normal((n, channels, h, w)), dtype)
     kernel = as_dtype(rng.standard_normal((n, groups, kernel_size, kernel_size, oh, ow)), dtype)
-    scale, shift = (as_dtype(rng.standard_normal((1, 1, 1, channels)), dtype) for _ in range(2))
-    expected = reference(x, kernel, (stride,) * 2, (padding,) * 2, (dilation,) * 2).transpose(0, 2, 3, 1)
+    scale, shift = (as_dtype(rng.standard_normal((1, channels, 1, 1)), dtype) for _ in range(2))
+    expected = reference(x, kernel, (stride,) * 2, (padding,) * 2, (dilation,) * 2)
     expected = np.maximum(expected * scale.astype("float64") + shift.astype("float64"), 0)
-    kernel = kernel.transpose(0, 4, 5, 1, 2, 3)
-    arrays = [x.transpose(0, 2, 3, 1), kernel.reshape(n, oh, ow, -1) if packed else kernel, scale, shift]
+    if layout == "NHWC":
+        x, scale, shift, expected = (array.transpose(0, 2, 3, 1) for array in (x, scale, shift, expected))
+        kernel = kernel.transpose(0, 4, 5, 1, 2, 3)
+    if packed:
+        kernel = kernel.reshape((n, oh, ow, -1) if layout == "NHWC" else (n, -1, oh, ow))
+    arrays = [x, kernel, scale, shift]
     inputs = [te.placeholder(array.shape, dtype, f"input{i}") for i, array in enumerate(arrays)]
-    out = involution2d(*inputs[:2], stride, padding, dilation, "NHWC", kernel_size)
+    out = involution2d(*inputs[:2], stride, padding, dilation, layout, kernel_size)
     out = topi.nn.relu(topi.add(topi.multiply(out, inputs[2]), inputs[3]))
     return te.create_prim_func([*inputs, out]), [np.ascontiguousarray(array) for array in arrays], expected
 
@@ -86,11 +90,12 @@ def test_spanned(rng, case, dtype):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_default(rng, case, dtype):
-    func, arrays, expected = make_case(rng, case, dtype, packed=bool(rng.integers(2)))
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW"])
+def test_default(rng, case, dtype, layout):
+    func, arrays, expected = make_case(rng, case, dtype, packed=bool(rng.integers(2)), layout=layout)
     own = target(str(rng.choice(ARCHITECTURES)))
     schedule, rule = default_schedule(func, own)
-    assert rule == "Involution"
+    assert rule == ("Involution" if layout == "NHWC" else "InvolutionNCHW")
     assert relative_norm(run_cuda(schedule, arrays, own)[0], expected) < TOLERANCE[dtype]
 
 
@@ -99,6 +104,7 @@ def test_points_of_the_space(rng, dtype):
     case = CASES[int(rng.integers(len(CASES)))]
     for rule, made in (
         (Involution(), make_case(rng, case, dtype, packed=True)),
+        (InvolutionNCHW(), make_case(rng, case, dtype, packed=True, layout="NCHW")),
         (SpannedInvolution(), make_spanned_case(rng, case, 12, dtype)),
     ):
         func, arrays, expected = made

@@ -25,6 +25,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
 
 GPU_RULES: tuple[ScheduleRule, ...] = (
     gpu.Involution(),
+    gpu.InvolutionNCHW(),
     gpu.SpannedInvolution(),
     gpu.ThreadPerOutput(),
     gpu.DlightFallback(),

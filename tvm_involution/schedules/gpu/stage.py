@@ -9,8 +9,10 @@ from tvm.s_tir.schedule import ExprRV, LoopRV, SBlockRV
 
 # vectors that TVM's CUDA code generator has types for
 _VECTORS = (2, 4, 8)
-# loads of a thread that are unrolled; bytes of them that wait in registers
-_TURNS, _STAGED_BYTES = 96, 384
+TURNS = 96
+"""vectors that a thread copies at most in one go, its loads all under way"""
+# bytes of them that wait in registers
+_STAGED_BYTES = 384
 
 
 def copy_by_threads(
@@ -42,7 +44,7 @@ def copy_by_threads(
     sch.bind(thread, "threadIdx.x")
     if vector in _VECTORS:
         sch.vectorize(lane)
-    unroll(sch, turn, _TURNS)
+    unroll(sch, turn, TURNS)
     element_bits = tvm.DataType(str(sch.get(block).writes[0].source.dtype)).bits
     if not tests:
         # the last, partial turn apart: the others need no test
