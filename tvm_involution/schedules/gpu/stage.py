@@ -7,6 +7,8 @@ import tvm
 from tvm import s_tir
 from tvm.s_tir.schedule import ExprRV, LoopRV, SBlockRV
 
+from ..rule import vectorize_last
+
 # vectors that TVM's CUDA code generator has types for
 _VECTORS = (2, 4, 8)
 TURNS = 96
@@ -53,10 +55,10 @@ def copy_by_threads(
         sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
 
 
-def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, vector: int) -> None:
-    """Vectorize the last loop of `block`, of `vector` iterations, where there is a type for it."""
-    if vector in _VECTORS:
-        sch.vectorize(sch.get_loops(block)[-1])
+def as_vectors(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
+    """Vectorize the last loop of `block`, of a multiple of `lanes` iterations, where there is a type for it."""
+    if lanes in _VECTORS:
+        vectorize_last(sch, block, lanes)
 
 
 def unroll(sch: s_tir.Schedule, loop: LoopRV, steps: int | ExprRV) -> None:
