@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Print what the involutions of RedNet-50 need of a GPU, without one: the tables of docs/gpu.md, section "Involution".
+"""Print what the involutions of RedNet-50 need of a GPU, without one: the table of docs/gpu.md, section "Involution".
 
-python benchmarks/gpu_involution_code.py [--architecture sm_90a] [--batch 32] [--cuobjdump PATH]
+    python benchmarks/gpu_involution_code.py [--architecture sm_90a] [--batch 32] [--cuobjdump PATH]
+
+"loops" are the instructions of the aggregation and of the kernel's generation (of the whole kernel where the compiler
+left no loop); "issue" is the time they take at one a cycle and scheduler; "bytes" the time that the arrays take at the
+rate of a copy. A kernel is at best as fast as the larger of the two.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter
 
 import tvm
@@ -36,10 +41,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", nargs="+", default=["float32", "float16"])
     parser.add_argument("--cuobjdump", default="cuobjdump")
+    parser.add_argument("--multiprocessors", type=int, default=132, help="of the GPU whose times are predicted")
+    parser.add_argument("--gigahertz", type=float, default=1.7)
+    parser.add_argument("--gigabytes", type=float, default=3030, help="a second, of a copy")
     arguments = parser.parse_args()
     target = tvm.target.Target({"kind": "cuda", "arch": arguments.architecture}, host="llvm")
-    print("| C, HxW, K, stride | type | kernel | threads | registers | shared, KB | resident threads | loops |")
-    print("|---|---|---|---|---|---|---|---|")
+    columns = ["C, HxW, K, stride", "type", "kernel", "threads", "registers", "shared, KiB", "resident"]
+    columns += ["issue, us", "bytes, us", "loops"]
+    print("|", " | ".join(columns), "|")
+    print("|---" * len(columns) + "|")
     for layer in LAYERS:
         for dtype in arguments.dtype:
             for fused in (False, True):
@@ -48,17 +58,29 @@ def main() -> None:
                 assert schedule is not None
                 source = tvm.compile(schedule.mod, target).mod.imports[0].inspect_source()
                 code = compile_kernel(source, arguments.architecture, arguments.cuobjdump)
-                assert code.spilled_bytes == code.stack_bytes == 0
-                channels, size, kernel_size, stride, _ = layer
+                channels, size, kernel_size, stride, hidden = layer
+                # only generation reads global memory in its loop; its first loop is that of whole turns
+                busy = [loop for loop in code.loops if loop["FFMA"] >= 16]
+                aggregating = [loop for loop in busy if not loop["LDG"]] or [code.instructions]
+                loops = [aggregating[-1], *[loop for loop in busy if loop["LDG"]][:1]]
+                products = multiply_adds(arguments.batch, channels, size, kernel_size, stride, hidden if fused else 0)
+                ratios = (sum(loop.values()) / loop["FFMA"] for loop in loops)
+                instructions = sum(count * ratio for count, ratio in zip(products, ratios, strict=False))
+                lanes = code.threads / (-(-code.threads // 32) * 32)
+                issue = instructions / 32 / lanes / (4 * arguments.multiprocessors * arguments.gigahertz * 1e3)
+                moved = sum(math.prod(map(int, buffer.shape)) for buffer in func.params)
+                moved *= tvm.DataType(dtype).bits // 8
                 cells = [
                     f"{channels}, {size}x{size}, {kernel_size}, {stride}",
                     dtype,
                     "fused" if fused else "given",
                     code.threads,
-                    code.registers,
+                    f"{code.registers}{' (spills)' * bool(code.spilled_bytes + code.stack_bytes)}",
                     f"{code.shared_bytes / 1024:.1f}",
                     code.resident_threads(arguments.architecture),
-                    "; ".join(map(describe, busy(code.loops))),
+                    f"{issue:.1f}",
+                    f"{moved / arguments.gigabytes / 1e3:.1f}",
+                    "; ".join(map(describe, loops)),
                 ]
                 print("|", " | ".join(map(str, cells)), "|")
 
@@ -80,9 +102,10 @@ def program(batch: int, channels: int, size: int, kernel_size: int, stride: int,
     return te.create_prim_func([x, scale, shift, *kernel, result]).with_attr("global_symbol", "main")
 
 
-def busy(loops: tuple[Counter[str], ...]) -> list[Counter[str]]:
-    """Return the loops that multiply and add."""
-    return [loop for loop in loops if loop["FFMA"] >= 16]
+def multiply_adds(batch: int, channels: int, size: int, kernel_size: int, stride: int, hidden: int) -> tuple[int, int]:
+    """Return the multiply-adds of the aggregation and of the kernel's generation."""
+    taps = batch * (-(-size // stride)) ** 2 * channels * kernel_size**2
+    return taps, taps // 16 * hidden
 
 
 def describe(loop: Counter[str]) -> str:

@@ -32,8 +32,10 @@ class KernelCode:
     spilled_bytes: int
     threads: int
     """of a block"""
+    instructions: Counter[str]
+    """by name without suffixes; none without cuobjdump"""
     loops: tuple[Counter[str], ...]
-    """instructions between a branch backwards and its target, by name without suffixes; none without cuobjdump"""
+    """those between a branch backwards and its target"""
 
     def resident_threads(self, architecture: str) -> int:
         """Return how many threads a multiprocessor runs at a time."""
@@ -65,10 +67,10 @@ def compile_kernel(source: str, architecture: str, cuobjdump: str = "cuobjdump")
         compiled = subprocess.run(command, capture_output=True, text=True)
         if compiled.returncode:
             raise RuntimeError(compiled.stderr)
-        loops: tuple[Counter[str], ...] = ()
+        code: list[tuple[int, str, str]] = []
         if shutil.which(cuobjdump):
             dump = subprocess.run([cuobjdump, "-sass", str(binary)], capture_output=True, text=True, check=True)
-            loops = _loops(dump.stdout)
+            code = _instructions(dump.stdout)
 
     def used(pattern: str) -> int:
         return sum(map(int, re.findall(pattern, compiled.stderr)))
@@ -79,18 +81,21 @@ def compile_kernel(source: str, architecture: str, cuobjdump: str = "cuobjdump")
         stack_bytes=used(r"(\d+) bytes stack frame"),
         spilled_bytes=used(r"(\d+) bytes spill"),
         threads=int(re.findall(r"__launch_bounds__\((\d+)\)", source)[0]),
-        loops=loops,
+        instructions=Counter(name for _, name, _ in code),
+        loops=_loops(code),
     )
 
 
-def _loops(text: str) -> tuple[Counter[str], ...]:
-    code = [
-        (int(address, 16), name.split(".")[0], rest)
-        for address, name, rest in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)([^;]*);", text)
-    ]
+def _instructions(text: str) -> list[tuple[int, str, str]]:
+    """Return each instruction's address, name and operands."""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)([^;]*);", text)
+    return [(int(address, 16), name.split(".")[0], operands) for address, name, operands in found]
+
+
+def _loops(code: list[tuple[int, str, str]]) -> tuple[Counter[str], ...]:
     loops = []
-    for address, name, rest in code:
-        target = re.search(r"0x([0-9a-f]+)", rest)
+    for address, name, operands in code:
+        target = re.search(r"0x([0-9a-f]+)", operands)
         if name == "BRA" and target and int(target.group(1), 16) < address:
             start = int(target.group(1), 16)
             loops.append(Counter(name for at, name, _ in code if start <= at <= address))

@@ -46,8 +46,10 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
     sch.set_scope(block, 0, "local")
     sch.compute_at(strip, u, preserve_unit_loops=True)
     copy_by_threads(sch, x, boxes, box.threads(window), box.x_vector(window), tests=padded is not None)
+    unroll(sch, sch.get_loops(strip)[-2], _UNROLLED)
     as_vectors(sch, strip, box.channels)
     as_vectors(sch, epilogue, box.channels)
-    unroll(sch, u, choose(sch, [_UNROLLED, 0], _UNROLLED, tunable))
+    unroll(sch, v, _UNROLLED)
+    unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
     sch.decompose_reduction(block, u)
     return boxes

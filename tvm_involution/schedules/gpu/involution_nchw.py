@@ -128,6 +128,7 @@ def _schedule(func: tirx.PrimFunc, box: _Box, tunable: bool) -> s_tir.Schedule |
     sch.set_scope(block, 0, "local")
     sch.compute_at(strip, element, preserve_unit_loops=True)
     copy_by_threads(sch, x, boxes, box.threads, 1, tests=padded is not None)
-    unroll(sch, v, choose(sch, [_UNROLLED, 0], _UNROLLED, tunable))
+    unroll(sch, element, _UNROLLED)
+    unroll(sch, v, choose(sch, [0, _UNROLLED], 0, tunable))
     sch.decompose_reduction(block, v)
     return sch

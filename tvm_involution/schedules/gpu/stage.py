@@ -13,8 +13,8 @@ from ..rule import vectorize_last
 _VECTORS = (2, 4, 8)
 TURNS = 96
 """vectors that a thread copies at most in one go, its loads all under way"""
-# bytes of them that wait in registers
-_STAGED_BYTES = 384
+STAGED_BYTES = 384
+"""of a thread's vectors that may wait in registers"""
 
 
 def copy_by_threads(
@@ -51,7 +51,7 @@ def copy_by_threads(
     if not tests:
         # the last, partial turn apart: the others need no test
         sch.annotate(turn, "pragma_loop_partition_hint", 1)
-    elif int(sch.get(turn).extent) * vector * element_bits // 8 <= _STAGED_BYTES:
+    elif int(sch.get(turn).extent) * vector * element_bits // 8 <= STAGED_BYTES:
         sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
 
 
