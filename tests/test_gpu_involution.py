@@ -81,7 +81,9 @@ def make_spanned_case(rng, case, hidden, dtype, lanes=16):
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_spanned(rng, case, dtype):
-    func, arrays, expected = make_spanned_case(rng, case, int(rng.choice([5, 16, 24])), dtype)
+    hidden, lanes = int(rng.choice([5, 16, 24])), int(rng.choice([4, 16, 64]))
+    print("hidden channels", hidden, "lanes", lanes)
+    func, arrays, expected = make_spanned_case(rng, case, hidden, dtype, lanes)
     own = target(str(rng.choice(ARCHITECTURES)))
     schedule, rule = default_schedule(func, own)
     assert rule == "SpannedInvolution"

@@ -19,6 +19,8 @@ from .pack_weights import packed_weight
 
 # TVM's OpPatternKind: elementwise operations may join behind it
 _OUT_ELEMENTWISE_FUSABLE = 4
+# hidden channels up to which a GPU generates the kernel where it is used
+_GPU_HIDDEN = 64
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseKernelGeneration")
@@ -46,15 +48,22 @@ class FuseKernelGeneration:
         def rewrite(expr, matches):
             conv, call = matches[span], matches[involution]
             apart = any(uses.get(matches[part], 2) != 1 for part in (span, kernel))
-            if apart or not _is_span(conv, matches[bias]) or not self._pays(call):
+            if apart or not _is_span(conv, matches[bias]) or not self._pays(conv, call):
                 return expr
             return self._spanned(builder, call, matches[x], conv, matches[bias])
 
         return rewrite_call(involution, rewrite, func)
 
-    def _pays(self, involution: relax.Call) -> bool:
-        """Half types on CPUs; in float32 the second-level cache holds the kernel anyway (docs/benchmarks.md)."""
-        return self.target.kind.name == "llvm" and str(involution.ty.dtype) in ("float16", "bfloat16")
+    def _pays(self, span: relax.Call, involution: relax.Call) -> bool:
+        """Half types on CPUs; in float32 the second-level cache holds the kernel anyway (docs/benchmarks.md).
+
+        On GPUs float32 of few hidden channels, whose products take less time than the kernel's way through memory;
+        half types have tensor cores for the span alone (docs/gpu.md).
+        """
+        half = str(involution.ty.dtype) in ("float16", "bfloat16")
+        if self.target.kind.name == "cuda":
+            return not half and int(span.args[0].ty.shape[-1]) <= _GPU_HIDDEN
+        return half
 
     def _spanned(self, builder, involution, x, conv, bias):
         weight = conv.args[1].value.numpy()
