@@ -41,7 +41,7 @@ def test_every_kernel(rng, dtype, architecture):
         error = relative_norm(run_cuda(schedule, arrays, target)[0], expected)
         assert error < TOLERANCE[dtype], (rule, func)
         rules.add(rule)
-    assert rules >= ({"SpannedInvolution"} if dtype == "float32" else {"Involution"})
+    assert "SpannedInvolution" in rules
 
 
 def run_plain(func: tirx.PrimFunc, arrays: list[np.ndarray], output) -> np.ndarray:

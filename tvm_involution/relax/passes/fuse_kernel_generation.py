@@ -20,7 +20,7 @@ from .pack_weights import packed_weight
 # TVM's OpPatternKind: elementwise operations may join behind it
 _OUT_ELEMENTWISE_FUSABLE = 4
 # hidden channels up to which a GPU generates the kernel where it is used
-_GPU_HIDDEN = 64
+_GPU_HIDDEN, _GPU_HIDDEN_HALF = 64, 8
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseKernelGeneration")
@@ -57,12 +57,12 @@ class FuseKernelGeneration:
     def _pays(self, span: relax.Call, involution: relax.Call) -> bool:
         """Half types on CPUs; in float32 the second-level cache holds the kernel anyway (docs/benchmarks.md).
 
-        On GPUs float32 of few hidden channels, whose products take less time than the kernel's way through memory;
-        half types have tensor cores for the span alone (docs/gpu.md).
+        On GPUs where the products take less time than the kernel's way through memory: with few hidden channels, fewer
+        in the half types, whose span alone runs on tensor cores (docs/gpu.md).
         """
         half = str(involution.ty.dtype) in ("float16", "bfloat16")
         if self.target.kind.name == "cuda":
-            return not half and int(span.args[0].ty.shape[-1]) <= _GPU_HIDDEN
+            return int(span.args[0].ty.shape[-1]) <= (_GPU_HIDDEN_HALF if half else _GPU_HIDDEN)
         return half
 
     def _spanned(self, builder, involution, x, conv, bias):
