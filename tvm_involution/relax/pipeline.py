@@ -14,8 +14,10 @@ from . import operator
 from .passes.apply_schedules import ApplySchedules
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
+from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
+from .passes.widen_reductions import WidenReductions
 from .passes.winograd_convolutions import WinogradConvolutions
 
 Phase = tuple[str, list[tvm.transform.Pass]]
@@ -54,6 +56,8 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
         (
             "lower operators",
             [
+                WidenReductions(target),
+                FuseKernelGeneration(target),
                 WinogradConvolutions(target),
                 PackWeights(target),
                 relax.backend.DispatchSortScan(),

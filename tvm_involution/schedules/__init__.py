@@ -16,6 +16,7 @@ from . import cpu, gpu
 from .rule import ScheduleRule
 
 CPU_RULES: tuple[ScheduleRule, ...] = (
+    cpu.SpannedInvolution(),
     cpu.Involution(),
     cpu.PackedGemm(),
     cpu.Winograd(),
@@ -25,6 +26,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
 
 GPU_RULES: tuple[ScheduleRule, ...] = (
     gpu.Involution(),
+    gpu.InvolutionNCHW(),
     gpu.SpannedInvolution(),
     gpu.TensorCoreGemm(),
     gpu.CudaCoreGemm(),

@@ -138,6 +138,14 @@ def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
         sch.vectorize(inner)
 
 
+def inline_into(sch: s_tir.Schedule, block: SBlockRV, keep: SBlockRV | None = None) -> None:
+    """Inline the elementwise blocks that `block` reads, up to `keep`."""
+    for producer in sch.get_producers(block):
+        if (keep is None or not sch.get(producer).same_as(sch.get(keep))) and is_spatial(sch, producer):
+            inline_into(sch, producer, keep)
+            sch.compute_inline(producer)
+
+
 def largest_divisor(extent: int, limit: int) -> int:
     """Return the largest divisor of `extent` that is at most `limit`."""
     return divisors(extent, limit)[-1]

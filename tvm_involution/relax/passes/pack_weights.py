@@ -43,6 +43,12 @@ def pack_lanes(out_channels: int) -> int:
     return min((64, 32, 16), key=lambda lanes: (-(-out_channels // lanes) * lanes > 1.1 * out_channels, -lanes))
 
 
+def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> GenericConst:
+    """Return the weight (O, I, KH, KW) as a constant in the order in which schedules for `target` walk it."""
+    pairs = dtype == "bfloat16" and has_dot_bf16(target)
+    return relax.const(pack_weight(weight, pack_width(target, weight.shape[0]), pairs))
+
+
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
 class PackWeights:
     """Legalize `relax.nn.conv2d` (NHWC/OIHW) and `relax.matmul` by a constant matrix for `target`.
@@ -97,7 +103,7 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             conv2d_packed,
             call.args[0],
-            self._pack(array, str(call.ty.dtype)),
+            packed_weight(self.target, array, str(call.ty.dtype)),
             out_channels=array.shape[0],
             stride=window[0],
             padding=window[1],
@@ -117,7 +123,7 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             matmul_packed,
             x,
-            self._pack(matrix, str(call.ty.dtype)),
+            packed_weight(self.target, matrix, str(call.ty.dtype)),
             out_channels=matrix.shape[0],
             primfunc_name_hint="linear",
         )
@@ -150,8 +156,3 @@ class _Packer(relax.PyExprMutator):
             packed,
             primfunc_name_hint=hint,
         )
-
-    def _pack(self, weight: np.ndarray, dtype: str) -> GenericConst:
-        out_channels, in_channels, *_ = weight.shape
-        pairs = dtype == "bfloat16" and in_channels % 2 == 0 and has_dot_bf16(self.target)
-        return relax.const(pack_weight(weight, pack_width(self.target, out_channels), pairs))

@@ -29,7 +29,7 @@ from ..rule import (
 from .elementwise import schedule_producers
 
 # sums of a strip; with the x vectors in flight they must fit the registers (32 of AVX-512, else 16)
-_STRIP_512, _STRIP = 14, 7
+STRIP_512, STRIP = 14, 7
 
 
 class Involution(ScheduleRule):
@@ -50,7 +50,7 @@ class Involution(ScheduleRule):
         lanes = vector_bytes(target) // 4
         width = largest_divisor(group_channels, lanes)
         parallel, *other = thread_choices(math.prod(extents))
-        plan = _Plan(width, _STRIP_512 if lanes == 16 else _STRIP, False, parallel)
+        plan = _Plan(width, STRIP_512 if lanes == 16 else STRIP, False, parallel)
         default = _schedule(func, target, plan, tunable)
         if not tunable or default is None:
             return default

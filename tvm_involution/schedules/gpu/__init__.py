@@ -4,6 +4,7 @@
 from .cuda_core_gemm import CudaCoreGemm
 from .dlight_fallback import DlightFallback
 from .involution import Involution
+from .involution_nchw import InvolutionNCHW
 from .mma_intrinsics import mma_fragments, register_mma_intrinsics
 from .reduction import Reduction
 from .spanned_involution import SpannedInvolution
@@ -14,6 +15,7 @@ __all__ = [
     "CudaCoreGemm",
     "DlightFallback",
     "Involution",
+    "InvolutionNCHW",
     "Reduction",
     "SpannedInvolution",
     "TensorCoreGemm",

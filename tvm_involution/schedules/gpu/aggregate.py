@@ -9,7 +9,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from ..rule import choose, find_block, fuse_epilogue
 from ..window import Window
 from .box import Box
-from .stage import copy_by_threads, unroll, vectorize_last
+from .stage import as_vectors, copy_by_threads, unroll
 
 # steps of a window's row that are unrolled
 _UNROLLED = 1024
@@ -46,8 +46,10 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
     sch.set_scope(block, 0, "local")
     sch.compute_at(strip, u, preserve_unit_loops=True)
     copy_by_threads(sch, x, boxes, box.threads(window), box.x_vector(window), tests=padded is not None)
-    vectorize_last(sch, strip, box.channels)
-    vectorize_last(sch, epilogue, box.channels)
-    unroll(sch, u, choose(sch, [_UNROLLED, 0], _UNROLLED, tunable))
+    unroll(sch, sch.get_loops(strip)[-2], _UNROLLED)
+    as_vectors(sch, strip, box.channels)
+    as_vectors(sch, epilogue, box.channels)
+    unroll(sch, v, _UNROLLED)
+    unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
     sch.decompose_reduction(block, u)
     return boxes

@@ -11,6 +11,7 @@ import tvm
 from ..rule import divisors, largest_divisor
 from ..window import Window
 from .limits import max_threads, shared_bytes, vector_bytes, warp_size
+from .stage import STAGED_BYTES
 
 # sums that a thread keeps in registers, pixels of a strip
 _SUMS, _STRIP = 64, 8
@@ -95,7 +96,9 @@ def _cost(box: Box, window: Window, target: tvm.target.Target, hidden: int) -> f
     vector_loads, conversions = seen, (seen * box.channels + taps) * (window.element_bytes < 4)
     instructions: float = window.kernel_rows * (taps * box.channels + vector_loads + taps + conversions)
     kernel_elements = 0 if hidden else box.kernel_elements(window)
-    copies = box.x_elements(window) / box.x_vector(window) + kernel_elements / box.kernel_vector(window)
+    # loads behind a test that do not all wait in registers wait for each other
+    serial = 4 if box.x_elements(window) * window.element_bytes > STAGED_BYTES * threads else 1
+    copies = serial * box.x_elements(window) / box.x_vector(window) + kernel_elements / box.kernel_vector(window)
     instructions += _COPY_INSTRUCTIONS * copies / threads
     generate = box.kernel_elements(window) * hidden / threads
     tile = box.pixels * box.kernel_vector(window)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
-from ..rule import ScheduleRule, find_block, is_spatial
+from ..rule import ScheduleRule, find_block
 from ..window import Window, read_window
 from .aggregate import aggregate
 from .box import Box, boxes
@@ -35,8 +35,12 @@ class Involution(ScheduleRule):
         window = read_window(sch, block) if block is not None else None
         if block is None or window is None or window.layout != "NHWC":
             return None
-        producers = sch.get_producers(block)
-        if len(producers) > 1 or not all(is_spatial(sch, producer) for producer in producers):
+        # a kernel that is computed here is another rule's
+        padded = find_block(sch, "pad_temp")
+        producers = [
+            producer for known in (block, padded) if known is not None for producer in sch.get_producers(known)
+        ]
+        if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
             return None
         found = boxes(window, target)[: _VARIANTS if tunable else 1]
         spaces = [space for box in found if (space := _schedule(func, window, box, tunable)) is not None]

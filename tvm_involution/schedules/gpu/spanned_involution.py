@@ -17,7 +17,7 @@ from ..window import Window, read_window
 from .aggregate import aggregate
 from .box import Box, boxes
 from .limits import vector_bytes
-from .stage import unroll, vectorize_last
+from .stage import as_vectors, unroll
 
 # steps of a vector of hidden channels that are unrolled
 _UNROLLED = 512
@@ -80,11 +80,11 @@ def _generate(sch: s_tir.Schedule, window: Window, box: Box, loop: LoopRV, vecto
     hidden, step = sch.split(hidden, [None, largest_divisor(int(sch.get(hidden).extent), vector)])
     sch.reorder(hidden, step, pixel, tap)
     sch.compute_at(pixels, hidden, preserve_unit_loops=True)
-    vectorize_last(sch, pixels, int(sch.get(step).extent))
+    as_vectors(sch, pixels, int(sch.get(step).extent))
     sch.compute_at(weights, step, preserve_unit_loops=True)
     first, *rest = sch.get_loops(weights)[-len(sch.get(weights).iter_vars) :]
     sch.reorder(*rest, first)
-    vectorize_last(sch, weights, int(sch.get(tap).extent))
+    as_vectors(sch, weights, int(sch.get(tap).extent))
     unroll(sch, hidden, _UNROLLED)
     # split after all have joined: what joins an unevenly split loop loses its bound (TVM 0.27)
     turn, thread = sch.split(task, [None, box.threads(window)])

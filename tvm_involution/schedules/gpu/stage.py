@@ -7,10 +7,14 @@ import tvm
 from tvm import s_tir
 from tvm.s_tir.schedule import ExprRV, LoopRV, SBlockRV
 
+from ..rule import vectorize_last
+
 # vectors that TVM's CUDA code generator has types for
 _VECTORS = (2, 4, 8)
-# loads of a thread that are unrolled; bytes of them that wait in registers
-_TURNS, _STAGED_BYTES = 96, 384
+TURNS = 96
+"""vectors that a thread copies at most in one go, its loads all under way"""
+STAGED_BYTES = 384
+"""of a thread's vectors that may wait in registers"""
 
 
 def copy_by_threads(
@@ -42,19 +46,19 @@ def copy_by_threads(
     sch.bind(thread, "threadIdx.x")
     if vector in _VECTORS:
         sch.vectorize(lane)
-    unroll(sch, turn, _TURNS)
+    unroll(sch, turn, TURNS)
     element_bits = tvm.DataType(str(sch.get(block).writes[0].source.dtype)).bits
     if not tests:
         # the last, partial turn apart: the others need no test
         sch.annotate(turn, "pragma_loop_partition_hint", 1)
-    elif int(sch.get(turn).extent) * vector * element_bits // 8 <= _STAGED_BYTES:
+    elif int(sch.get(turn).extent) * vector * element_bits // 8 <= STAGED_BYTES:
         sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
 
 
-def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, vector: int) -> None:
-    """Vectorize the last loop of `block`, of `vector` iterations, where there is a type for it."""
-    if vector in _VECTORS:
-        sch.vectorize(sch.get_loops(block)[-1])
+def as_vectors(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
+    """Vectorize the last loop of `block`, of a multiple of `lanes` iterations, where there is a type for it."""
+    if lanes in _VECTORS:
+        vectorize_last(sch, block, lanes)
 
 
 def unroll(sch: s_tir.Schedule, loop: LoopRV, steps: int | ExprRV) -> None:
