@@ -56,6 +56,7 @@ def compile(  # the contract's verb
     image_size: tuple[int, int] | None = None,
     tuning_logs: str | Path | None = None,
     debug_dump: str | Path | None = None,
+    tf32: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CompiledLibrary:
     """Compile a network for a target.
@@ -70,6 +71,7 @@ def compile(  # the contract's verb
         image_size: height and width in pixels; the zoo's own by default.
         tuning_logs: folder of tuning logs; the shipped ones by default.
         debug_dump: folder for the module's text after each phase.
+        tf32: multiply float32 on a GPU's tensor cores (from sm_80), which keep 10 bits of its mantissa.
         progress: told the name of each phase as it starts.
 
     Raises:
@@ -92,7 +94,7 @@ def compile(  # the contract's verb
     mod = tvm.IRModule(functions)
     first = functions[f"batch_{batches[0]}"]
 
-    mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, progress=progress)
+    mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, tf32=tf32, progress=progress)
     kernels = count_kernels(mod)
     progress("generate code")
     with tvm.transform.PassContext(config=lowering_config(resolved)):
