@@ -75,6 +75,20 @@ def vector_registers(target: tvm.target.Target) -> int:
     return 32 if vector_bytes(target) == 64 or triple.startswith(("aarch64", "arm64")) else 16
 
 
+def compute_capability(target: tvm.target.Target) -> int:
+    """Return a GPU's compute capability, times ten: 90 for sm_90a."""
+    return int("".join(filter(str.isdigit, str(target.attrs["arch"]))))
+
+
+def lowering_config(target: tvm.target.Target) -> dict[str, bool]:
+    """Return the options of the `PassContext` in which scheduled programs are built for `target`.
+
+    Copies that a GPU schedule marks as asynchronous become `cp.async`. Common subexpressions are left to nvcc: TVM's
+    own elimination hides the lane from LowerWarpMemory (TVM 0.27).
+    """
+    return {"tirx.use_async_copy": True, "tirx.disable_cse_tir": True} if target.kind.name == "cuda" else {}
+
+
 def _local_gpu() -> tvm.target.Target:
     if gpu_name() is None:
         raise UserError(

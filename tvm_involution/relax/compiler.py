@@ -18,7 +18,7 @@ from ..files import atomic_write
 from ..runtime.library_file import seal
 from ..runtime.metadata import LibraryMetadata, TensorSpec
 from ..runtime.tvm_runtime import tvm_version
-from ..target import cpu_features, resolve_target
+from ..target import cpu_features, lowering_config, resolve_target
 from ..tuning.records import TuningRecords
 from . import pipeline
 from .importer import import_exported_program
@@ -56,6 +56,7 @@ def compile(  # the contract's verb
     image_size: tuple[int, int] | None = None,
     tuning_logs: str | Path | None = None,
     debug_dump: str | Path | None = None,
+    tf32: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CompiledLibrary:
     """Compile a network for a target.
@@ -70,6 +71,7 @@ def compile(  # the contract's verb
         image_size: height and width in pixels; the zoo's own by default.
         tuning_logs: folder of tuning logs; the shipped ones by default.
         debug_dump: folder for the module's text after each phase.
+        tf32: multiply float32 on a GPU's tensor cores (from sm_80), which keep 10 bits of its mantissa.
         progress: told the name of each phase as it starts.
 
     Raises:
@@ -92,10 +94,11 @@ def compile(  # the contract's verb
     mod = tvm.IRModule(functions)
     first = functions[f"batch_{batches[0]}"]
 
-    mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, progress=progress)
+    mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, tf32=tf32, progress=progress)
     kernels = count_kernels(mod)
     progress("generate code")
-    executable = relax.build(mod, target=resolved, relax_pipeline=None)
+    with tvm.transform.PassContext(config=lowering_config(resolved)):
+        executable = relax.build(mod, target=resolved, relax_pipeline=None)
 
     host = resolved.host if resolved.host is not None else resolved
     metadata = LibraryMetadata(

@@ -23,7 +23,9 @@ from .passes.winograd_convolutions import WinogradConvolutions
 Phase = tuple[str, list[tvm.transform.Pass]]
 
 
-def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRecords | None = None) -> list[Phase]:
+def phases(
+    target: tvm.target.Target, dtype: str = "float32", records: TuningRecords | None = None, tf32: bool = False
+) -> list[Phase]:
     """Return the phases that take an imported module to one that the Relax VM's code generator accepts."""
     return [
         (
@@ -59,7 +61,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
                 WidenReductions(target),
                 FuseKernelGeneration(target),
                 WinogradConvolutions(target),
-                PackWeights(target),
+                PackWeights(target, tf32),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
@@ -99,6 +101,7 @@ def run(
     debug_dump: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
     until: str | None = None,
+    tf32: bool = False,
 ) -> tvm.IRModule:
     """Run the phases over `mod`.
 
@@ -108,10 +111,11 @@ def run(
         debug_dump: folder for the module's text before the first and after each phase, `N-name.py`.
         progress: told the name of each phase as it starts.
         until: name of the last phase to run; all of them by default.
+        tf32: multiply float32 on tensor cores, by 10 bits of its mantissa.
     """
     _dump(mod, debug_dump, "0-import")
     with target, tvm.transform.PassContext(opt_level=3):
-        for number, (name, passes) in enumerate(phases(target, dtype, records), 1):
+        for number, (name, passes) in enumerate(phases(target, dtype, records, tf32), 1):
             progress(name)
             for step in passes:
                 mod = step(mod)

@@ -24,7 +24,16 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Elementwise(),
 )
 
-GPU_RULES: tuple[ScheduleRule, ...] = (gpu.ThreadPerOutput(), gpu.DlightFallback())
+GPU_RULES: tuple[ScheduleRule, ...] = (
+    gpu.Involution(),
+    gpu.InvolutionNCHW(),
+    gpu.SpannedInvolution(),
+    gpu.TensorCoreGemm(),
+    gpu.CudaCoreGemm(),
+    gpu.Reduction(),
+    gpu.ThreadPerOutput(),
+    gpu.DlightFallback(),
+)
 
 _log = logging.getLogger(__name__)
 

@@ -3,9 +3,12 @@
 
 from .attention import local_attention2d
 from .convolution import conv2d_packed, matmul_packed, pack_weight
+from .gemm_convolution import conv2d_gemm, pack_weight_gemm
 from .gradient import involution2d_grad_input, involution2d_grad_kernel
+from .im2col import conv2d_windows, matrix_windows
 from .involution import involution2d, involution2d_output_size
 from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, generated_involution2d, spanned_involution2d
+from .mma_convolution import MmaFragments, conv2d_mma, pack_weight_mma
 from .nms import nms
 from .roi_align import roi_align
 from .winograd import conv2d_winograd, pack_winograd_weight
@@ -13,7 +16,11 @@ from .winograd import conv2d_winograd, pack_winograd_weight
 __all__ = [
     "BatchNorm",
     "KernelGenerator",
+    "MmaFragments",
+    "conv2d_gemm",
+    "conv2d_mma",
     "conv2d_packed",
+    "conv2d_windows",
     "conv2d_winograd",
     "generate_kernel",
     "generated_involution2d",
@@ -23,8 +30,11 @@ __all__ = [
     "involution2d_output_size",
     "local_attention2d",
     "matmul_packed",
+    "matrix_windows",
     "nms",
     "pack_weight",
+    "pack_weight_gemm",
+    "pack_weight_mma",
     "pack_winograd_weight",
     "roi_align",
     "spanned_involution2d",

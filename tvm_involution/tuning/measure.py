@@ -31,6 +31,7 @@ from ..errors import UserError
 from ..relax.link import linker_of, shared_linker, target_triple
 from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import physical_cores, run_on_pool
+from ..target import lowering_config
 
 BUILD_SECONDS, RUN_SECONDS = 60.0, 30.0
 _CONNECT_SECONDS = 20
@@ -209,7 +210,8 @@ def _brief(message: object) -> str:
 
 def _build(mod: tvm.IRModule, target: tvm.target.Target, folder: str, linker: list[str]) -> str:
     # as MetaSchedule's default_build, which also imports the tensor intrinsics of all architectures: 40 s a worker
-    module = tvm.driver.build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target=target)
+    with tvm.transform.PassContext(config=lowering_config(target)):
+        module = tvm.driver.build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target=target)
     os.makedirs(folder)
     path = os.path.join(folder, "candidate.so")
 

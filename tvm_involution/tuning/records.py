@@ -16,6 +16,7 @@ from tvm import s_tir, tirx
 
 from ..errors import UserError
 from ..runtime.tvm_runtime import tvm_version
+from ..schedules.gpu import register_mma_intrinsics
 from ..target import target_key, vector_bytes
 from .database import FAILED, TuningDatabase, exists, seconds
 from .folders import log_folders
@@ -45,6 +46,8 @@ class TuningRecords:
             UserError: `folder` was named and does not exist, or a database cannot be read.
         """
         self.key = target_key(target)
+        if target.kind.name == "cuda":
+            register_mma_intrinsics()  # traces name them
         folders = log_folders(folder)
         own = [logs / self.key for logs in folders]
         others = [

@@ -23,6 +23,8 @@ from .pack_weights import packed_weight
 _OUT_ELEMENTWISE_FUSABLE = 4
 # of the second-level caches of some cores
 _CACHE_BYTES = 4 << 20
+# hidden channels up to which a GPU generates the kernel where it is used
+_GPU_HIDDEN, _GPU_HIDDEN_HALF = 64, 8
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseKernelGeneration")
@@ -50,19 +52,23 @@ class FuseKernelGeneration:
         def rewrite(expr, matches):
             conv, call = matches[span], matches[involution]
             apart = any(uses.get(matches[part], 2) != 1 for part in (span, kernel))
-            if apart or not _is_span(conv, matches[bias]) or not self._pays(call):
+            if apart or not _is_span(conv, matches[bias]) or not self._pays(conv, call):
                 return expr
             return self._spanned(builder, call, matches[x], conv, matches[bias])
 
         return rewrite_call(involution, rewrite, func)
 
-    def _pays(self, involution: relax.Call) -> bool:
-        """Half types on CPUs; float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md)."""
-        if self.target.kind.name != "llvm":
-            return False
-        kernel = involution.args[1].ty
-        elements = math.prod(int(d) for d in kernel.shape.values)
-        return str(kernel.dtype) in ("float16", "bfloat16") or elements * 4 > _CACHE_BYTES
+    def _pays(self, span: relax.Call, involution: relax.Call) -> bool:
+        """Half types on CPUs; float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md).
+
+        On GPUs where the products take less time than the kernel's way through memory: with few hidden channels, fewer
+        in the half types, whose span alone runs on tensor cores (docs/gpu.md).
+        """
+        half = str(involution.ty.dtype) in ("float16", "bfloat16")
+        if self.target.kind.name == "cuda":
+            return int(span.args[0].ty.shape[-1]) <= (_GPU_HIDDEN_HALF if half else _GPU_HIDDEN)
+        elements = math.prod(int(d) for d in span.ty.shape.values)
+        return half or elements * 4 > _CACHE_BYTES
 
     def _spanned(self, builder, involution, x, conv, bias):
         weight = conv.args[1].value.numpy()

@@ -7,23 +7,40 @@ weight, or groups, keeps TVM's own lowering.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
 from tvm.ir import GenericConst
 
 from ...schedules.cpu.dot_bf16 import has_dot_bf16
+from ...schedules.gpu import mma_fragments
 from ...target import vector_bytes
 from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
+from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
+from ...te.im2col import Windows, conv2d_windows, matrix_windows
+from ...te.mma_convolution import conv2d_mma, pack_weight_mma
 
 
 def pack_width(target: tvm.target.Target, out_channels: int) -> int:
-    """Choose how many output channels lie side by side: two vectors of float32 where they fill, else one.
-
-    A GPU reads a pack as one line of a tile, so it gets the same.
-    """
+    """Choose how many output channels lie side by side: two vectors of float32 where they fill, else one."""
     lanes = vector_bytes(target) // 4 if target.kind.name == "llvm" else 16
     return 2 * lanes if out_channels % (2 * lanes) == 0 else lanes
+
+
+def pack_tiles(pixels: int, out_channels: int) -> int:
+    """Choose the tiles of 16 output channels in a pack for tensor cores: two, one where that leaves less empty.
+
+    And one where there are few pixels, so that there are blocks enough.
+    """
+    return 1 if pixels <= 64 or -(-out_channels // 32) * 32 > 1.1 * (-(-out_channels // 16) * 16) else 2
+
+
+def pack_lanes(out_channels: int) -> int:
+    """Choose the output channels in a pack for a GPU's CUDA cores: 64, less where that leaves less empty."""
+    return min((64, 32, 16), key=lambda lanes: (-(-out_channels // lanes) * lanes > 1.1 * out_channels, -lanes))
 
 
 def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> GenericConst:
@@ -34,14 +51,19 @@ def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> 
 
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
 class PackWeights:
-    """Legalize `relax.nn.conv2d` (NHWC/OIHW) and `relax.matmul` by a constant matrix for `target`."""
+    """Legalize `relax.nn.conv2d` (NHWC/OIHW) and `relax.matmul` by a constant matrix for `target`.
 
-    def __init__(self, target: tvm.target.Target):
+    Args:
+        tf32: multiply float32 on tensor cores, which keep 10 bits of its mantissa.
+    """
+
+    def __init__(self, target: tvm.target.Target, tf32: bool = False):
         self.target = target
+        self.tf32 = tf32
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those operators as calls of tensor programs."""
-        mutator = _Packer(mod, self.target)
+        mutator = _Packer(mod, self.target, self.tf32)
         for name, func in mod.functions_items():
             if isinstance(func, relax.Function):
                 mutator.builder_.update_func(name, mutator.visit_expr(func))
@@ -50,9 +72,10 @@ class PackWeights:
 
 @relax.expr_functor.mutator
 class _Packer(relax.PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, target: tvm.target.Target):
+    def __init__(self, mod: tvm.IRModule, target: tvm.target.Target, tf32: bool):
         super().__init__(mod)
         self.target = target
+        self.tf32 = tf32
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
@@ -68,15 +91,23 @@ class _Packer(relax.PyExprMutator):
         layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
         if not isinstance(weight, GenericConst) or layouts != ("NHWC", "OIHW", "NHWC") or attrs.groups != 1:
             return call
-        out_channels = int(weight.ty.shape[0])
+        stride_h, stride_w = (int(s) for s in attrs.strides)
+        top, left, bottom, right = (int(p) for p in attrs.padding)
+        dilation_h, dilation_w = (int(d) for d in attrs.dilation)
+        window = (stride_h, stride_w), (top, left, bottom, right), (dilation_h, dilation_w)
+        array = weight.value.numpy()
+        if self.target.kind.name == "cuda":
+            on_gpu = self._product(call, array, lambda x: conv2d_windows(x, array.shape[2:], *window), "conv2d")
+            if on_gpu is not None:
+                return on_gpu
         return self.builder_.call_te(
             conv2d_packed,
             call.args[0],
-            packed_weight(self.target, weight.value.numpy(), str(call.ty.dtype)),
-            out_channels=out_channels,
-            stride=tuple(int(s) for s in attrs.strides),
-            padding=tuple(int(p) for p in attrs.padding),
-            dilation=tuple(int(d) for d in attrs.dilation),
+            packed_weight(self.target, array, str(call.ty.dtype)),
+            out_channels=array.shape[0],
+            stride=window[0],
+            padding=window[1],
+            dilation=window[2],
             primfunc_name_hint="conv2d",
         )
 
@@ -84,11 +115,44 @@ class _Packer(relax.PyExprMutator):
         x, weight = call.args
         if not isinstance(weight, GenericConst) or x.ty.ndim != 2 or weight.ty.ndim != 2:
             return call
-        matrix = weight.value.numpy().T  # (O, I), as a convolution's weight
+        matrix = weight.value.numpy().T[:, :, None, None]  # (O, I, 1, 1), as a convolution's weight
+        if self.target.kind.name == "cuda":
+            on_gpu = self._product(call, matrix, matrix_windows, "linear")
+            if on_gpu is not None:
+                return on_gpu
         return self.builder_.call_te(
             matmul_packed,
             x,
-            packed_weight(self.target, matrix[:, :, None, None], str(call.ty.dtype)),
-            out_channels=int(matrix.shape[0]),
+            packed_weight(self.target, matrix, str(call.ty.dtype)),
+            out_channels=matrix.shape[0],
             primfunc_name_hint="linear",
+        )
+
+    def _product(
+        self, call: relax.Call, weight: np.ndarray, windows: Callable[[te.Tensor], Windows], hint: str
+    ) -> relax.Expr | None:
+        """Return the matrix product of all windows, on tensor cores where they take it.
+
+        None for a matrix times a vector: bounds on an axis of one element are lost (TVM 0.27), and it is a stream.
+        """
+        pixels = math.prod(int(d) for d in call.ty.shape.values[:-1])
+        out_channels, depth, dtype = weight.shape[0], weight[0].size, str(call.ty.dtype)
+        fragments = mma_fragments(self.target, dtype, self.tf32)
+        # for one pixel the schedule for tensor cores goes without bounds, where warps share a sum
+        if fragments is not None and out_channels > 1 and (pixels > 1 or -(-depth // fragments.chunk) % 2 == 0):
+            packed = relax.const(pack_weight_mma(weight, fragments, pack_tiles(pixels, out_channels)))
+            return self.builder_.call_te(
+                lambda x, w: conv2d_mma(windows(x), w, out_channels, fragments, dtype),
+                call.args[0],
+                packed,
+                primfunc_name_hint=hint,
+            )
+        if pixels == 1 or out_channels == 1:
+            return None
+        packed = relax.const(pack_weight_gemm(weight, pack_lanes(out_channels)))
+        return self.builder_.call_te(
+            lambda x, w: conv2d_gemm(windows(x), w, out_channels, dtype),
+            call.args[0],
+            packed,
+            primfunc_name_hint=hint,
         )

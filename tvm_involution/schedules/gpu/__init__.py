@@ -1,7 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedule rules for NVIDIA GPUs, one a file."""
 
+from .cuda_core_gemm import CudaCoreGemm
 from .dlight_fallback import DlightFallback
+from .involution import Involution
+from .involution_nchw import InvolutionNCHW
+from .mma_intrinsics import mma_fragments, register_mma_intrinsics
+from .reduction import Reduction
+from .spanned_involution import SpannedInvolution
+from .tensor_core_gemm import TensorCoreGemm
 from .thread_per_output import ThreadPerOutput
 
-__all__ = ["DlightFallback", "ThreadPerOutput"]
+__all__ = [
+    "CudaCoreGemm",
+    "DlightFallback",
+    "Involution",
+    "InvolutionNCHW",
+    "Reduction",
+    "SpannedInvolution",
+    "TensorCoreGemm",
+    "ThreadPerOutput",
+    "mma_fragments",
+    "register_mma_intrinsics",
+]

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Involution's aggregation in NHWC: a thread owns a vector of a group's channels of a strip of pixels.
+
+A block of threads takes a box of pixels by some groups. It copies the box of x with its halo into shared memory, zeros
+around the image included, so that no load of the sum tests for the border; and the kernels of its pixels, which lie as
+vectors side by side. Then a thread reads, for each row of the window, the x vectors that its strip sees once (16 bytes
+each), and each kernel value once for all its channels: with 7 pixels, 8 channels and 7 columns 62 loads for 392
+multiply-adds. The sums stay in registers.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+
+from ..rule import ScheduleRule, find_block
+from ..window import Window, read_window
+from .aggregate import aggregate
+from .box import Box, boxes
+from .stage import copy_by_threads
+
+# structural variants of a design space
+_VARIANTS = 12
+
+
+class Involution(ScheduleRule):
+    """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an NHWC involution."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        block = find_block(sch, "involution2d")
+        window = read_window(sch, block) if block is not None else None
+        if block is None or window is None or window.layout != "NHWC":
+            return None
+        # a kernel that is computed here is another rule's
+        padded = find_block(sch, "pad_temp")
+        producers = [
+            producer for known in (block, padded) if known is not None for producer in sch.get_producers(known)
+        ]
+        if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
+            return None
+        found = boxes(window, target)[: _VARIANTS if tunable else 1]
+        spaces = [space for box in found if (space := _schedule(func, window, box, tunable)) is not None]
+        return spaces if tunable and spaces else next(iter(spaces), None)
+
+
+def _schedule(func: tirx.PrimFunc, window: Window, box: Box, tunable: bool) -> s_tir.Schedule | None:
+    sch = s_tir.Schedule(func)
+    block = find_block(sch, "involution2d")
+    assert block is not None
+    kernel = sch.cache_read(block, 1, "shared")
+    loop = aggregate(sch, block, window, box, tunable)
+    if loop is None:
+        return None
+    # a kernel lies on one axis or on three
+    axes = len(sch.get(kernel).writes[0].region) - 3
+    copy_by_threads(sch, kernel, loop, box.threads(window), box.kernel_vector(window), contiguous=axes)
+    return sch

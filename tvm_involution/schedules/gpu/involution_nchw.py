@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Involution's aggregation in NCHW: a thread owns some of a group's channels of a strip of pixels, one above the other.
+
+Neighbouring threads take neighbouring columns, so each reads its kernel values itself, once for all its channels. x is
+copied into shared memory with its halo, zeros around the image included; a thread reads, for each column of the window
+and each channel, the pixels that its strip sees once: with 7 pixels and 7 rows 13 loads for 49 multiply-adds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import tvm
+from tvm import s_tir, tirx
+
+from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue, largest_divisor
+from ..window import Window, read_window
+from .limits import max_threads, shared_bytes, warp_size
+from .stage import TURNS, copy_by_threads, unroll
+
+# sums that a thread keeps in registers, pixels of a strip, threads of a block, blocks that fill the largest GPUs
+_SUMS, _STRIP, _THREADS, _BLOCKS = 64, 8, 256, 264
+# steps of a window's column that are unrolled
+_UNROLLED = 1024
+# structural variants of a design space
+_VARIANTS = 12
+
+
+@dataclass(frozen=True)
+class _Box:
+    """What a block of threads takes; x is copied for all its channels."""
+
+    strips: int
+    pixels: int
+    """of a strip, one above the other"""
+    columns: int
+    parts: int
+    """of the channels, a thread each"""
+    channels: int
+    """of a group that a thread owns"""
+
+    @property
+    def threads(self) -> int:
+        return self.strips * self.columns * self.parts
+
+    def x_elements(self, window: Window) -> int:
+        rows, columns = window.seen(self.strips * self.pixels, self.columns)
+        return rows * columns * self.parts * self.channels
+
+
+class InvolutionNCHW(ScheduleRule):
+    """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an NCHW involution."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        block = find_block(sch, "involution2d")
+        window = read_window(sch, block) if block is not None else None
+        if block is None or window is None or window.layout != "NCHW":
+            return None
+        # a kernel that is computed here is another rule's
+        padded = find_block(sch, "pad_temp")
+        producers = [
+            producer for known in (block, padded) if known is not None for producer in sch.get_producers(known)
+        ]
+        if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
+            return None
+        boxes = _boxes(window, target)[: _VARIANTS if tunable else 1]
+        spaces = [space for box in boxes if (space := _schedule(func, box, tunable)) is not None]
+        return spaces if tunable and spaces else next(iter(spaces), None)
+
+
+def _boxes(window: Window, target: tvm.target.Target) -> list[_Box]:
+    """Return what fits the target, the best first."""
+    boxes = []
+    for pixels in divisors(window.out_rows, _STRIP):
+        channels = largest_divisor(window.group_channels, _SUMS // pixels)
+        parts = divisors(window.channels // channels, 32)
+        strips, columns = divisors(window.out_rows // pixels, 8), divisors(window.out_columns, 64)
+        for strip, column, part in itertools.product(strips, columns, parts):
+            boxes.append(_Box(strip, pixels, column, part, channels))
+
+    def cost(box: _Box) -> float:
+        """Estimate, in an arbitrary unit: copies and loads of the sums, over what of the machine is busy."""
+        outputs = box.threads * box.pixels * box.channels
+        seen, _ = window.seen(box.pixels, 1)
+        loads = seen / (box.pixels * window.kernel_rows) + 1 / box.channels
+        full = box.threads / (-(-box.threads // warp_size(target)) * warp_size(target))
+        busy = full * min(1.0, box.threads / 64) * min(1.0, window.outputs / outputs / _BLOCKS)
+        serial = 1.5 if box.x_elements(window) > TURNS * box.threads else 1.0
+        return (serial * box.x_elements(window) / outputs + window.taps * loads / 4) / busy
+
+    fits = [
+        box
+        for box in boxes
+        if box.threads <= min(max_threads(target), _THREADS)
+        and box.x_elements(window) * window.element_bytes <= shared_bytes(target)
+    ]
+    return sorted(fits, key=cost)
+
+
+def _schedule(func: tirx.PrimFunc, box: _Box, tunable: bool) -> s_tir.Schedule | None:
+    sch = s_tir.Schedule(func)
+    block = find_block(sch, "involution2d")
+    assert block is not None
+    epilogue = fuse_epilogue(sch, block)
+    if epilogue is not None and sch.get_consumers(epilogue):
+        return None
+    if epilogue is None:
+        epilogue = sch.cache_write(block, 0, "local")
+    padded = find_block(sch, "pad_temp")
+    x = padded or sch.cache_read(block, 0, "shared")
+    strip = sch.cache_read(block, 0, "local")
+
+    batch, channel, row, column, u, v = sch.get_loops(block)
+    channel, part, element = sch.split(channel, [None, box.parts, box.channels])
+    row, row_thread, pixel = sch.split(row, [None, box.strips, box.pixels])
+    column, lane = sch.split(column, [None, box.columns])
+    sch.reorder(batch, row, column, channel, row_thread, part, lane, v, element, u, pixel)
+    boxes = sch.fuse(batch, row, column, channel)
+    thread = sch.fuse(row_thread, part, lane)
+    sch.bind(boxes, "blockIdx.x")
+    sch.bind(thread, "threadIdx.x")
+    sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
+    sch.set_scope(block, 0, "local")
+    sch.compute_at(strip, element, preserve_unit_loops=True)
+    copy_by_threads(sch, x, boxes, box.threads, 1, tests=padded is not None)
+    unroll(sch, element, _UNROLLED)
+    unroll(sch, v, choose(sch, [0, _UNROLLED], 0, tunable))
+    sch.decompose_reduction(block, v)
+    return sch

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Involution with the generation of its kernel (`te.spanned_involution2d`): the kernel never leaves the multiprocessor.
+
+A block of threads takes a box as in `Involution`, and computes its kernels into shared memory instead of copying them:
+a thread multiplies a strip of pixels by a vector of neighbouring taps, its sums in registers, `hidden` and the weights
+through the first-level cache. No pixel's kernel is computed twice.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV
+
+from ..rule import ScheduleRule, find_block, largest_divisor
+from ..window import Window, read_window
+from .aggregate import aggregate
+from .box import Box, boxes
+from .limits import vector_bytes
+from .stage import as_vectors, unroll
+
+# steps of a vector of hidden channels that are unrolled
+_UNROLLED = 512
+# structural variants of a design space
+_VARIANTS = 12
+
+
+class SpannedInvolution(ScheduleRule):
+    """Schedule the blocks `conv2d -> conv2d_out -> kernel`, `[pad_temp]` `-> involution2d -> epilogue` in NHWC."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        block = find_block(sch, "involution2d")
+        window = read_window(sch, block) if block is not None else None
+        if window is None or window.layout != "NHWC":
+            return None
+        if any(find_block(sch, name) is None for name in ("conv2d", "conv2d_out", "kernel")):
+            return None
+        hidden = int(sch.get(sch.get_loops(find_block(sch, "conv2d"))[-1]).extent)
+        found = boxes(window, target, hidden)[: _VARIANTS if tunable else 1]
+        vector = vector_bytes(target, window.dtype) // window.element_bytes
+        spaces = [space for box in found if (space := _schedule(func, window, box, vector, tunable)) is not None]
+        return spaces if tunable and spaces else next(iter(spaces), None)
+
+
+def _schedule(func: tirx.PrimFunc, window: Window, box: Box, vector: int, tunable: bool) -> s_tir.Schedule | None:
+    sch = s_tir.Schedule(func)
+    block = find_block(sch, "involution2d")
+    assert block is not None
+    loop = aggregate(sch, block, window, box, tunable)
+    if loop is None:
+        return None
+    _generate(sch, window, box, loop, vector)
+    return sch
+
+
+def _generate(sch: s_tir.Schedule, window: Window, box: Box, loop: LoopRV, vector: int) -> None:
+    """Compute the kernels of a box into shared memory."""
+    span, cast, kernel = (find_block(sch, name) for name in ("conv2d", "conv2d_out", "kernel"))
+    assert span is not None and cast is not None and kernel is not None
+    sch.compute_inline(cast)
+    pixels = sch.cache_read(span, 0, "local")
+    # numbered by tap, not by pack and lane: TVM would not see that a register's number is known
+    weights = sch.reindex(span, ("read", 1))
+    sch.set_scope(weights, 0, "local")
+    sch.set_scope(kernel, 0, "shared")
+    sch.compute_at(kernel, loop, preserve_unit_loops=True)
+    batch, row, column, tap = sch.get_loops(kernel)[-4:]
+    column, pixel = sch.split(column, [None, box.pixels])
+    lane, tap = sch.split(tap, [None, box.kernel_vector(window)])
+    sch.reorder(batch, row, column, lane, pixel, tap)
+    task = sch.fuse(batch, row, column, lane)
+
+    sch.compute_at(span, task, preserve_unit_loops=True)
+    sch.set_scope(span, 0, "local")
+    pixel, tap, _, _, hidden = sch.get_loops(span)[-5:]
+    hidden, step = sch.split(hidden, [None, largest_divisor(int(sch.get(hidden).extent), vector)])
+    sch.reorder(hidden, step, pixel, tap)
+    sch.compute_at(pixels, hidden, preserve_unit_loops=True)
+    as_vectors(sch, pixels, int(sch.get(step).extent))
+    sch.compute_at(weights, step, preserve_unit_loops=True)
+    first, *rest = sch.get_loops(weights)[-len(sch.get(weights).iter_vars) :]
+    sch.reorder(*rest, first)
+    as_vectors(sch, weights, int(sch.get(tap).extent))
+    unroll(sch, hidden, _UNROLLED)
+    # split after all have joined: what joins an unevenly split loop loses its bound (TVM 0.27)
+    turn, thread = sch.split(task, [None, box.threads(window)])
+    sch.bind(thread, "threadIdx.x")
+    # the last, partial turn apart: the others need no test
+    sch.annotate(turn, "pragma_loop_partition_hint", 1)
+    sch.decompose_reduction(span, hidden)

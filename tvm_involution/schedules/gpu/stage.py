@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies by vectors, and into shared memory by all threads of a block."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir
+from tvm.s_tir.schedule import ExprRV, LoopRV, SBlockRV
+
+from ..rule import vectorize_last
+
+# vectors that TVM's CUDA code generator has types for
+_VECTORS = (2, 4, 8)
+TURNS = 96
+"""vectors that a thread copies at most in one go, its loads all under way"""
+STAGED_BYTES = 384
+"""of a thread's vectors that may wait in registers"""
+
+
+def copy_by_threads(
+    sch: s_tir.Schedule,
+    block: SBlockRV,
+    box: LoopRV,
+    threads: int,
+    vector: int,
+    *,
+    contiguous: int = 1,
+    tests: bool = False,
+) -> None:
+    """Compute `block` into shared memory in loop `box`, each thread a vector of neighbouring elements at a time.
+
+    A thread's loads should all be under way before it waits for the first.
+
+    Args:
+        vector: elements of a vector; divides the part of the last `contiguous` axes that the box needs.
+        tests: whether each load stands behind a test for the border. The CUDA compiler then keeps loads and stores in
+            order, unless the loads go to registers first.
+    """
+    sch.set_scope(block, 0, "shared")
+    sch.compute_at(block, box, preserve_unit_loops=True)
+    depth = [sch.get(loop) for loop in sch.get_loops(block)].index(sch.get(box)) + 1
+    loops = sch.get_loops(block)[depth:]
+    # apart from the lanes, so that a test for the border does not depend on them
+    last, lane = sch.split(sch.fuse(*loops[-contiguous:]), [None, vector])
+    turn, thread = sch.split(sch.fuse(*loops[:-contiguous], last), [None, threads])
+    sch.bind(thread, "threadIdx.x")
+    if vector in _VECTORS:
+        sch.vectorize(lane)
+    unroll(sch, turn, TURNS)
+    element_bits = tvm.DataType(str(sch.get(block).writes[0].source.dtype)).bits
+    if not tests:
+        # the last, partial turn apart: the others need no test
+        sch.annotate(turn, "pragma_loop_partition_hint", 1)
+    elif int(sch.get(turn).extent) * vector * element_bits // 8 <= STAGED_BYTES:
+        sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
+
+
+def as_vectors(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
+    """Vectorize the last loop of `block`, of a multiple of `lanes` iterations, where there is a type for it."""
+    if lanes in _VECTORS:
+        vectorize_last(sch, block, lanes)
+
+
+def unroll(sch: s_tir.Schedule, loop: LoopRV, steps: int | ExprRV) -> None:
+    """Let the CUDA compiler unroll `loop` and those in it, up to so many steps in all."""
+    sch.annotate(loop, "pragma_auto_unroll_max_step", steps)
+    sch.annotate(loop, "pragma_unroll_explicit", 0)

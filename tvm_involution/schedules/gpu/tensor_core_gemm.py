@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions and linear layers on tensor cores (`te.conv2d_mma`), with the epilogue on the sums in registers.
+
+A thread block owns a tile of output channels x pixels. Its weights and windows come chunk by chunk of the sum into
+shared memory, by `cp.async` some chunks ahead where there is that, in the order of the fragments: 16 bytes a lane, no
+bank conflict. Warps divide the tile; or, where there are too few tiles to keep the GPU busy (batch 1), they divide the
+sum and add up in shared memory. A lane ends with neighbouring channels of a pixel, so what follows reads and writes
+vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from ...target import compute_capability
+from ...te.mma_convolution import COLUMNS, LANES, ROWS, MmaFragments
+from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue
+from .mma_intrinsics import mma_intrinsic
+from .pixels import flatten_pixels
+
+_VARIANTS = 12
+# registers of a lane that sums may take: half, the rest is fragments and addresses
+_SUMS = 128
+# what a lane has beside them, about
+_OTHER_REGISTERS = 80
+# what a multiprocessor does in a clock, about, from sm_80 to sm_90: bytes from the second-level cache and from shared
+# memory, multiply-adds in each of its quarters
+_L2_BYTES, _SHARED_BYTES, _MULTIPLY_ADDS = 32, 128, 256
+# clocks until a load arrives; of a chunk that has arrived, with the barriers around it; of a block's start and end
+_LOAD_CLOCKS, _CHUNK_CLOCKS, _BLOCK_CLOCKS = 800, 120, 1000
+# the cards in question have 68 to 144 multiprocessors, of 64 to 228 KiB of shared memory
+_MULTIPROCESSORS, _SHARED_MEMORY = 128, 100 << 10
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A structural variant: a block's tile and how its warps divide it."""
+
+    packs: int
+    """of output channels"""
+    columns: int
+    """of 8 pixels"""
+    warps: tuple[int, int, int]
+    """along packs, columns and the sum"""
+    stages: int
+    """chunks under way at a time"""
+
+    @property
+    def threads(self) -> int:
+        return math.prod(self.warps) * LANES
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The program's sizes, all but the first filled up to whole packs, columns and chunks."""
+
+    pixels: int
+    packs: int
+    columns: int
+    chunks: int
+    tiles: int
+    fragments: MmaFragments
+
+
+class TensorCoreGemm(ScheduleRule):
+    """Schedule the blocks `im2col -> mma -> conv2d -> conv2d_out -> epilogue`."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        block = find_block(sch, "mma")
+        if block is None or find_block(sch, "im2col") is None or find_block(sch, "conv2d_out") is None:
+            return None
+        plans = _plans(_problem(sch, block), target)
+        if not plans:
+            return None
+        default = _schedule(func, target, plans[0], tunable)
+        if not tunable or default is None:
+            return default
+        others = (_schedule(func, target, plan, tunable) for plan in plans[1:_VARIANTS])
+        return [default, *(other for other in others if other is not None)]
+
+
+def _problem(sch: s_tir.Schedule, block: SBlockRV) -> _Problem:
+    weight = sch.get(block).reads[0].source
+    packs, chunks, tiles, _, _, weights = (int(d) for d in weight.shape)
+    columns = int(sch.get(block).iter_vars[2].dom.extent)
+    dtype = str(weight.dtype)
+    depth = 2 * weights  # a lane holds two rows of the instruction's sixteen, a quarter of their depth
+    output = find_block(sch, "conv2d_out")
+    assert output is not None
+    pixels = math.prod(int(v.dom.extent) for v in sch.get(output).iter_vars[:-1])
+    return _Problem(pixels, packs, columns, chunks, tiles, MmaFragments(dtype, depth))
+
+
+def _plans(problem: _Problem, target: tvm.target.Target) -> list[_Plan]:
+    """Return the plans that fit the target, those that should be fastest first."""
+    asynchronous = compute_capability(target) >= 80
+    shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
+    threads = int(target.attrs.get("max_threads_per_block", 1024))
+    registers = int(target.attrs.get("registers_per_block", 65536))
+    plans = []
+    for packs in divisors(problem.packs, 8):
+        for columns in divisors(problem.columns, 16):
+            for warps in _divisions(problem, packs, columns):
+                stages = min(4 if asynchronous else 1, problem.chunks // warps[2])
+                while stages > 1 and stages * _stage_bytes(problem, packs, columns, warps[2]) > shared:
+                    stages -= 1
+                plan = _Plan(packs, columns, warps, max(1, stages))
+                fits = plan.threads <= min(threads, 256) and _shared_bytes(problem, plan) <= shared
+                if fits and plan.threads * (_sums(problem, plan) + _OTHER_REGISTERS) <= registers:
+                    plans.append(plan)
+    return sorted(plans, key=lambda plan: _clocks(problem, plan))
+
+
+def _divisions(problem: _Problem, packs: int, columns: int) -> list[tuple[int, int, int]]:
+    """Return how warps may divide a tile: every lane's sums in registers, every warp an equal share of the copies."""
+    found = []
+    for along_packs in divisors(packs, 4):
+        for along_columns in divisors(columns, 8):
+            parts = divisors(problem.chunks, 8) if along_packs * along_columns == 1 else [1]
+            for along_sum in parts[1:] if problem.pixels == 1 else parts:
+                warps = along_packs * along_columns * along_sum
+                sums = (packs // along_packs) * problem.tiles * (columns // along_columns) * 4
+                weights = packs * problem.tiles * problem.fragments.steps * problem.fragments.weights
+                weights = weights * along_sum // problem.fragments.values
+                even = weights % warps == 0 and columns * along_sum % warps == 0
+                if along_sum > 1 and problem.pixels > 1:
+                    even = even and 2 * packs * columns % along_sum == 0
+                if sums <= _SUMS and even:
+                    found.append((along_packs, along_columns, along_sum))
+    return found
+
+
+def _sums(problem: _Problem, plan: _Plan) -> int:
+    """Return the sums that a lane keeps."""
+    along_packs, along_columns, _ = plan.warps
+    return plan.packs // along_packs * problem.tiles * (plan.columns // along_columns) * 4
+
+
+def _stage_bytes(problem: _Problem, packs: int, columns: int, chunks: int) -> int:
+    """Return the shared memory that `chunks` chunks of a tile's weights and windows take."""
+    rows = packs * problem.tiles * ROWS + columns * COLUMNS
+    return rows * chunks * 64
+
+
+def _shared_bytes(problem: _Problem, plan: _Plan) -> int:
+    copies = plan.stages * _stage_bytes(problem, plan.packs, plan.columns, plan.warps[2])
+    tile = plan.packs * problem.tiles * ROWS * plan.columns * COLUMNS * 4
+    return copies + (tile * plan.warps[2] if plan.warps[2] > 1 else 0)
+
+
+def _clocks(problem: _Problem, plan: _Plan) -> float:
+    """Estimate the time of all blocks, from what a multiprocessor can load and multiply."""
+    rows, pixels = plan.packs * problem.tiles * ROWS, plan.columns * COLUMNS
+    blocks = (problem.packs // plan.packs) * (problem.columns // plan.columns)
+    along_packs, along_columns, along_sum = plan.warps
+    # blocks beside each other on a multiprocessor hide each other's waiting, not each other's work
+    registers = plan.threads * (_sums(problem, plan) + _OTHER_REGISTERS)
+    room = min(65536 // registers, _SHARED_MEMORY // _shared_bytes(problem, plan))
+    beside = max(1, min(8, blocks // _MULTIPROCESSORS, room))
+    warps = math.prod(plan.warps) * beside
+    moved = (rows + pixels) * 64 * problem.chunks + rows * pixels * 4
+    fragments = (rows * along_columns + pixels * along_packs) * 64 * problem.chunks
+    multiply_adds = rows * pixels * problem.fragments.chunk * problem.chunks
+    chunk = _LOAD_CLOCKS + _CHUNK_CLOCKS if plan.stages == 1 else max(_LOAD_CLOCKS / (plan.stages - 1), _CHUNK_CLOCKS)
+    latency = problem.chunks / along_sum * chunk + _BLOCK_CLOCKS
+    clocks = max(
+        moved / _L2_BYTES, fragments / _SHARED_BYTES, multiply_adds / (_MULTIPLY_ADDS * min(4, warps)), latency / beside
+    )
+    return -(-blocks // _MULTIPROCESSORS) * clocks
+
+
+def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
+    sch = s_tir.Schedule(func)
+    mma, windows, sums = (find_block(sch, name) for name in ("mma", "im2col", "conv2d"))
+    assert mma is not None and windows is not None and sums is not None
+    problem = _problem(sch, mma)
+    epilogue = fuse_epilogue(sch, sums)
+    if epilogue is None or sch.get_consumers(epilogue) or not flatten_pixels(sch, epilogue):
+        return None
+    along_packs, along_columns, along_sum = plan.warps
+
+    lane, pack, column, tile, register, chunk, *inner = sch.get_loops(mma)
+    block_pack, warp_pack, pack = sch.split(pack, [None, along_packs, plan.packs // along_packs])
+    block_column, warp_column, column = sch.split(column, [None, along_columns, plan.columns // along_columns])
+    chunks = choose(sch, _chunk_choices(problem, plan, target), 1, tunable)
+    chunk_outer, warp_chunk, chunk = sch.split(chunk, [None, along_sum, chunks])
+    outer = [block_column, block_pack, warp_pack, warp_column, warp_chunk, chunk_outer]
+    sch.reorder(*outer, chunk, pack, tile, column, lane, register, *inner)
+    total = None
+    if along_sum > 1:
+        total, mma = mma, sch.rfactor(warp_chunk, 0)
+        block_column, block_pack, warp_pack, warp_column, warp_chunk, *rest = sch.get_loops(mma)
+        chunk_outer, chunk, pack, tile, column, lane, *_ = rest
+    block = sch.fuse(block_column, block_pack)
+    warp = sch.fuse(warp_pack, warp_column, warp_chunk)
+    sch.bind(block, "blockIdx.x")
+    sch.bind(warp, "threadIdx.y")
+    for loop in (chunk, pack, tile, column):
+        sch.unroll(loop)
+
+    weights = sch.cache_read(mma, 0, "shared")
+    sch.set_scope(windows, 0, "shared")
+    vectors = problem.fragments.values
+    for copy in (weights, windows):
+        sch.compute_at(copy, chunk_outer, preserve_unit_loops=True)
+        _, _, _, *loops = sch.get_loops(copy)
+        _spread(sch, sch.fuse(*loops), math.prod(plan.warps), vectors)
+    if total is None:
+        sch.set_scope(mma, 0, "warp")
+        _write_from_registers(sch, sums, epilogue, warp, problem.tiles)
+    else:
+        partial = sch.cache_write(mma, 0, "warp")
+        _add_up(sch, partial, total, block, warp, along_sum)
+        if problem.pixels == 1:
+            _write_one_pixel(sch, sums, epilogue, block)
+        else:
+            _write_from_shared(sch, sums, epilogue, block, problem.tiles, along_sum)
+    init = sch.decompose_reduction(mma, chunk_outer)
+    *_, init_lane, init_register = loops = sch.get_loops(init)
+    sch.bind(init_lane, "threadIdx.x")
+    for loop in (*loops[2:-2], init_register):
+        sch.unroll(loop)
+    sch.tensorize(lane, mma_intrinsic(problem.fragments))
+    if plan.stages > 1:
+        sch.annotate(chunk_outer, "software_pipeline_stage", [0, 0, plan.stages - 1])
+        sch.annotate(chunk_outer, "software_pipeline_order", [0, 1, 2])
+        sch.annotate(chunk_outer, "software_pipeline_async_stages", [0])
+    return sch
+
+
+def _spread(sch: s_tir.Schedule, elements: LoopRV, warps: int, vector: int) -> None:
+    """Copy by all threads, a vector of `vector` elements each."""
+    steps, warp, lane, inner = sch.split(elements, [None, warps, LANES, vector])
+    sch.bind(warp, "threadIdx.y")
+    sch.bind(lane, "threadIdx.x")
+    sch.vectorize(inner)
+    sch.unroll(steps)
+
+
+def _write_from_registers(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, warp: LoopRV, tiles: int) -> None:
+    """Let a lane finish the neighbouring channels that it has of two pixels."""
+    sch.reverse_compute_at(sums, warp, preserve_unit_loops=True)
+    sch.set_scope(sums, 0, "local")
+    columns, packs, lane, _ = _to_lanes(sch, sums, tiles)
+    for loop in (columns, packs):
+        sch.unroll(loop)
+    _finish(sch, sums, epilogue, lane, tiles)
+
+
+def _add_up(sch: s_tir.Schedule, partial: SBlockRV, total: SBlockRV, block: LoopRV, warp: LoopRV, warps: int) -> None:
+    """Put each warp's sums into shared memory and add them up there."""
+    sch.set_scope(partial, 0, "shared")
+    sch.transform_layout(partial, ("write", 0), lambda k, lane, p, b, t, r: (k, p, b, t, lane, r))
+    sch.reverse_compute_at(partial, warp, preserve_unit_loops=True)
+    _, _, _, lane, *tile, register = sch.get_loops(partial)
+    sch.reorder(*tile, lane, register)
+    sch.bind(lane, "threadIdx.x")
+    sch.vectorize(register)
+    for loop in tile:
+        sch.unroll(loop)
+
+    sch.reverse_compute_at(total, block, preserve_unit_loops=True)
+    sch.set_scope(total, 0, "shared")
+    registers = sch.cache_write(total, 0, "local")
+    _, part, lane, *inner, register = sch.get_loops(total)
+    sch.reorder(*inner, lane, register, part)
+    tile = sch.fuse(*inner)
+    sch.bind(lane, "threadIdx.x")
+    sch.reverse_compute_at(registers, lane)
+    # split after the copy has joined: one that joins an unevenly split loop loses its bound (TVM 0.27)
+    _, mine = sch.split(tile, [None, warps])
+    sch.bind(mine, "threadIdx.y")
+    sch.decompose_reduction(total, part)
+
+
+def _write_from_shared(
+    sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV, tiles: int, warps: int
+) -> None:
+    """Let all warps finish the tile, a lane neighbouring channels of a pixel."""
+    sch.reverse_compute_at(sums, block, preserve_unit_loops=True)
+    sch.set_scope(sums, 0, "local")
+    columns, packs, lane, pixel = _to_lanes(sch, sums, tiles)
+    sch.reorder(columns, packs, pixel, lane)
+    _, warp = sch.split(sch.fuse(columns, packs, pixel), [None, warps])
+    sch.bind(warp, "threadIdx.y")
+    _finish(sch, sums, epilogue, lane, tiles)
+
+
+def _write_one_pixel(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV) -> None:
+    """Let every warp finish the one pixel: a bound on an axis of one element would be lost (TVM 0.27)."""
+    for part in (sums, epilogue):
+        sch.reverse_compute_at(part, block)
+        _, *loops = sch.get_loops(part)
+        _, lane = sch.split(sch.fuse(*loops), [None, LANES])
+        sch.bind(lane, "threadIdx.x")
+    sch.set_scope(sums, 0, "shared")
+
+
+def _to_lanes(sch: s_tir.Schedule, sums: SBlockRV, tiles: int) -> tuple[LoopRV, LoopRV, LoopRV, LoopRV]:
+    """Split pixels x channels as the lanes hold them: columns, packs, the lane, its two pixels, then its channels."""
+    pixels, channels = sch.get_loops(sums)[-2:]
+    columns, quad, pair = sch.split(pixels, [None, COLUMNS // 2, 2])
+    packs, row, own = sch.split(channels, [None, ROWS // 2, 2 * tiles])
+    sch.reorder(columns, packs, row, quad, pair, own)
+    lane = sch.fuse(row, quad)
+    sch.bind(lane, "threadIdx.x")
+    return columns, packs, lane, pair
+
+
+def _finish(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, lane: LoopRV, tiles: int) -> None:
+    """Run the epilogue by vectors on what a lane has."""
+    sch.reverse_compute_at(epilogue, lane, preserve_unit_loops=True)
+    for loop in sch.get_loops(sums)[-2:]:
+        if sch.get(loop).thread_binding is None:
+            sch.unroll(loop)
+    channels = int(sch.get(epilogue).iter_vars[-1].dom.extent)
+    pixel, own = sch.get_loops(epilogue)[-2:]
+    outer, inner = sch.split(own, [None, math.gcd(channels, 2 * tiles, 8)])
+    sch.unroll(pixel)
+    sch.unroll(outer)
+    sch.vectorize(inner)
+
+
+def _chunk_choices(problem: _Problem, plan: _Plan, target: tvm.target.Target) -> list[int]:
+    """Return how many chunks a warp may take at a time."""
+    shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
+    most = shared // _shared_bytes(problem, plan)
+    steps = problem.chunks // plan.warps[2]
+    return [n for n in divisors(steps, 4) if n == 1 or (n <= most and steps // n >= plan.stages)]
