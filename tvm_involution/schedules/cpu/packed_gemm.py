@@ -20,7 +20,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...target import vector_bytes
+from ...target import vector_bytes, vector_registers
 from ..rule import (
     ScheduleRule,
     balanced_parts,
@@ -31,7 +31,6 @@ from ..rule import (
     largest_divisor,
     loop_extents,
     thread_choices,
-    vector_registers,
     vectorize_last,
 )
 from . import dot_bf16

@@ -26,7 +26,7 @@ from ..rule import (
 )
 from . import dot_bf16
 from .elementwise import parallel_vectorize
-from .involution import STRIP, STRIP_512, group_count
+from .involution import group_count, longest_strip
 from .packed_gemm import is_paired, pack_width
 
 
@@ -68,7 +68,7 @@ def _schedule(
     lanes = vector_bytes(target) // 4
     width = largest_divisor(extents[3] // group_count(sch, involution), lanes)
     packed = pack_width(sch, span)
-    strips = divisors(extents[2], STRIP_512 if lanes == 16 else STRIP)
+    strips = divisors(extents[2], longest_strip(target))
 
     # aggregation: the outermost loops
     batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(involution)
