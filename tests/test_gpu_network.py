@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(not cuda_emulator.available, reason="needs g++")
 @pytest.mark.parametrize(("dtype", "architecture"), [("float32", "sm_90a"), ("float16", "sm_80")])
 def test_every_kernel(rng, dtype, architecture):
     target = tvm.target.Target({"kind": "cuda", "arch": architecture}, host="llvm")
-    mod = import_exported_program(export_module(tiny_rednet(), [torch.zeros(1, 3, 32, 32)]))
+    mod = import_exported_program(export_module(tiny_rednet(), [torch.zeros(1, 3, 16, 16)]))
     mod = pipeline.run(mod, target, dtype=dtype, until="lower operators")
     programs = {}
     for _, func in mod.functions_items():
