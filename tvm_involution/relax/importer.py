@@ -65,6 +65,7 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
                 "involution2d.default": _convert_involution2d,
                 "nms.default": conversions.convert_nms,
                 "roi_align.default": conversions.convert_roi_align,
+                "paste_masks.default": conversions.convert_paste_masks,
                 "amax.default": conversions.convert_amax,
                 "squeeze.dim": conversions.convert_squeeze,
                 "squeeze.dims": conversions.convert_squeeze,

@@ -16,6 +16,7 @@ from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
+from .passes.split_transposed_convolution import SplitTransposedConvolution
 
 Phase = tuple[str, list[tvm.transform.Pass]]
 
@@ -28,6 +29,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
             [
                 relax.transform.Normalize(),
                 FoldBatchNorm(),
+                SplitTransposedConvolution(),
                 ConvertDtype(dtype),
                 relax.transform.DecomposeOpsForInference(),
                 relax.transform.CanonicalizeBindings(),

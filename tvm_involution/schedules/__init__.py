@@ -18,6 +18,7 @@ from .rule import ScheduleRule
 CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Involution(),
     cpu.PackedGemm(),
+    cpu.PasteMasks(),
     cpu.Reduction(),
     cpu.Elementwise(),
 )

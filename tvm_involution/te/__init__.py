@@ -7,6 +7,7 @@ from .gradient import involution2d_grad_input, involution2d_grad_kernel
 from .involution import involution2d, involution2d_output_size
 from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, generated_involution2d
 from .nms import nms
+from .paste_masks import paste_masks
 from .roi_align import roi_align
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "matmul_packed",
     "nms",
     "pack_weight",
+    "paste_masks",
     "roi_align",
 ]

@@ -4,6 +4,7 @@
 from .elementwise import Elementwise
 from .involution import Involution
 from .packed_gemm import PackedGemm
+from .paste_masks import PasteMasks
 from .reduction import Reduction
 
-__all__ = ["Elementwise", "Involution", "PackedGemm", "Reduction"]
+__all__ = ["Elementwise", "Involution", "PackedGemm", "PasteMasks", "Reduction"]
