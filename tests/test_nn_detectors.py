@@ -6,18 +6,17 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
+from dense_networks import small_detector
 from torch.nn import functional as F
 
 from tvm_involution.nn import build_model, load_checkpoint
 from tvm_involution.nn.anchors import base_anchors, grid_anchors
 from tvm_involution.nn.bbox_head import BBoxHead
 from tvm_involution.nn.box_coder import decode_boxes
-from tvm_involution.nn.detector import RoIHead, TwoStageDetector
-from tvm_involution.nn.fpn import FPN, InvolutionFPN
-from tvm_involution.nn.mask_head import InvolutionMaskHead, MaskHead
-from tvm_involution.nn.rednet import RedNet
+from tvm_involution.nn.detector import RoIHead
+from tvm_involution.nn.mask_head import MaskHead
 from tvm_involution.nn.retina_head import RetinaHead
-from tvm_involution.nn.rpn_head import InvolutionRPNHead, RPNHead
+from tvm_involution.nn.rpn_head import RPNHead
 
 # some names with shapes of the official checkpoints, by the layers of mmdet and of d-li14/involution
 FPN_CONVOLUTION = {"neck.lateral_convs.3.conv.bias": (256,), "neck.fpn_convs.0.conv.weight": (256, 256, 3, 3)}
@@ -71,20 +70,6 @@ def test_official_names(name):
     expected = {key: shape for part in (STEM, *OFFICIAL[name]) for key, shape in part.items()}
     assert {key: tuple(state[key].shape) for key in expected if key in state} == expected
     assert {key.split(".")[0] for key in state} == {"backbone", "neck", *(key.split(".")[0] for key in expected)}
-
-
-def small_detector(involution: bool) -> TwoStageDetector:
-    """Mask R-CNN with few channels and proposals."""
-    necks, rpn, mask = (
-        (InvolutionFPN, InvolutionRPNHead, InvolutionMaskHead) if involution else (FPN, RPNHead, MaskHead)
-    )
-    backbone = RedNet(stage_blocks=(1, 1, 1, 1), stem_channels=32, base_channels=16, out_indices=(0, 1, 2, 3))
-    return TwoStageDetector(
-        backbone,
-        necks((64, 128, 256, 512), 32, 5),
-        rpn(32, max_per_level=40, max_proposals=25),
-        RoIHead(BBoxHead(6, 32, hidden_channels=48), mask(6, 32)),
-    ).eval()
 
 
 @pytest.mark.parametrize("involution", [False, True])

@@ -14,6 +14,7 @@ from . import operator
 from .passes.apply_schedules import ApplySchedules
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
+from .passes.fold_views import FoldViews
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
 from .passes.split_transposed_convolution import SplitTransposedConvolution
@@ -47,6 +48,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
                         operator.OP_NAME: ["NHWC", "NHWC"],
                     }
                 ),
+                FoldViews(),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.FoldConstant(),
                 relax.transform.DeadCodeElimination(),
