@@ -110,7 +110,7 @@ def _prepare(
 
     entries = []
     for contender in (OURS, *peers):
-        entry = Entry(contender, subject, inputs, effort)
+        entry = Entry(contender, subject, metadata.task, inputs, effort)
         if contender is OURS:
             entry.result.build_s = build_s
         else:

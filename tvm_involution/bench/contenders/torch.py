@@ -35,7 +35,7 @@ class Torch(Contender):
     def to_arrays(self, outputs: Any) -> list[np.ndarray]:
         """See `Contender.to_arrays`."""
         parts = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        return [part.float().numpy() for part in parts]
+        return [(part.float() if part.is_floating_point() else part).numpy() for part in parts]
 
     def _prepare(self, subject: Subject, inputs: Sequence[np.ndarray], memory_format: str) -> Callable[[], Any]:
         import torch
