@@ -5,8 +5,8 @@
     python benchmarks/detection.py --models upernet_rednet50 --image-size 256x512 --calls 5 --json out/detection.json
 
 Each network is compiled, then runs on a photograph in one process of its own and, as its PyTorch module with the
-official form of involution, in another. Weights are random; those of the box heads' classifiers are scaled up, so that objects are found.
-Nothing else may run on the machine.
+official form of involution, in another. Weights are random; those of the box heads' classifiers are scaled up, so that
+objects are found. Nothing else may run on the machine.
 """
 
 from __future__ import annotations
