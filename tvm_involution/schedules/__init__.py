@@ -19,11 +19,13 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Involution(),
     cpu.PackedGemm(),
     cpu.PasteMasks(),
+    cpu.RoIAlign(),
+    cpu.NMS(),
     cpu.Reduction(),
     cpu.Elementwise(),
 )
 
-GPU_RULES: tuple[ScheduleRule, ...] = (gpu.ThreadPerOutput(), gpu.DlightFallback())
+GPU_RULES: tuple[ScheduleRule, ...] = (gpu.NMS(), gpu.ThreadPerOutput(), gpu.DlightFallback())
 
 _log = logging.getLogger(__name__)
 

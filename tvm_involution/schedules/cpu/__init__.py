@@ -3,8 +3,10 @@
 
 from .elementwise import Elementwise
 from .involution import Involution
+from .nms import NMS
 from .packed_gemm import PackedGemm
 from .paste_masks import PasteMasks
 from .reduction import Reduction
+from .roi_align import RoIAlign
 
-__all__ = ["Elementwise", "Involution", "PackedGemm", "PasteMasks", "Reduction"]
+__all__ = ["NMS", "Elementwise", "Involution", "PackedGemm", "PasteMasks", "Reduction", "RoIAlign"]

@@ -2,6 +2,7 @@
 """Schedule rules for NVIDIA GPUs, one a file."""
 
 from .dlight_fallback import DlightFallback
+from .nms import NMS
 from .thread_per_output import ThreadPerOutput
 
-__all__ = ["DlightFallback", "ThreadPerOutput"]
+__all__ = ["NMS", "DlightFallback", "ThreadPerOutput"]
