@@ -21,7 +21,6 @@ from tvm.s_tir.analysis import estimate_tir_flops
 
 from ..relax import pipeline
 from ..relax.importer import import_exported_program
-from ..relax.network import input_batch
 from ..relax.passes.apply_schedules import RULE_ATTR, SOURCE_ATTR
 from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import run_on_pool
@@ -54,9 +53,9 @@ def measure_layers(subject: Subject) -> LayerTable:
     peak = measure_peak()
     target = resolve_target("llvm")
     network = resolve(subject)
-    batch, own_dtype = input_batch(network.program) if network.program is not None else (1, torch.float32)
-    mod = import_exported_program(network.export(subject.batch or batch))
-    dtype = subject.dtype or str(own_dtype).removeprefix("torch.")
+    (batch,) = network.batch_sizes(subject.batch)
+    dtype = network.resolve_dtype(subject.dtype)
+    mod = import_exported_program(network.export(batch))
     programs = _programs(pipeline.run(mod, target, dtype=dtype, until="lower operators"))
     records = TuningRecords(target, subject.tuning_logs)
     scheduled = pipeline.run(mod, target, dtype=dtype, records=records)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from .words import DTYPES, ImageSize
+from ..runtime.metadata import DTYPES
+from .words import ImageSize
 
 
 def network_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,8 +12,6 @@ from rich.table import Table
 
 from ..runtime.metadata import KernelCoverage
 
-DTYPES = ("float32", "float16", "bfloat16")
-
 
 class ImageSize(click.ParamType):
     """`HxW` in pixels, such as 224x224."""

@@ -22,7 +22,7 @@ from ..target import cpu_features, resolve_target
 from ..tuning.records import TuningRecords
 from . import pipeline
 from .importer import import_exported_program
-from .link import link_shared
+from .link import link_shared, target_triple
 from .network import Network, resolve_network
 from .passes.apply_schedules import count_kernels
 
@@ -111,7 +111,7 @@ def compile(  # the contract's verb
         colours=network.colours,
         target=json.loads(str(resolved)),
         device_type="cuda" if resolved.kind.name == "cuda" else "cpu",
-        triple=str(host.attrs.get("mtriple") or tvm.target.codegen.llvm_get_system_triple()),
+        triple=target_triple(resolved),
         cpu=str(host.attrs.get("mcpu") or "generic"),
         cpu_features=cpu_features(host),
         tvm_version=tvm_version(),

@@ -7,6 +7,8 @@ import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst
 
+from ..runtime.arrays import numpy_dtype
+
 
 def to_float(value: GenericConst) -> np.ndarray:
     """Return the constant as float64, in which weights are folded whatever their dtype."""
@@ -15,13 +17,4 @@ def to_float(value: GenericConst) -> np.ndarray:
 
 def constant(value: np.ndarray, dtype: str) -> GenericConst:
     """Return `value` as a Relax constant of `dtype`."""
-    return relax.const(np.ascontiguousarray(value.astype(np_dtype(dtype))), str(dtype))
-
-
-def np_dtype(dtype: str) -> np.dtype:
-    """Return the NumPy dtype of a TVM dtype; bfloat16 comes from ml_dtypes."""
-    if str(dtype) == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(str(dtype))
+    return relax.const(np.ascontiguousarray(value.astype(numpy_dtype(str(dtype)))), str(dtype))

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import tvm
@@ -25,14 +26,18 @@ def link_shared(executable: relax.VMExecutable, target: tvm.target.Target, path:
     Raises:
         UserError: no such linker, or it failed.
     """
-    triple, command = _triple(target), linker_of(target)
+    executable.export_library(str(path), fcompile=shared_linker(linker_of(target), target_triple(target)))
 
-    def fcompile(output: str, objects: list[str], options: list[str] | None = None, **_: object) -> None:
+
+def shared_linker(command: list[str], triple: str) -> Callable[..., None]:
+    """Return what TVM's `export_library` takes as `fcompile`: link objects for `triple` by `command`."""
+
+    def link(output: str, objects: list[str], options: list[str] | None = None, **_: object) -> None:
         _run([*command, "-shared", "-fPIC", "-o", output, *objects, *(options or [])])
 
-    fcompile.output_format = "so"  # type: ignore[attr-defined]
-    fcompile.get_target_triple = lambda: triple  # type: ignore[attr-defined]
-    executable.export_library(str(path), fcompile=fcompile)
+    link.output_format = "so"  # type: ignore[attr-defined]
+    link.get_target_triple = lambda: triple  # type: ignore[attr-defined]
+    return link
 
 
 def linker_of(target: tvm.target.Target) -> list[str]:
@@ -41,10 +46,11 @@ def linker_of(target: tvm.target.Target) -> list[str]:
     Raises:
         UserError: there is none.
     """
-    return _linker(_triple(target))
+    return _linker(target_triple(target))
 
 
-def _triple(target: tvm.target.Target) -> str:
+def target_triple(target: tvm.target.Target) -> str:
+    """Return the LLVM triple of the machine that runs `target`: its own, its host's, else this one's."""
     host = target.host if target.host is not None else target
     return str(host.attrs.get("mtriple") or tvm.target.codegen.llvm_get_system_triple())
 

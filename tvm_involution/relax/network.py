@@ -16,7 +16,7 @@ import torch
 from .. import zoo
 from ..errors import UserError
 from ..nn import build_model, load_checkpoint
-from ..runtime.metadata import Preprocessing, preprocessing_from
+from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
 from .importer import export_module
 
 _DETECTIONS = ("boxes", "scores", "labels")
@@ -26,8 +26,6 @@ _OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
     "detection": _DETECTIONS,
     "instance_segmentation": (*_DETECTIONS, "masks"),
 }
-
-DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass

@@ -10,6 +10,8 @@ from typing import Any
 from ..errors import UserError
 
 FORMAT = 1
+DTYPES = ("float32", "float16", "bfloat16")
+"""what a library may compute in"""
 
 
 @dataclass(frozen=True)

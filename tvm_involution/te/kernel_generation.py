@@ -14,6 +14,7 @@ from tvm import te, tirx
 from ..errors import UserError
 from .accumulate import accumulator_dtype
 from .checks import Pair, as_pair, check_layout, check_rank, check_shape
+from .convolution import conv2d_packed
 from .involution import involution2d
 
 
@@ -142,6 +143,43 @@ def generated_involution2d(
     """
     kernel = generate_kernel(x, generator, stride, layout)
     return involution2d(x, kernel, stride, padding, dilation, layout)
+
+
+def spanned_involution2d(
+    x: te.Tensor,
+    hidden: te.Tensor,
+    span_weight: te.Tensor,
+    span_bias: te.Tensor,
+    kernel_size: Pair,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+) -> te.Tensor:
+    """The second half of the layer in NHWC, as a network's pipeline fuses it: span the kernel, aggregate.
+
+    Args:
+        x: (N, H, W, C).
+        hidden: (N, OH, OW, R), the reduced and activated pixels.
+        span_weight: (packs, 1, 1, R, lanes), W2 in the form of `pack_weight`.
+        span_bias: (1, 1, 1, G*KH*KW).
+
+    Returns:
+        (N, OH, OW, C), of the dtype of x. Blocks: `conv2d` (the sums of the span, over all packed channels),
+        `conv2d_out`, `kernel` (with the bias, packed (N, OH, OW, G*KH*KW)), then those of `involution2d`.
+
+    Raises:
+        UserError: shapes that do not fit.
+    """
+    spanned = int(span_bias.shape[-1])
+    check_shape("span_bias", span_bias, (1, 1, 1, spanned))
+    span = conv2d_packed(hidden, span_weight, spanned)
+    kernel = te.compute(
+        span.shape,
+        lambda b, i, j, k: span[b, i, j, k] + span_bias[0, 0, 0, k],
+        name="kernel",
+        tag="injective",
+    )
+    return involution2d(x, kernel, stride, padding, dilation, "NHWC", kernel_size)
 
 
 def _activate(value, r, generator: KernelGenerator, dtype: str):

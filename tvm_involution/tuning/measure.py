@@ -28,7 +28,8 @@ from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 from tvm.support.popen_pool import PopenPoolExecutor, StatusKind
 
 from ..errors import UserError
-from ..relax.link import linker_of
+from ..relax.link import linker_of, shared_linker, target_triple
+from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import physical_cores, run_on_pool
 
 BUILD_SECONDS, RUN_SECONDS = 60.0, 30.0
@@ -190,15 +191,6 @@ class Measurer:
                 return [stored[name].view(array.dtype) for name, array in zip(stored.files, arrays, strict=True)]
 
 
-def numpy_dtype(name: str) -> np.dtype:
-    """Return the NumPy type of a TVM dtype."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
-
-
 def _no_servers(tracker: RpcTracker) -> str:
     return (
         f"no device with key {tracker.key!r} at the tracker {tracker.host}:{tracker.port}; start one with `python -m "
@@ -221,11 +213,7 @@ def _build(mod: tvm.IRModule, target: tvm.target.Target, folder: str, linker: li
     os.makedirs(folder)
     path = os.path.join(folder, "candidate.so")
 
-    def link(output: str, objects: list[str], options: list[str] | None = None, **_: object) -> None:
-        subprocess.run([*linker, "-shared", "-fPIC", "-o", output, *objects, *(options or [])], check=True)
-
-    link.output_format = "so"  # type: ignore[attr-defined]
-    module.export_library(path, fcompile=link)
+    module.export_library(path, fcompile=shared_linker(linker, target_triple(target)))
     return path
 
 

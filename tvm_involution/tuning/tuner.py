@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,10 +153,10 @@ class _Search:
         self._run, self._database, self._measurer, self._logger = run, database, measurer, logger
         self._progress = progress
         self._cost_model = ms.cost_model.XGBModel(num_warmup_samples=32, num_tuning_cores=physical_cores())
-        self._contexts: dict[int, ms.TuneContext] = {}
-        self._verifiers: dict[int, Verifier] = {}
-        # side-by-side results by task, which replace what was measured before
-        self._final: dict[int, list[ms.database.TuningRecord]] = {}
+        self._contexts: dict[str, ms.TuneContext] = {}
+        self._verifiers: dict[str, Verifier] = {}
+        # side-by-side results by the task's name, which replace what was measured before
+        self._final: dict[str, list[ms.database.TuningRecord]] = {}
         self._written = time.monotonic()
 
     def measure_defaults(self) -> None:
@@ -217,7 +217,7 @@ class _Search:
         self._cost_model.update(context, schedules, runner_results)
 
     def _context(self, state: TaskState) -> ms.TuneContext:
-        key = id(state)
+        key = state.task.name
         if key not in self._contexts:
             context = search_context(state.task, self._logger, physical_cores())
             context.pre_tuning(100_000, _BATCH, state.task.spaces, self._database.memory, self._cost_model)
@@ -267,7 +267,7 @@ class _Search:
     def _checked(self, state: TaskState, result: Measurement) -> Measurement:
         """Return `result`, or a failure where the candidate computes something else than its program."""
         assert result.artifact is not None
-        verifier = self._verifiers.setdefault(id(state), Verifier(state.task))
+        verifier = self._verifiers.setdefault(state.task.name, Verifier(state.task))
         wrong = verifier.error(self._measurer, result.artifact)
         return result if wrong is None else Measurement(None, wrong, result.artifact)
 
@@ -295,19 +295,19 @@ class _Search:
                 if result.seconds is None:
                     self._logger.info("%s: %s", state.task.name, result.error)
                     continue
-                self._final.setdefault(id(state), []).append(self._database_record(state.task, sch, result))
+                self._final.setdefault(state.task.name, []).append(self._database_record(state.task, sch, result))
                 if sch is state.task.default:
                     state.default_seconds = result.seconds
             self._progress(self._run)
         for state in self._run.states:
-            if id(state) in self._final:
-                state.final_seconds = min(seconds(record) for record in self._final[id(state)])
+            if state.task.name in self._final:
+                state.final_seconds = min(seconds(record) for record in self._final[state.task.name])
 
     def write(self, network: TunedNetwork | None) -> None:
         """Write the best records, and the manifest with `network` in it."""
         records = []
         for state in self._run.states:
-            records += self._final.get(id(state)) or self._database.records(state.task.mod)[:_FINALISTS]
+            records += self._final.get(state.task.name) or self._database.records(state.task.mod)[:_FINALISTS]
         folder = self._run.folder
         write_best(folder, [record for record in records if seconds(record) < FAILED])
         manifest = _manifest(folder, self._run.states[0].task.target)
@@ -432,11 +432,3 @@ def _log_file(path: Path) -> Iterator[logging.Logger]:
         logger.removeHandler(handler)
         handler.close()
         logger.level, logger.propagate = before
-
-
-def coverage(tasks: Sequence[TuningTask], databases: Sequence[TuningDatabase]) -> list[bool]:
-    """Return for each task whether one of the databases has a record that ran."""
-    return [
-        any(seconds(record) < FAILED for database in databases for record in database.records(task.mod))
-        for task in tasks
-    ]

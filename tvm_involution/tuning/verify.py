@@ -9,8 +9,9 @@ import numpy as np
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
+from ..runtime.arrays import numpy_dtype
 from ..target import host_cpu
-from .measure import Measurer, numpy_dtype
+from .measure import Measurer
 from .tasks import TuningTask
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}

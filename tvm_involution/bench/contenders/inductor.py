@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..subject import Subject
-from .contender import Contender
+from .torch import Torch
 
 
-class Inductor(Contender):
+class Inductor(Torch):
     """`torch.compile` with frozen weights."""
 
     name = "inductor"
-    package = "torch"
-    modules = ("torch",)
-    extra = "compile"
     settings = "torch.compile, freezing"
 
     def build(self, subject: Subject) -> None:
@@ -38,8 +35,3 @@ class Inductor(Contender):
         torch._inductor.config.freezing = True
         compiled = torch.compile(module)
         return lambda: compiled(*tensors)
-
-    def to_arrays(self, outputs: Any) -> list[np.ndarray]:
-        """See `Contender.to_arrays`."""
-        parts = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        return [part.float().numpy() for part in parts]

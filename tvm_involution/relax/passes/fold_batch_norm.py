@@ -15,6 +15,7 @@ from tvm.ir import GenericConst
 from tvm.relax.dpl import TupleGetItemPattern, is_const, is_op, rewrite_call, wildcard
 
 from ..constants import constant, to_float
+from ..uses import count_uses
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldBatchNorm")
@@ -52,7 +53,7 @@ def _fold_into_convolutions(func: relax.Function) -> relax.Function:
     conv = is_op("relax.nn.conv2d")(x, weight)
     bias = is_const()
     reshaped_bias = is_op("relax.reshape")(bias, wildcard())
-    uses = _count_uses(func)
+    uses = count_uses(func)
     for biased in (False, True):
         before = is_op("relax.add")(conv, bias | reshaped_bias) if biased else conv
         norm, parameters = _batch_norm_pattern(before)
@@ -90,23 +91,3 @@ def _to_scale_and_shift(func: relax.Function) -> relax.Function:
         return relax.op.add(scaled, constant(shift.reshape(shape), ty.dtype))
 
     return rewrite_call(TupleGetItemPattern(norm, 0), rewrite, func)
-
-
-def _count_uses(func: relax.Function) -> dict[relax.Expr, int]:
-    """Count how often the value of each binding is used; a value used twice must not be folded away."""
-    values = {}
-    counts: dict[relax.Expr, int] = {}
-    for block in func.body.blocks:
-        for binding in block.bindings:
-            values[binding.var] = binding.value
-
-    def visit(expr):
-        if isinstance(expr, relax.Var) and expr in values:
-            value = values[expr]
-            counts[value] = counts.get(value, 0) + 1
-
-    for block in func.body.blocks:
-        for binding in block.bindings:
-            relax.analysis.post_order_visit(binding.value, visit)
-    visit(func.body.body)
-    return counts

@@ -45,13 +45,14 @@ def _bind(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV | None) -> No
     if not spatial:
         spatial = [sch.add_unit_loop(loops[0] if loops else block)]
     outputs = sch.fuse(*spatial)
+    if reduced:
+        if epilogue is None:
+            epilogue = sch.cache_write(block, 0, "local")
+        sch.reverse_compute_at(epilogue, outputs)
+        sch.set_scope(block, 0, "local")
+    # split after the epilogue has joined: one that joins an unevenly split loop loses its bound (TVM 0.27)
     blocks, threads = sch.split(outputs, [None, _THREADS])
     sch.bind(blocks, "blockIdx.x")
     sch.bind(threads, "threadIdx.x")
-    if not reduced:
-        return
-    if epilogue is None:
-        epilogue = sch.cache_write(block, 0, "local")
-    sch.reverse_compute_at(epilogue, threads)
-    sch.set_scope(block, 0, "local")
-    sch.decompose_reduction(block, reduced[0])
+    if reduced:
+        sch.decompose_reduction(block, reduced[0])

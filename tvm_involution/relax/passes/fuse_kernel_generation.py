@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Make one tensor program of an involution and the span convolution before it, which generates its kernel.
+
+Apart, the kernel is written to memory and read back: with 7x7 taps a group of 16 channels it holds 49/16 times as many
+numbers as the feature map. Together, a schedule keeps the kernel of a tile of pixels in cache or shared memory
+(section 3.2 of arXiv 2103.06255 has the layer's equations).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tvm
+from tvm import relax
+from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
+
+from ...te import pack_weight, spanned_involution2d
+from ..operator import OP_NAME
+from ..uses import count_uses
+from .pack_weights import pack_width
+
+# TVM's OpPatternKind: elementwise operations may join behind it
+_OUT_ELEMENTWISE_FUSABLE = 4
+
+
+@tvm.transform.module_pass(opt_level=0, name="FuseKernelGeneration")
+class FuseKernelGeneration:
+    """Rewrite `involution2d(x, conv2d(hidden, W2) + b)` in NHWC with constant W2 and b."""
+
+    def __init__(self, target: tvm.target.Target, wanted: Callable[[relax.Call], bool] = lambda _: True):
+        """Take the target, for the weight's packing.
+
+        Args:
+            wanted: told each involution; returns whether fusing pays.
+        """
+        self.target = target
+        self.wanted = wanted
+
+    def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with those involutions as calls of fused tensor programs."""
+        builder = relax.BlockBuilder(mod)
+        for name, func in mod.functions_items():
+            if isinstance(func, relax.Function):
+                builder.update_func(name, self._fuse(func, builder))
+        return builder.get()
+
+    def _fuse(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
+        x, hidden, weight, bias = wildcard(), wildcard(), is_const(), is_const()
+        span = is_op("relax.nn.conv2d")(hidden, weight)
+        kernel = is_op("relax.add")(span, bias)
+        involution = is_op(OP_NAME)(x, kernel)
+        uses = count_uses(func)
+
+        def rewrite(expr, matches):
+            conv, call = matches[span], matches[involution]
+            apart = any(uses.get(matches[part], 2) != 1 for part in (span, kernel))
+            if apart or not _is_span(conv, matches[bias]) or not self.wanted(call):
+                return expr
+            return self._spanned(builder, call, matches[x], conv, matches[bias])
+
+        return rewrite_call(involution, rewrite, func)
+
+    def _spanned(self, builder, involution, x, conv, bias):
+        weight = conv.args[1].value.numpy()
+        packed = relax.const(pack_weight(weight, pack_width(self.target, weight.shape[0])))
+        attrs = {name: tuple(int(v) for v in involution.attrs[name]) for name in _PAIRS}
+        return builder.call_te(
+            spanned_involution2d,
+            x,
+            conv.args[0],
+            packed,
+            bias,
+            **attrs,
+            primfunc_name_hint="spanned_involution2d",
+            primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
+        )
+
+
+_PAIRS = ("kernel_size", "stride", "padding", "dilation")
+
+
+def _is_span(conv: relax.Call, bias: tvm.ir.GenericConst) -> bool:
+    attrs = conv.attrs
+    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
+    out_channels, _, *window = (int(d) for d in conv.args[1].ty.shape.values)
+    plain = attrs.groups == 1 and all(int(s) == 1 for s in attrs.strides) and not any(int(p) for p in attrs.padding)
+    channel_bias = [int(d) for d in bias.ty.shape.values] == [1, 1, 1, out_channels]
+    return layouts == ("NHWC", "OIHW", "NHWC") and window == [1, 1] and plain and channel_bias
