@@ -9,6 +9,8 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .loops import computed_by_loops
+
 
 def nms(
     boxes: te.Tensor,
@@ -29,12 +31,11 @@ def nms(
         iou_threshold: a box goes where its intersection over union with a kept one is above this.
     """
     batch = boxes.shape[0]
-    return te.extern(
+    return computed_by_loops(
         (batch, max_output),
+        "int64",
         [boxes, scores, groups],
-        lambda ins, outs: _loops([*ins, outs[0]], score_threshold, iou_threshold, max_output),
-        name="root",  # an extern's block is the program's root, which schedules look for under this name
-        dtype="int64",
+        lambda buffers: _loops(buffers, score_threshold, iou_threshold, max_output),
     )
 
 

@@ -9,6 +9,8 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from .loops import computed_by_loops
+
 
 def roi_align(
     features: Sequence[te.Tensor],
@@ -31,12 +33,11 @@ def roi_align(
     """
     batch, regions = (int(extent) for extent in levels.shape)
     channels = int(features[0].shape[3])
-    return te.extern(
+    return computed_by_loops(
         (batch * regions, output_size, output_size, channels),
+        str(features[0].dtype),
         [*features, rois, levels],
-        lambda ins, outs: _loops(ins[:-2], [*ins[-2:], outs[0]], output_size, spatial_scales, sampling_ratio),
-        name="root",  # an extern's block is the program's root, which schedules look for under this name
-        dtype=str(features[0].dtype),
+        lambda buffers: _loops(buffers[:-3], buffers[-3:], output_size, spatial_scales, sampling_ratio),
     )
 
 
