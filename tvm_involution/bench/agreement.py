@@ -9,7 +9,7 @@ import numpy as np
 
 DETECTION_TASKS = ("detection", "instance_segmentation")
 # what rounding may do to an object's score, to its box in pixels, and to what share of the input's pixels in its mask
-_SCORE, _PIXELS, _MASK = 1e-3, 0.5, 1e-3
+_SCORE, _PIXELS, _MASK = 0.01, 1.0, 1e-3
 
 
 def disagreement(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray], task: str) -> float:
