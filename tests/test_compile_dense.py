@@ -12,6 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import tvm_involution as ti
+from tvm_involution.relax import pipeline
+from tvm_involution.relax.importer import export_module, import_exported_program
+from tvm_involution.target import resolve_target
 
 
 def run_compiled(module: nn.Module, x: torch.Tensor, path) -> list[np.ndarray]:
@@ -106,6 +109,31 @@ def test_resizing(mode, size, tmp_path, rng):
     (actual,) = run_compiled(model, x, tmp_path / "net.so")
     with torch.no_grad():
         assert reference.relative_norm(actual, model(x).numpy()) < 1e-5
+
+
+class Transposed(nn.Module):
+    def __init__(self, kernel_size, stride, padding, bias=True):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.up = nn.ConvTranspose2d(8, 6, kernel_size, stride, padding, bias=bias)
+
+    def forward(self, x):
+        return self.up(self.conv(x)).relu()
+
+
+@pytest.mark.parametrize("arguments", [(2, 2, 0), ((3, 1), (3, 1), 0, False), (3, 2, 1)])
+def test_transposed_convolution(arguments, tmp_path, rng):
+    model, x = Transposed(*arguments).eval(), torch.randn(2, 3, 5, 4)
+    (actual,) = run_compiled(model, x, tmp_path / "net.so")
+    with torch.no_grad():
+        assert reference.relative_norm(actual, model.double()(x.double()).numpy()) < 1e-5
+
+
+def test_transposed_convolution_without_overlap_is_a_matrix_product():
+    mod = import_exported_program(export_module(Transposed(2, 2, 0).eval(), [torch.zeros(1, 3, 5, 4)]))
+    lowered = pipeline.run(mod, resolve_target("llvm"), until="lower operators")
+    names = [name.name_hint for name in lowered.get_global_vars()]
+    assert sum("conv2d" in name for name in names) == 2 and not any("conv2d_transpose" in name for name in names)
 
 
 class Squeeze(nn.Module):

@@ -235,9 +235,10 @@ def _given(model: Any, name: str) -> Network:
 
 
 def input_batch(program: torch.export.ExportedProgram) -> tuple[int, torch.dtype]:
-    """Return the batch size and dtype that `program` was exported for."""
-    shape, dtype = _input_shapes(program)[0]
-    return int(shape[0]), dtype
+    """Return the batch size that `program` was exported for, and the dtype of its inputs that are no whole numbers."""
+    inputs = _input_shapes(program)
+    batch = next((int(shape[0]) for shape, _ in inputs if shape), 1)
+    return batch, next((dtype for _, dtype in inputs if dtype.is_floating_point), torch.float32)
 
 
 def _input_shapes(program: torch.export.ExportedProgram) -> Sequence[tuple[tuple[Any, ...], torch.dtype]]:
