@@ -30,18 +30,22 @@ class _Folder(relax.PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
         name = getattr(call.op, "name", "")
-        if not call.args or not isinstance(source := self._constant(call.args[0]), GenericConst):
+        if not call.args or not isinstance(source := self._bound(call.args[0]), GenericConst):
             return call
         if name in ("relax.reshape", "relax.broadcast_to"):
             shape = [int(d) for d in call.args[1].values]
             move = np.reshape if name == "relax.reshape" else np.broadcast_to
-            return relax.const(np.ascontiguousarray(move(source.value.numpy(), shape)))
+            return _constant(move(source.value.numpy(), shape), source)
         if name == "relax.permute_dims":
             axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
-            return relax.const(np.ascontiguousarray(source.value.numpy().transpose(axes)))
+            return _constant(source.value.numpy().transpose(axes), source)
         return call
 
-    def _constant(self, value: relax.Expr) -> relax.Expr:
+    def _bound(self, value: relax.Expr) -> relax.Expr:
         """Return what a variable was bound to."""
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
         return value if bound is None else bound
+
+
+def _constant(value: np.ndarray, like: GenericConst) -> GenericConst:
+    return relax.const(np.ascontiguousarray(value), str(like.ty.dtype))
