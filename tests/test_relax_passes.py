@@ -93,6 +93,7 @@ def test_fold_views(dtype):
             result = builder.emit_output(relax.op.add(x, builder.emit(relax.op.broadcast_to(matrix, (4, 3, 2)))))
         builder.emit_func_output(result)
     folded = relax.transform.CanonicalizeBindings()(FoldViews()(builder.finalize()))
+    folded = relax.transform.DeadCodeElimination()(folded)
     (binding,) = folded["main"].body.blocks[0].bindings
     constant = binding.value.args[1].value.numpy().astype("float32")
     assert binding.value.op.name == "relax.add"
