@@ -11,6 +11,8 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
+from ..rewrite import rewrite_functions
+
 
 @tvm.transform.module_pass(opt_level=0, name="FoldViews")
 class FoldViews:
@@ -18,11 +20,7 @@ class FoldViews:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those calls folded."""
-        folder = _Folder(mod)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                folder.builder_.update_func(name, folder.visit_expr(func))
-        return folder.builder_.get()
+        return rewrite_functions(mod, _Folder(mod))
 
 
 @relax.expr_functor.mutator

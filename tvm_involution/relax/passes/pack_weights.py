@@ -13,6 +13,7 @@ from tvm.ir import GenericConst
 
 from ...target import vector_bytes
 from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
+from ..rewrite import rewrite_functions
 
 
 def pack_width(target: tvm.target.Target, out_channels: int) -> int:
@@ -33,11 +34,7 @@ class PackWeights:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those operators as calls of tensor programs."""
-        mutator = _Packer(mod, self.target)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                mutator.builder_.update_func(name, mutator.visit_expr(func))
-        return mutator.builder_.get()
+        return rewrite_functions(mod, _Packer(mod, self.target))
 
 
 @relax.expr_functor.mutator

@@ -12,6 +12,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from ..constants import constant, to_float
+from ..rewrite import rewrite_functions
 
 
 @tvm.transform.module_pass(opt_level=0, name="SplitTransposedConvolution")
@@ -20,11 +21,7 @@ class SplitTransposedConvolution:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` without those transposed convolutions."""
-        splitter = _Splitter(mod)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                splitter.builder_.update_func(name, splitter.visit_expr(func))
-        return splitter.builder_.get()
+        return rewrite_functions(mod, _Splitter(mod))
 
 
 @relax.expr_functor.mutator
