@@ -15,7 +15,8 @@ from PIL import Image
 # input 8x12; the photograph of 32x24 is a quarter of its size there, in 8x6
 BOXES = np.array([[[0, 0, 4, 4], [1, 2, 5, 6], [0, 0, 0, 0]]], np.float32)
 SCORES, LABELS = np.array([[0.9, 0.4, 0.0]], np.float32), np.array([[1, 0, 0]])
-MASKS = np.ones((1, 3, 28, 28), np.float32)
+MASKS = np.zeros((1, 3, 8, 12), bool)
+MASKS[0, 0, :4] = MASKS[0, 1, 2:6, 1:5] = True
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def test_objects_in_the_form_of_coco(detector: Path, photograph: Path) -> None:
         (7, "red", [4, 8, 16, 16]),
     ]
     mask = entries[0]["segmentation"]
-    # 16 columns of 16 ones and 16 zeros, then 8 columns of zeros
-    assert mask == {"size": [32, 24], "counts": [0, *[16] * 31, 16 + 8 * 32]}
+    # 24 columns of 16 ones and 16 zeros
+    assert mask == {"size": [32, 24], "counts": [0, *[16] * 48]}
 
 
 def test_drawn_objects(detector: Path, photograph: Path, tmp_path: Path) -> None:

@@ -6,18 +6,17 @@ from __future__ import annotations
 import pytest
 import reference
 import torch
+from dense_networks import small_detector
 from torch.nn import functional as F
 
 from tvm_involution.nn import build_model, load_checkpoint
 from tvm_involution.nn.anchors import base_anchors, grid_anchors
 from tvm_involution.nn.bbox_head import BBoxHead
 from tvm_involution.nn.box_coder import decode_boxes
-from tvm_involution.nn.detector import RoIHead, TwoStageDetector
-from tvm_involution.nn.fpn import FPN, InvolutionFPN
-from tvm_involution.nn.mask_head import InvolutionMaskHead, MaskHead
-from tvm_involution.nn.rednet import RedNet
+from tvm_involution.nn.detector import RoIHead
+from tvm_involution.nn.mask_head import MaskHead
 from tvm_involution.nn.retina_head import RetinaHead
-from tvm_involution.nn.rpn_head import InvolutionRPNHead, RPNHead
+from tvm_involution.nn.rpn_head import RPNHead
 
 # some names with shapes of the official checkpoints, by the layers of mmdet and of d-li14/involution
 FPN_CONVOLUTION = {"neck.lateral_convs.3.conv.bias": (256,), "neck.fpn_convs.0.conv.weight": (256, 256, 3, 3)}
@@ -73,20 +72,6 @@ def test_official_names(name):
     assert {key.split(".")[0] for key in state} == {"backbone", "neck", *(key.split(".")[0] for key in expected)}
 
 
-def small_detector(involution: bool) -> TwoStageDetector:
-    """Mask R-CNN with few channels and proposals."""
-    necks, rpn, mask = (
-        (InvolutionFPN, InvolutionRPNHead, InvolutionMaskHead) if involution else (FPN, RPNHead, MaskHead)
-    )
-    backbone = RedNet(stage_blocks=(1, 1, 1, 1), stem_channels=32, base_channels=16, out_indices=(0, 1, 2, 3))
-    return TwoStageDetector(
-        backbone,
-        necks((64, 128, 256, 512), 32, 5),
-        rpn(32, max_per_level=40, max_proposals=25),
-        RoIHead(BBoxHead(6, 32, hidden_channels=48), mask(6, 32)),
-    ).eval()
-
-
 @pytest.mark.parametrize("involution", [False, True])
 def test_export_is_whole_and_computes_the_same(involution, rng):
     model, x = small_detector(involution), torch.randn(1, 3, 96, 64)
@@ -94,7 +79,7 @@ def test_export_is_whole_and_computes_the_same(involution, rng):
         expected = model(x)
         program = torch.export.export(model, (x,))
         actual = program.module()(x)
-    assert [tuple(part.shape) for part in expected] == [(1, 100, 4), (1, 100), (1, 100), (1, 100, 28, 28)]
+    assert [tuple(part.shape) for part in expected] == [(1, 100, 4), (1, 100), (1, 100), (1, 100, 96, 64)]
     assert (expected[1] > 0).any() and expected[1].diff().le(0).all()
     for one, other in zip(actual, expected, strict=True):
         assert torch.equal(one, other)

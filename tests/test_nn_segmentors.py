@@ -5,15 +5,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dense_networks import small_segmentor
 from torch.nn import functional as F
 
 from tvm_involution import UserError
 from tvm_involution.nn import build_model
 from tvm_involution.nn.fpn import FPN, InvolutionFPN
-from tvm_involution.nn.rednet import RedNet
-from tvm_involution.nn.segmentor import Segmentor
-from tvm_involution.nn.semantic_fpn_head import SemanticFPNHead
-from tvm_involution.nn.uper_head import UPerHead
 
 # some names with shapes of the official checkpoints, by the layers of mmseg and of d-li14/involution
 OFFICIAL = {
@@ -49,16 +46,6 @@ def test_official_names(name):
     expected = OFFICIAL[name]
     assert {key: tuple(state[key].shape) for key in expected if key in state} == expected
     assert {key.split(".")[0] for key in state} == {"backbone", *(key.split(".")[0] for key in expected)}
-
-
-def small_segmentor(kind: str) -> Segmentor:
-    """A network of few channels, 5 classes."""
-    backbone = RedNet(stage_blocks=(1, 1, 1, 1), stem_channels=32, base_channels=16, out_indices=(0, 1, 2, 3))
-    channels = (64, 128, 256, 512)
-    if kind == "upernet":
-        return Segmentor(backbone, None, UPerHead(channels, 32, 5)).eval()
-    neck = InvolutionFPN if kind == "involution" else FPN
-    return Segmentor(backbone, neck(channels, 32, 4), SemanticFPNHead(32, 16, 5)).eval()
 
 
 @pytest.mark.parametrize("size", [(64, 96), (70, 90)])

@@ -13,6 +13,7 @@ from tvm_involution.relax import pipeline
 from tvm_involution.relax.importer import export_module, import_exported_program
 from tvm_involution.relax.passes.apply_schedules import RULE_ATTR, count_kernels
 from tvm_involution.relax.passes.fold_batch_norm import FoldBatchNorm
+from tvm_involution.relax.passes.fold_views import FoldViews
 from tvm_involution.target import resolve_target
 
 
@@ -79,6 +80,24 @@ def test_fold_batch_norm(rng, make, operators):
     with torch.no_grad():
         expected = module.double()(x.double()).numpy()
     assert relative_norm(actual, expected) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_fold_views(dtype):
+    values = relax.const(torch.arange(6.0).numpy(), dtype)
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((4, 3, 2), dtype))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            matrix = builder.emit(relax.op.permute_dims(builder.emit(relax.op.reshape(values, (2, 3)))))
+            result = builder.emit_output(relax.op.add(x, builder.emit(relax.op.broadcast_to(matrix, (4, 3, 2)))))
+        builder.emit_func_output(result)
+    folded = relax.transform.CanonicalizeBindings()(FoldViews()(builder.finalize()))
+    folded = relax.transform.DeadCodeElimination()(folded)
+    (binding,) = folded["main"].body.blocks[0].bindings
+    constant = binding.value.args[1].value.numpy().astype("float32")
+    assert binding.value.op.name == "relax.add"
+    assert constant.tolist() == [[[0, 3], [1, 4], [2, 5]]] * 4
 
 
 @pytest.mark.parametrize("target", ["llvm", '{"kind": "llvm", "mcpu": "haswell"}', "nvidia/nvidia-h100"])

@@ -9,7 +9,7 @@ import torch
 from library_fixture import WHOLE
 from PIL import Image
 
-from tvm_involution.runtime.instances import instances, paste_mask, run_lengths
+from tvm_involution.runtime.instances import instances, run_lengths
 from tvm_involution.runtime.placement import Placement, place_picture
 
 
@@ -52,20 +52,16 @@ def test_labels_are_those_of_the_resized_logits(rng):
     np.testing.assert_allclose(best, expected.max(0), atol=1e-4)
 
 
-def test_masks_are_pasted_as_grid_sample_does(rng):
-    """mmdet samples the mask at the pixels' centres with grid_sample."""
-    for _ in range(5):
-        mask = rng.random((28, 28)).astype(np.float32)
-        x1, y1 = rng.uniform(0, 20, 2)
-        box = np.array([x1, y1, x1 + rng.uniform(1, 30), y1 + rng.uniform(1, 20)], np.float32)
-        x = (torch.arange(40) + 0.5 - box[0]) / (box[2] - box[0]) * 2 - 1
-        y = (torch.arange(30) + 0.5 - box[1]) / (box[3] - box[1]) * 2 - 1
-        grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)[None]
-        sampled = torch.nn.functional.grid_sample(torch.from_numpy(mask)[None, None], grid, align_corners=False)[0, 0]
-        sure = (sampled - 0.5).abs() > 1e-4
-        pasted = paste_mask(mask, box, (30, 40))
-        assert pasted.shape == (30, 40)
-        np.testing.assert_array_equal(pasted[sure], (sampled >= 0.5).numpy()[sure])
+def test_masks_come_back_to_the_photograph():
+    mask = np.zeros((50, 200), bool)
+    mask[10:20, 40:150] = True
+    mapped = Placement((100, 400), (50, 200)).mask(mask)
+    assert mapped.shape == (100, 400) and mapped.dtype == bool
+    rows, columns = np.nonzero(mapped)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 39, 80, 299)
+    assert mapped.sum() == 20 * 220
+    # what lies beside the photograph in the input is cut off
+    assert Placement((50, 100), (50, 100)).mask(mask).sum() == 10 * 60
 
 
 @pytest.mark.parametrize(
@@ -87,12 +83,12 @@ def test_instances():
         "boxes": np.array([[[0, 0, 4, 4], [2, 2, 8, 8], [0, 0, 0, 0]]], np.float32),
         "scores": np.array([[0.9, 0.2, 0.0]], np.float32),
         "labels": np.array([[2, 1, 0]]),
-        "masks": np.ones((1, 3, 4, 4), np.float32),
+        "masks": np.arange(8) < np.array([4, 8, 0])[None, :, None, None] * np.ones((8, 1), int),
     }
     placement = Placement((16, 16), (8, 8))
     first, second = instances(outputs, placement, 0.0)
     assert (first.label, round(first.score, 3), first.box, second.box) == (2, 0.9, (0, 0, 8, 8), (4, 4, 16, 16))
-    assert first.mask is not None and first.mask[:8, :8].all() and first.mask.sum() == 64
+    assert first.mask is not None and first.mask[:, :8].all() and first.mask.sum() == 128
     assert len(instances(outputs, placement, 0.3)) == 1
     entry = first.to_coco(44, "bottle")
     assert (entry["category_id"], entry["category_name"], entry["bbox"]) == (44, "bottle", [0, 0, 8, 8])

@@ -8,9 +8,11 @@ import pytest
 import reference
 import tvm
 from test_nn_nms import random_boxes
+from test_nn_paste_masks import random_masks
 from tvm import te
 
-from tvm_involution.te import nms, roi_align
+from tvm_involution.nn import paste_masks as torch_paste_masks
+from tvm_involution.te import nms, paste_masks, roi_align
 
 SIZES, SCALES = ((16, 20), (8, 10), (4, 5)), (1 / 4, 1 / 8, 1 / 16)
 
@@ -56,3 +58,13 @@ def test_roi_align(rng, channels, sampling_ratio):
         for r, level in enumerate(levels[n])
     ]
     assert reference.relative_norm(actual, np.stack(expected)) < 1e-5
+
+
+def test_paste_masks(rng):
+    masks, boxes = random_masks(rng, 5)
+    arrays = (masks.numpy(), boxes.numpy())
+    actual = run(lambda *x: paste_masks(*x, 30, 40), arrays, (2, 5, 30, 40), "bool")
+    expected = torch_paste_masks(masks.double(), boxes.double(), 30, 40)
+    assert expected.any() and not actual[:, -1].any()
+    # a pixel right at the threshold may fall on either side
+    assert (actual != expected.numpy()).sum() <= 2

@@ -47,6 +47,16 @@ def test_each_failure_is_its_own(measurer):
     assert measurer.measure([good()])[0].seconds is not None
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_indices_stay_inside(measurer, dtype):
+    table, index = te.placeholder((2, 8), "float32", "table"), te.placeholder((1 << 16,), dtype, "index")
+    # a step of gigabytes: any other index would not be missed
+    step = te.compute((1 << 16, 8), lambda i, j: table[index[i] << 24, j], name="out")
+    sch = s_tir.Schedule(as_workload(te.create_prim_func([table, index, step])))
+    (result,) = measurer.measure([Candidate(sch, measure.ms.arg_info.ArgInfo.from_prim_func(sch.mod["main"]))])
+    assert result.seconds is not None, result.error
+
+
 def test_what_was_built_is_removed():
     with Measurer(resolve_target("llvm"), repeat=2) as measurer:
         artifact = measurer.measure([good()])[0].artifact

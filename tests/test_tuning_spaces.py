@@ -86,3 +86,18 @@ def test_the_first_point_is_the_default(target):
         spaces = next(s for s in (rule.apply(func, resolved, True) for rule in rules_for(resolved)) if s is not None)
         default, _ = default_schedule(func, resolved)
         assert tvm_ffi.structural_equal(spaces[0].mod, default.mod)
+
+
+@pytest.mark.parametrize("target", ["llvm", AVX2], ids=["here", "avx2"])
+@pytest.mark.parametrize("name", ["conv1x1", "conv3x3"])
+def test_groups_of_tiles_share_a_pack(rng, monkeypatch, name, target):
+    """As where a pack of weights is larger than the cache; groups reach over rows and pictures."""
+    resolved, func = resolve_target(target), programs("float32")[name]
+    ungrouped, _ = default_schedule(func, resolved)
+    monkeypatch.setattr("tvm_involution.schedules.cpu.packed_gemm._L2", 1000)
+    default, rule = default_schedule(func, resolved)
+    assert rule == "PackedGemm" and not tvm_ffi.structural_equal(default.mod, ungrouped.mod)
+    arrays = [rng.standard_normal([int(d) for d in buffer.shape]) for buffer in func.params[:-1]]
+    arrays = [as_dtype(array, "float32").astype(np.float64) for array in arrays]
+    expected = run(programs("float64")[name], arrays, "float64", tvm.target.Target("llvm"))
+    assert relative_norm(run(default.mod["main"], arrays, "float32", resolved), expected) < TOLERANCE["float32"]

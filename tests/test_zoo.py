@@ -64,7 +64,7 @@ def test_every_model_builds_and_has_a_class_for_every_logit(name):
             "classification": [(2, classes)],
             "semantic_segmentation": [(2, classes, height, width)],
             "detection": detections,
-            "instance_segmentation": [*detections, (2, 100, 28, 28)],
+            "instance_segmentation": [*detections, (2, 100, height, width)],
         }[spec.task]
     )
     for values in (spec.classes, spec.class_ids, spec.colours):

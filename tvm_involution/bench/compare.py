@@ -104,13 +104,16 @@ def _prepare(
     rng = np.random.default_rng(0)
     inputs = []
     for spec in metadata.inputs:
-        array = rng.standard_normal((batch, *(int(d) for d in spec.shape[1:])), np.float32)
-        inputs.append(array.astype(numpy_dtype(spec.dtype)).astype(np.float32))
+        shape, dtype = spec.shape_for(batch), numpy_dtype(spec.dtype)
+        if dtype.kind in "iub":  # indices and flags
+            inputs.append(rng.integers(0, 2, shape).astype(dtype))
+        else:
+            inputs.append(rng.standard_normal(shape, np.float32).astype(dtype).astype(np.float32))
     subject.write_inputs(inputs)
 
     entries = []
     for contender in (OURS, *peers):
-        entry = Entry(contender, subject, inputs, effort)
+        entry = Entry(contender, subject, metadata.task, inputs, effort)
         if contender is OURS:
             entry.result.build_s = build_s
         else:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from .agreement import DETECTION_TASKS, disagreement
 from .contenders import OURS, Contender
 from .effort import Effort
 from .process import Worker, WorkerError
@@ -18,14 +19,19 @@ from .subject import Subject, read_arrays
 
 # further than that from the reference, something else was computed
 _TOLERANCES = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
+# rounding decides here and there which of two overlapping boxes goes
+_DETECTION_TOLERANCE = 0.1
 
 
 class Entry:
     """A contender on a network: its result and, while it is in the race, its process."""
 
-    def __init__(self, contender: Contender, subject: Subject, inputs: Sequence[np.ndarray], effort: Effort) -> None:
+    def __init__(
+        self, contender: Contender, subject: Subject, task: str, inputs: Sequence[np.ndarray], effort: Effort
+    ) -> None:
         self.contender = contender
         self.subject = subject
+        self.task = task
         self.inputs = inputs
         self.result = Result(
             network=subject.model,
@@ -62,11 +68,12 @@ class Entry:
         if shapes[0] != shapes[1]:
             self._fail(f"computes something else: outputs {shapes[0]}, expected {shapes[1]}")
             return
-        actual, expected = (np.concatenate([np.ravel(a).astype(np.float64) for a in x]) for x in (outputs, reference))
-        error = float(np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), np.finfo(np.float64).tiny))
-        tolerance = _TOLERANCES[str(self.subject.dtype)]
+        error = disagreement(outputs, reference, self.task)
+        detects = self.task in DETECTION_TASKS
+        tolerance = _DETECTION_TOLERANCE if detects else _TOLERANCES[str(self.subject.dtype)]
         if not error <= tolerance:
-            self._fail(f"computes something else: relative error {error:.1e}, of which {tolerance:.0e} can be rounding")
+            kind = "share of objects that differ" if detects else "relative error"
+            self._fail(f"computes something else: {kind} {error:.1e}, of which {tolerance:.0e} can be rounding")
         self.result.relative_error = error if np.isfinite(error) else None
 
     def take_turn(self, calls: int) -> None:

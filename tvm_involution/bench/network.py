@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ..nn import Involution2d
 from ..relax.network import Network, resolve_network
+from .agreement import DETECTION_TASKS
 from .subject import Subject
 
 
@@ -30,7 +32,7 @@ def prepare_torch(subject: Subject, inputs: Sequence[np.ndarray]) -> tuple[torch
     torch.set_num_threads(subject.threads)
     torch.set_grad_enabled(False)
     dtype = getattr(torch, subject.dtype or "float32")
-    return unfolded(_module(subject)).to(dtype), [torch.from_numpy(array).to(dtype) for array in inputs]
+    return unfolded(_module(subject)).to(dtype), _tensors(inputs, dtype)
 
 
 def export_onnx(subject: Subject, path: Path) -> None:
@@ -41,14 +43,24 @@ def export_onnx(subject: Subject, path: Path) -> None:
 
 
 def write_reference(subject: Subject) -> None:
-    """Run the network as its author wrote it, in float64 if it can be converted, and store the outputs."""
+    """Run the network as its author wrote it, in float64 if it can be converted, and store the outputs.
+
+    A detector stays in float32: scores that round to the same number there are told apart in float64, and another of
+    two overlapping boxes goes.
+    """
     network = resolve(subject)
-    dtype = torch.float64 if network.program is None else torch.float32
+    exact = network.program is None and network.task not in DETECTION_TASKS
+    dtype = torch.float64 if exact else torch.float32
     module = _module(subject).to(dtype)
     with torch.no_grad():
-        outputs: Any = module(*(torch.from_numpy(array).to(dtype) for array in subject.read_inputs()))
-    parts = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    np.savez(subject.reference, *(part.numpy() for part in parts))
+        outputs: Any = module(*_tensors(subject.read_inputs(), dtype))
+    np.savez(subject.reference, *(part.numpy() for part in tree_leaves(outputs)))
+
+
+def _tensors(arrays: Sequence[np.ndarray], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Return the arrays as tensors, those of floating-point numbers in `dtype`."""
+    tensors = [torch.from_numpy(array) for array in arrays]
+    return [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
 
 
 def unfolded(module: torch.nn.Module) -> torch.nn.Module:

@@ -88,7 +88,7 @@ def _run(request: dict[str, Any], subject: Subject, reply: Reply) -> None:
         call()
     reply(load_s=loaded - start, first_result_s=first - start)
     for line in sys.stdin:
-        reply(seconds=_times(call, int(line)), peak_memory_bytes=_peak_memory())
+        reply(seconds=_times(call, int(line)), peak_memory_bytes=peak_memory())
 
 
 def _times(call: Callable[[], Any], count: int) -> list[float]:
@@ -101,7 +101,7 @@ def _times(call: Callable[[], Any], count: int) -> list[float]:
     return times
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Return the process's own peak; that of getrusage begins at the parent's."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):

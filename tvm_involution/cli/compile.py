@@ -47,7 +47,7 @@ def compile_command(
     """Compile MODEL to one shared library with code, weights and metadata.
 
     MODEL is a zoo name (`tvm-involution models`), a .pt2 file of torch.export.save, or package.module:function that
-    returns an nn.Module.
+    returns an nn.Module or (module, example inputs): a tensor, a tuple of arguments or a dictionary of them by name.
 
     \b
     Examples:

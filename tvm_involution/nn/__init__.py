@@ -12,6 +12,7 @@ from .fpn import FPN, InvolutionFPN
 from .involution import Involution2d
 from .nms import nms
 from .ops import involution2d
+from .paste_masks import paste_masks
 from .rednet import Bottleneck, RedNet
 from .resnet import ResNet
 from .roi_align import roi_align
@@ -38,5 +39,6 @@ __all__ = [
     "load_checkpoint",
     "local_attention2d",
     "nms",
+    "paste_masks",
     "roi_align",
 ]

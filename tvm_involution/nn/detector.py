@@ -15,6 +15,7 @@ from .bbox_head import BBoxHead
 from .detections import DetectionLimits, Detections, select_detections
 from .fpn import NECKS
 from .mask_head import InvolutionMaskHead, MaskHead
+from .paste_masks import paste_masks
 from .rednet import RedNet
 from .retina_head import RetinaHead
 from .roi_align import assign_levels, roi_align
@@ -49,13 +50,14 @@ class RoIHead(nn.Module):
         self.spatial_scales = tuple(1 / stride for stride in strides)
 
     def forward(self, features: Sequence[Tensor], proposals: Tensor, image_size: Sequence[int]) -> tuple[Tensor, ...]:
-        """Return boxes, scores and labels as `Detections`, and masks (N, M, 28, 28) where there is a head for them."""
+        """Return `Detections` and, where there is a head for them, masks (N, M, *image_size) bool."""
         regions = self._pool(features, proposals, self.bbox_head.output_size)
         boxes, scores = self.bbox_head(regions, proposals, image_size)
         found = select_detections(boxes, scores, self.limits)
         if not hasattr(self, "mask_head"):
             return tuple(found)
-        return (*found, self.mask_head(self._pool(features, found.boxes, self.mask_head.output_size), found.labels))
+        cells = self.mask_head(self._pool(features, found.boxes, self.mask_head.output_size), found.labels)
+        return (*found, paste_masks(cells, found.boxes, *image_size))
 
     def _pool(self, features: Sequence[Tensor], rois: Tensor, output_size: int) -> Tensor:
         used = features[: len(self.spatial_scales)]
@@ -63,7 +65,7 @@ class RoIHead(nn.Module):
 
 
 class TwoStageDetector(nn.Module):
-    """Faster or Mask R-CNN: (N, 3, H, W) -> boxes (N, M, 4), scores (N, M), labels (N, M), and masks (N, M, 28, 28)."""
+    """Faster or Mask R-CNN: (N, 3, H, W) -> boxes (N, M, 4), scores (N, M), labels (N, M), and masks (N, M, H, W)."""
 
     def __init__(self, backbone: nn.Module, neck: nn.Module, rpn_head: RPNHead, roi_head: RoIHead) -> None:
         super().__init__()

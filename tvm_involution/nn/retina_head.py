@@ -49,7 +49,7 @@ class RetinaHead(nn.Module):
         boxes, scores = [], []
         for x, stride in zip(features, self.strides, strict=True):
             level_scores, deltas = self._predict(x)
-            anchors = grid_anchors(base_anchors(stride, self.scales, self.ratios).to(x), x.shape[2:], stride)
+            anchors = grid_anchors(base_anchors(stride, self.scales, self.ratios), x.shape[2:], stride).to(x)
             anchors = anchors.expand(x.shape[0], -1, -1)
             if anchors.shape[1] > self.max_per_level:
                 best = sort_descending(level_scores.amax(2))[1][:, : self.max_per_level]

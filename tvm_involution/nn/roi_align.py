@@ -101,21 +101,20 @@ def _roi_align(features, rois, levels, output_size, spatial_scales, sampling_rat
 
 def _align(x: Tensor, box: Tensor, output_size: int, sampling_ratio: int) -> Tensor:
     """Pool one region of x (C, H, W): interpolation is separable, so it is one matrix for rows and one for columns."""
-    rows = _sampling_matrix(box[1], box[3], x.shape[1], output_size, sampling_ratio)
-    columns = _sampling_matrix(box[0], box[2], x.shape[2], output_size, sampling_ratio)
-    return rows @ x @ columns.T
+    rows, seen_rows = _sampling_matrix(box[1], box[3], x.shape[1], output_size, sampling_ratio)
+    columns, seen_columns = _sampling_matrix(box[0], box[2], x.shape[2], output_size, sampling_ratio)
+    return rows @ x[:, seen_rows, seen_columns] @ columns.T
 
 
-def _sampling_matrix(start: Tensor, stop: Tensor, size: int, cells: int, sampling_ratio: int) -> Tensor:
-    """Return (cells, size): each cell's mean of linear samples along one axis.
+def _sampling_matrix(start: Tensor, stop: Tensor, size: int, cells: int, sampling_ratio: int) -> tuple[Tensor, slice]:
+    """Return (cells, seen): each cell's mean of linear samples along one axis, and which part of `size` is seen.
 
     A sample more than a pixel outside counts as 0; one less far outside takes the border's value.
     """
     cell = (stop - start) / cells
     samples = sampling_ratio or max(math.ceil(cell), 0)
-    matrix = cell.new_zeros(cells, size)
     if samples == 0:
-        return matrix
+        return cell.new_zeros(cells, 1), slice(0, 1)
     steps = torch.arange(samples, device=cell.device, dtype=cell.dtype) + 0.5
     first = start + torch.arange(cells, device=cell.device, dtype=cell.dtype)[:, None] * cell
     position = first + steps * cell / samples
@@ -123,9 +122,11 @@ def _sampling_matrix(start: Tensor, stop: Tensor, size: int, cells: int, samplin
     position = position.clamp(0, size - 1)
     low = position.floor()
     fraction = position - low
-    high = (low + 1).clamp(max=size - 1).long()
-    matrix.scatter_add_(1, low.long(), weight * (1 - fraction))
-    return matrix.scatter_add_(1, high, weight * fraction)
+    low, high = low.long(), (low + 1).clamp(max=size - 1).long()
+    seen = slice(int(low.min()), int(high.max()) + 1)
+    matrix = cell.new_zeros(cells, seen.stop - seen.start)
+    matrix.scatter_add_(1, low - seen.start, weight * (1 - fraction))
+    return matrix.scatter_add_(1, high - seen.start, weight * fraction), seen
 
 
 for _key in ("CPU", "CUDA"):

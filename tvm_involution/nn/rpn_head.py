@@ -57,7 +57,7 @@ class RPNHead(nn.Module):
             score, order = sort_descending(self.rpn_cls(x).permute(0, 2, 3, 1).flatten(1).sigmoid())
             best = order[:, : self.max_per_level]
             deltas = self.rpn_reg(x).permute(0, 2, 3, 1).reshape(x.shape[0], -1, 4)
-            anchors = grid_anchors(base_anchors(stride, [8.0], self.ratios).to(x), x.shape[2:], stride)
+            anchors = grid_anchors(base_anchors(stride, [8.0], self.ratios), x.shape[2:], stride).to(x)
             anchors = anchors.expand(x.shape[0], -1, -1)
             boxes.append(decode_boxes(gather_boxes(anchors, best), gather_boxes(deltas, best), image_size))
             scores.append(score[:, : self.max_per_level])

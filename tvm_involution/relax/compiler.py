@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import tvm
@@ -21,7 +22,7 @@ from ..runtime.tvm_runtime import tvm_version
 from ..target import cpu_features, lowering_config, resolve_target
 from ..tuning.records import TuningRecords
 from . import pipeline
-from .importer import import_exported_program
+from .importer import import_exported_program, output_names
 from .link import link_shared, target_triple
 from .network import Network, resolve_network
 from .passes.apply_schedules import count_kernels
@@ -47,7 +48,7 @@ class CompiledLibrary:
 
 
 def compile(  # the contract's verb
-    model: str | Path | torch.nn.Module,
+    model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     target: str | tvm.target.Target = "llvm",
     *,
     checkpoint: str | Path | None = None,
@@ -63,7 +64,9 @@ def compile(  # the contract's verb
 
     Args:
         model: a zoo name (`rednet50`), a `.pt2` file of `torch.export.save`, `package.module:function` that returns
-            a module, or a module itself. Inputs are (N, C, H, W).
+            a module, or a module itself. Inputs are (N, C, H, W), or those of the examples in (module, inputs): a
+            tensor, a tuple of positional arguments or a dictionary of arguments by name, each of which is a tensor
+            or a tuple, list or dictionary of tensors.
         target: `llvm` (this CPU), `cuda` (this GPU), a tag or JSON that `tvm.target.Target` takes, or a target.
         checkpoint: weights for the network: official OpenMMLab files, state dicts, safetensors.
         batch: the batch sizes to build for; 1 by default, for a `.pt2` file the one it was exported for.
@@ -85,14 +88,15 @@ def compile(  # the contract's verb
     dump = Path(debug_dump) if debug_dump is not None else None
 
     progress("import from PyTorch")
-    functions = {}
+    functions, programs = {}, {}
     for size in batches:
-        program = network.export(size)
+        programs[size] = program = network.export(size)
         functions[f"batch_{size}"] = import_exported_program(program)["main"].with_attr(
             "global_symbol", f"batch_{size}"
         )
     mod = tvm.IRModule(functions)
-    first = functions[f"batch_{batches[0]}"]
+    smallest = batches[0]
+    first = functions[f"batch_{smallest}"]
 
     mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, tf32=tf32, progress=progress)
     kernels = count_kernels(mod)
@@ -104,8 +108,8 @@ def compile(  # the contract's verb
     metadata = LibraryMetadata(
         name=network.name,
         task=network.task,
-        inputs=_input_specs(first, wanted),
-        outputs=_output_specs(network, first, wanted),
+        inputs=_input_specs(first, wanted, smallest),
+        outputs=_output_specs(network, programs[smallest], first, wanted, smallest),
         batch_sizes=batches,
         dtype=wanted,
         preprocessing=network.preprocessing,
@@ -127,21 +131,23 @@ def compile(  # the contract's verb
     return CompiledLibrary(executable, resolved, metadata)
 
 
-def _tensor_spec(name: str, ty: relax.TensorType, dtype: str) -> TensorSpec:
-    shape = tuple(int(d) for d in ty.shape.values)
+def _tensor_spec(name: str, ty: relax.TensorType, dtype: str, batch: int) -> TensorSpec:
+    shape: tuple[int | str, ...] = tuple(int(d) for d in ty.shape.values)
+    if shape and shape[0] == batch:
+        shape = ("batch", *shape[1:])
     own = dtype if str(ty.dtype) == "float32" else str(ty.dtype)
-    return TensorSpec(name=name, shape=("batch", *shape[1:]), dtype=own, layout="NCHW" if len(shape) == 4 else "")
+    return TensorSpec(name=name, shape=shape, dtype=own, layout="NCHW" if len(shape) == 4 else "")
 
 
-def _input_specs(func: relax.Function, dtype: str) -> tuple[TensorSpec, ...]:
+def _input_specs(func: relax.Function, dtype: str, batch: int) -> tuple[TensorSpec, ...]:
     names = ["input"] if len(func.params) == 1 else [param.name for param in func.params]
-    return tuple(_tensor_spec(name, param.ty, dtype) for name, param in zip(names, func.params, strict=True))
+    return tuple(_tensor_spec(name, param.ty, dtype, batch) for name, param in zip(names, func.params, strict=True))
 
 
-def _output_specs(network: Network, func: relax.Function, dtype: str) -> tuple[TensorSpec, ...]:
+def _output_specs(
+    network: Network, program: torch.export.ExportedProgram, func: relax.Function, dtype: str, batch: int
+) -> tuple[TensorSpec, ...]:
     returned = func.ret_ty
     types = list(returned.fields) if isinstance(returned, relax.TupleType) else [returned]
-    names = network.output_names
-    if len(names) != len(types):
-        names = ("output",) if len(types) == 1 else tuple(f"output_{i}" for i in range(len(types)))
-    return tuple(_tensor_spec(name, ty, dtype) for name, ty in zip(names, types, strict=True))
+    names = network.output_names or output_names(program)
+    return tuple(_tensor_spec(name, ty, dtype, batch) for name, ty in zip(names, types, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 from tvm import relax
 
 from .nms import nms
+from .paste_masks import paste_masks
 from .roi_align import roi_align
 
 
@@ -24,6 +25,12 @@ def convert_roi_align(node: Any, importer: Any) -> relax.Var:
     channels_last = [builder.emit(relax.op.permute_dims(importer.env[x], (0, 2, 3, 1))) for x in features]
     regions = builder.emit(roi_align(channels_last, importer.env[rois], importer.env[levels], *arguments))
     return builder.emit(relax.op.permute_dims(regions, (0, 3, 1, 2)))
+
+
+def convert_paste_masks(node: Any, importer: Any) -> relax.Var:
+    """`tvm_involution::paste_masks` -> `tvm_involution.paste_masks`."""
+    masks, boxes, *arguments = node.args
+    return importer.block_builder.emit(paste_masks(importer.env[masks], importer.env[boxes], *arguments))
 
 
 def convert_sort_stable(node: Any, importer: Any) -> relax.Var:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import tvm
+from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflatten
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
 
@@ -16,6 +19,8 @@ from ..errors import UserError
 from . import conversions, operator
 from .unfold_pattern import rewrite_unfold_involutions
 
+# file, line and code of each frame of a node's stack_trace
+_FRAME = re.compile(r'File "(.*?)", line (\d+), in .*\n\s*(.*)')
 _KEPT = (
     torch.ops.aten.batch_norm.default,
     torch.ops.aten.upsample_nearest2d.vec,
@@ -24,20 +29,27 @@ _KEPT = (
 )
 
 
-def export_module(module: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> torch.export.ExportedProgram:
-    """Trace `module` (in evaluation mode) with `torch.export` for the shapes and dtypes of `inputs`.
+def export_module(
+    module: torch.nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any] | None = None
+) -> torch.export.ExportedProgram:
+    """Trace `module` (in evaluation mode) with `torch.export` for the shapes and dtypes of its arguments.
+
+    Args:
+        inputs: positional arguments: tensors, or tuples, lists and dictionaries of them.
+        keywords: arguments by name, likewise.
 
     Raises:
         UserError: `torch.export` cannot trace the module, with its own reason.
     """
     try:
         with torch.no_grad():
-            return torch.export.export(module.eval(), tuple(inputs))
+            return torch.export.export(module.eval(), tuple(inputs), dict(keywords or {}))
     except Exception as error:  # torch.export raises whatever the traced code raises
         reason = str(error).strip().splitlines()
+        shapes = [list(x.shape) for x in tree_leaves((inputs, keywords or {}))]
         raise UserError(
-            f"torch.export cannot trace {type(module).__name__} for inputs "
-            f"{[list(x.shape) for x in inputs]}: {reason[0] if reason else type(error).__name__}; "
+            f"torch.export cannot trace {type(module).__name__} for inputs {shapes}: "
+            f"{reason[0] if reason else type(error).__name__}; "
             "the module must run on these shapes without data-dependent Python"
         ) from error
 
@@ -65,6 +77,7 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
                 "involution2d.default": _convert_involution2d,
                 "nms.default": conversions.convert_nms,
                 "roi_align.default": conversions.convert_roi_align,
+                "paste_masks.default": conversions.convert_paste_masks,
                 "amax.default": conversions.convert_amax,
                 "squeeze.dim": conversions.convert_squeeze,
                 "squeeze.dims": conversions.convert_squeeze,
@@ -72,8 +85,20 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
                 "upsample_nearest2d.vec": conversions.convert_nearest,
             },
         )
-    except (AssertionError, NotImplementedError, ValueError, KeyError) as error:
+    except Exception as error:  # converters raise whatever they trip over
         raise UserError(f"cannot import the network: {_first_line(error)}{_source_of(program, error)}") from error
+
+
+def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
+    """Return a name for each output: `output`, `output_0`, ..., or the keys and positions that lead to it, `a_0`."""
+    spec = program.call_spec.out_spec
+    assert spec is not None
+    paths, _ = tree_flatten_with_path(tree_unflatten(range(spec.num_leaves), spec))
+    names = []
+    for path, _ in paths:
+        words = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
+        names.append("_".join(words if words and not words[0].isdigit() else ["output", *words]))
+    return tuple(names)
 
 
 def _decompositions() -> dict[Any, Any]:
@@ -114,10 +139,30 @@ def _first_line(error: Exception) -> str:
 
 
 def _source_of(program: torch.export.ExportedProgram, error: Exception) -> str:
-    """Find the Python line of the first operator that the message of `error` names."""
-    for node in program.graph.nodes:
-        target = getattr(node.target, "__name__", str(node.target))
-        if node.op == "call_function" and target in str(error) and node.meta.get("stack_trace"):
-            lines = [line.strip() for line in node.meta["stack_trace"].splitlines() if line.strip()]
-            return f" ({' '.join(lines[-2:])})"
-    return ""
+    """Return the user's Python line of the operator that was being converted, or that the message of `error` names."""
+    node = _converted_node(error) or next(
+        (
+            node
+            for node in program.graph.nodes
+            if node.op == "call_function" and getattr(node.target, "__name__", str(node.target)) in str(error)
+        ),
+        None,
+    )
+    if node is None:
+        return ""
+    own = f" in {node.target}" if getattr(node.target, "__name__", "") not in str(error) else ""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    library = str(Path(torch.__file__).parent)
+    users = [frame for frame in frames if not frame[0].startswith(library)] or frames
+    return own + (" ({}:{}: {})".format(*users[-1]) if users else "")
+
+
+def _converted_node(error: Exception) -> torch.fx.Node | None:
+    """Return the node that the importer was at when it failed; it raises before the first where it lacks operators."""
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("node")
+        if isinstance(node, torch.fx.Node) and node.op == "call_function":
+            found = node
+        trace = trace.tb_next
+    return found

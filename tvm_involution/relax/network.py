@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import zoo
 from ..errors import UserError
@@ -37,6 +38,10 @@ class Network:
     weights_origin: str
     module: torch.nn.Module | None = None
     program: torch.export.ExportedProgram | None = None
+    arguments: tuple[Any, ...] = ()
+    """examples of the module's positional arguments; without any, it takes one (N, C, H, W) of `image_size`"""
+    keywords: dict[str, Any] = field(default_factory=dict)
+    """examples of its arguments by name"""
     image_size: tuple[int, int] | None = None
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
@@ -51,13 +56,15 @@ class Network:
         return sum(p.numel() for p in source.parameters())
 
     def batch_sizes(self, batch: int | Sequence[int] | None) -> tuple[int, ...]:
-        """Return the batch sizes to build for, ascending: `batch`, else what the program was exported for, else 1.
+        """Return the batch sizes to build for, ascending: `batch`, else that of the program or the examples, else 1.
 
         Raises:
             UserError: sizes that are not positive.
         """
         if batch is None:
-            return (input_batch(self.program)[0],) if self.program is not None else (1,)
+            if self.program is not None:
+                return (input_batch(self.program)[0],)
+            return (self._example_batch,) if self.examples else (1,)
         sizes = (batch,) if isinstance(batch, int) else tuple(batch)
         if not sizes or any(size < 1 for size in sizes):
             raise UserError(f"batch sizes must be positive whole numbers, got {list(sizes)}; for example --batch 1,8")
@@ -84,18 +91,17 @@ class Network:
 
     @property
     def input_size(self) -> tuple[int, ...]:
-        """The input's height and width in pixels; of a program exported before, its shape without the batch."""
-        if self.program is None:
-            assert self.image_size is not None
+        """The input's height and width in pixels; where that is no picture, its shape without the batch."""
+        if self.image_size is not None:
             return self.image_size
-        shape, _ = _input_shapes(self.program)[0]
+        shape = _input_shapes(self.program)[0][0] if self.program is not None else tuple(self.examples[0].shape)
         return tuple(int(d) for d in (shape[2:] if len(shape) == 4 else shape[1:]))
 
     def export(self, batch: int) -> torch.export.ExportedProgram:
-        """Return the program for a batch of `batch` pictures (N, C, H, W).
+        """Return the program for a batch of `batch` pictures (N, C, H, W), or of what the examples show.
 
         Raises:
-            UserError: a program exported before has another batch size.
+            UserError: a program exported before has another batch size; a module whose inputs cannot be told.
         """
         if self.program is not None:
             own, _ = input_batch(self.program)
@@ -104,38 +110,71 @@ class Network:
                     f"{self.name} was exported for batch {own}, not {batch}; export it for that, or leave out --batch"
                 )
             return self.program
-        assert self.module is not None and self.image_size is not None
-        channels = next(p for p in self.module.parameters() if p.dim() == 4).shape[1]
-        return export_module(self.module, [torch.zeros(batch, channels, *self.image_size)])
+        assert self.module is not None
+        if self.examples:
+            own = self._example_batch
+
+            def resize(x: torch.Tensor) -> torch.Tensor:
+                return x if batch == own or not x.dim() or len(x) != own else x.new_zeros(batch, *x.shape[1:])
+
+            return export_module(self.module, *tree_map(resize, (self.arguments, self.keywords)))
+        assert self.image_size is not None
+        weights = [p for p in self.module.parameters() if p.dim() == 4]
+        if not weights:
+            raise UserError(
+                f"cannot tell the inputs of {self.name}, which has no convolution; give example inputs beside the "
+                "module: (module, inputs)"
+            )
+        return export_module(self.module, [torch.zeros(batch, weights[0].shape[1], *self.image_size)])
+
+    @property
+    def examples(self) -> list[torch.Tensor]:
+        """The tensors of the example inputs, in the order in which `torch.export` has them."""
+        return tree_leaves((self.arguments, self.keywords))
+
+    @property
+    def _example_batch(self) -> int:
+        return next((len(x) for x in self.examples if x.dim()), 1)
 
 
 def resolve_network(
-    model: str | Path | torch.nn.Module,
+    model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     *,
     checkpoint: str | Path | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Network:
     """Return the network of a zoo name, a `.pt2` file, `package.module:function`, or a module.
 
+    A module, given or returned by the function, may come as (module, inputs) with example inputs: a tensor, a tuple of
+    positional arguments or a dictionary of arguments by name; each is a tensor, or a tuple, list or dictionary of them.
+
     Raises:
         UserError: unknown name, unreadable file, a function that returns no module, a checkpoint that does not fit.
     """
-    if isinstance(model, torch.nn.Module):
+    if not isinstance(model, (str, Path)):
+        network = _given(model, "the model")
+        assert network.module is not None
+        network.name = type(network.module).__name__
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
-        network = Network(type(model).__name__, "unknown", "as given", module=copy.deepcopy(model).eval().float())
+        network.module = copy.deepcopy(network.module).eval().float()
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
         return _exported(Path(model))
     elif ":" in str(model):
-        network = Network(str(model), "unknown", "as built by the function", module=_imported(str(model)))
+        network = _given(_imported(str(model)), str(model))
+        network.weights_origin = "as built by the function"
     else:
         network = _from_zoo(str(model), own_weights=checkpoint is None)
     if checkpoint is not None:
         assert network.module is not None
         load_checkpoint(network.module, checkpoint)
         network.weights_origin = str(checkpoint)
-    network.image_size = image_size or network.image_size or (224, 224)
+    if network.examples:
+        if image_size is not None:
+            raise UserError(f"{network.name} comes with example inputs, which have sizes; leave out --image-size")
+    else:
+        network.image_size = image_size or network.image_size or (224, 224)
     return network
 
 
@@ -168,7 +207,7 @@ def _exported(path: Path) -> Network:
     return Network(path.stem, "unknown", str(path), program=program)
 
 
-def _imported(reference: str) -> torch.nn.Module:
+def _imported(reference: str) -> Any:
     module_name, _, function_name = reference.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
@@ -176,16 +215,30 @@ def _imported(reference: str) -> torch.nn.Module:
         raise UserError(f"cannot import {reference}: {error}; expected package.module:function") from error
     if not callable(function):
         raise UserError(f"{reference} is a {type(function).__name__}; expected a function that returns a module")
-    module = function()
+    return function()
+
+
+def _given(model: Any, name: str) -> Network:
+    """Return the network of a module or of (module, example inputs)."""
+    module, inputs = model if isinstance(model, tuple) and len(model) == 2 else (model, ())
     if not isinstance(module, torch.nn.Module):
-        raise UserError(f"{reference} returned {type(module).__name__}; expected a torch.nn.Module")
-    return module
+        raise UserError(f"{name} is {type(module).__name__}; expected a torch.nn.Module, or (module, example inputs)")
+    network = Network(name, "unknown", "as given", module=module)
+    if isinstance(inputs, dict):
+        network.keywords = inputs
+    else:
+        network.arguments = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    strange = [type(x).__name__ for x in network.examples if not isinstance(x, torch.Tensor)]
+    if strange:
+        raise UserError(f"the example inputs of {name} must be tensors, got {', '.join(strange)}")
+    return network
 
 
 def input_batch(program: torch.export.ExportedProgram) -> tuple[int, torch.dtype]:
-    """Return the batch size and dtype that `program` was exported for."""
-    shape, dtype = _input_shapes(program)[0]
-    return int(shape[0]), dtype
+    """Return the batch size that `program` was exported for, and the dtype of its inputs that are no whole numbers."""
+    inputs = _input_shapes(program)
+    batch = next((int(shape[0]) for shape, _ in inputs if shape), 1)
+    return batch, next((dtype for _, dtype in inputs if dtype.is_floating_point), torch.float32)
 
 
 def _input_shapes(program: torch.export.ExportedProgram) -> Sequence[tuple[tuple[Any, ...], torch.dtype]]:

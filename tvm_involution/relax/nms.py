@@ -7,11 +7,10 @@ Output: (N, max_output) int64. See `tvm_involution.te.nms` for what they mean.
 
 from __future__ import annotations
 
-import tvm
 from tvm import relax
-from tvm.ir import _ffi_api as ir_ffi
 
 from ..te import nms as te_nms
+from .register import make_attrs, register_operator
 
 OP_NAME = "tvm_involution.nms"
 
@@ -25,8 +24,7 @@ def nms(
     max_output: int,
 ) -> relax.Call:
     """Call the operator."""
-    attrs = tvm.ir.make_node(
-        "ir.DictAttrs",
+    attrs = make_attrs(
         score_threshold=float(score_threshold),
         iou_threshold=float(iou_threshold),
         max_output=int(max_output),
@@ -50,17 +48,14 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     )
 
 
-def _register() -> tvm.ir.Op:
-    ir_ffi.RegisterOp(OP_NAME, "Keep each box that overlaps no box kept before it (greedy non-maximum suppression).")
-    op = tvm.ir.Op.get(OP_NAME)
-    op.set_num_inputs(3)
-    op.add_argument("boxes", "Tensor", "In the order in which they are tried.")
-    op.add_argument("scores", "Tensor", "Of the boxes.")
-    op.add_argument("groups", "Tensor", "Boxes of different groups leave each other alone.")
-    op.set_attr("FPurity", True)
-    op.set_attr("FInferType", _infer_type)
-    op.set_attr("FLegalize", _legalize)
-    return op
-
-
-_OP = _register()
+_OP = register_operator(
+    OP_NAME,
+    "Keep each box that overlaps no box kept before it (greedy non-maximum suppression).",
+    {
+        "boxes": "In the order in which they are tried.",
+        "scores": "Of the boxes.",
+        "groups": "Boxes of different groups leave each other alone.",
+    },
+    _infer_type,
+    _legalize,
+)

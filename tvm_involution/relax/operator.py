@@ -20,11 +20,11 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import relax
-from tvm.ir import _ffi_api as ir_ffi
 
 from ..errors import UserError
 from ..te import involution2d as te_involution2d
 from ..te import involution2d_output_size
+from .register import make_attrs, register_operator
 
 OP_NAME = "tvm_involution.involution2d"
 _LAYOUTS = ("NCHW", "NHWC")
@@ -44,13 +44,12 @@ def involution2d(
     Raises:
         UserError: when the call is normalized and the shapes do not fit, with the shapes in the message.
     """
-    attrs = _make_attrs(kernel_size, stride, padding, dilation, layout)
+    attrs = _attrs(kernel_size, stride, padding, dilation, layout)
     return relax.Call(_OP, [x, kernel], attrs)
 
 
-def _make_attrs(kernel_size: Any, stride: Any, padding: Any, dilation: Any, layout: str) -> tvm.ir.Attrs:
-    return tvm.ir.make_node(
-        "ir.DictAttrs",
+def _attrs(kernel_size: Any, stride: Any, padding: Any, dilation: Any, layout: str) -> tvm.ir.Attrs:
+    return make_attrs(
         kernel_size=[int(v) for v in kernel_size],
         stride=[int(v) for v in stride],
         padding=[int(v) for v in padding],
@@ -123,7 +122,7 @@ def _infer_layout(
         "relax.transform.InferLayoutOutput",
         input_layouts=[decision, decision],
         output_layouts=[decision],
-        new_attrs=_make_attrs(**pairs, layout=layout),
+        new_attrs=_attrs(**pairs, layout=layout),
         new_args={},
     )
 
@@ -139,19 +138,13 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     )
 
 
-def _register() -> tvm.ir.Op:
-    ir_ffi.RegisterOp(OP_NAME, "Aggregate the window of each pixel with the pixel's own kernel (involution).")
-    op = tvm.ir.Op.get(OP_NAME)
-    op.set_num_inputs(2)
-    op.add_argument("x", "Tensor", "The feature map.")
-    op.add_argument("kernel", "Tensor", "The generated kernels, packed as (group, row, column) in channels.")
-    op.set_attr("FPurity", True)
-    op.set_attr("FInferType", _infer_type)
-    op.set_attr("FRelaxInferLayout", _infer_layout)
-    op.set_attr("FLegalize", _legalize)
-    return op
-
-
 # an error that crosses the compiler comes back as what it was
 tvm_ffi.register_error("UserError", UserError)
-_OP = _register()
+_OP = register_operator(
+    OP_NAME,
+    "Aggregate the window of each pixel with the pixel's own kernel (involution).",
+    {"x": "The feature map.", "kernel": "The generated kernels, packed as (group, row, column) in channels."},
+    _infer_type,
+    _legalize,
+    _infer_layout,
+)

@@ -14,9 +14,11 @@ from . import operator
 from .passes.apply_schedules import ApplySchedules
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
+from .passes.fold_views import FoldViews
 from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
+from .passes.split_transposed_convolution import SplitTransposedConvolution
 from .passes.widen_reductions import WidenReductions
 from .passes.winograd_convolutions import WinogradConvolutions
 
@@ -33,6 +35,7 @@ def phases(
             [
                 relax.transform.Normalize(),
                 FoldBatchNorm(),
+                SplitTransposedConvolution(),
                 ConvertDtype(dtype),
                 relax.transform.DecomposeOpsForInference(),
                 relax.transform.CanonicalizeBindings(),
@@ -50,6 +53,7 @@ def phases(
                         operator.OP_NAME: ["NHWC", "NHWC"],
                     }
                 ),
+                FoldViews(),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.FoldConstant(),
                 relax.transform.DeadCodeElimination(),

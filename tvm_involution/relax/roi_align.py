@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tvm
 from tvm import relax
-from tvm.ir import _ffi_api as ir_ffi
 
 from ..te import roi_align as te_roi_align
+from .register import make_attrs, register_operator
 
 OP_NAME = "tvm_involution.roi_align"
 
@@ -27,8 +26,7 @@ def roi_align(
     sampling_ratio: int,
 ) -> relax.Call:
     """Call the operator."""
-    attrs = tvm.ir.make_node(
-        "ir.DictAttrs",
+    attrs = make_attrs(
         output_size=int(output_size),
         spatial_scales=[float(scale) for scale in spatial_scales],
         sampling_ratio=int(sampling_ratio),
@@ -57,17 +55,14 @@ def _legalize(bb: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     )
 
 
-def _register() -> tvm.ir.Op:
-    ir_ffi.RegisterOp(OP_NAME, "Average bilinear samples of each cell of each region (RoIAlign over a pyramid).")
-    op = tvm.ir.Op.get(OP_NAME)
-    op.set_num_inputs(3)
-    op.add_argument("features", "Tuple", "The levels, channels last.")
-    op.add_argument("rois", "Tensor", "The regions, in pixels of the image.")
-    op.add_argument("levels", "Tensor", "Which level a region is read from.")
-    op.set_attr("FPurity", True)
-    op.set_attr("FInferType", _infer_type)
-    op.set_attr("FLegalize", _legalize)
-    return op
-
-
-_OP = _register()
+_OP = register_operator(
+    OP_NAME,
+    "Average bilinear samples of each cell of each region (RoIAlign over a pyramid).",
+    {
+        "features": "A tuple: the levels, channels last.",
+        "rois": "The regions, in pixels of the image.",
+        "levels": "Which level a region is read from.",
+    },
+    _infer_type,
+    _legalize,
+)

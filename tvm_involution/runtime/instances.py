@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a detector found, on the photograph: boxes, and masks pasted into it as mmdet pastes them."""
+"""What a detector found, on the photograph: boxes, and masks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 
 from .placement import Placement
-
-_MASK_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def instances(outputs: Mapping[str, np.ndarray], placement: Placement, score_thr
     """Return what one picture's outputs `boxes`, `scores`, `labels` and, where there are, `masks` show.
 
     Args:
-        outputs: batch 1; boxes (1, M, 4), scores and labels (1, M), masks (1, M, S, S).
+        outputs: batch 1; boxes (1, M, 4), scores and labels (1, M), masks (1, M, H, W).
         score_threshold: objects with a lower score, and missing ones, are left out.
     """
     boxes = placement.boxes(outputs["boxes"][0])
@@ -51,28 +49,10 @@ def instances(outputs: Mapping[str, np.ndarray], placement: Placement, score_thr
     for i, score in enumerate(outputs["scores"][0]):
         if score > 0 and score >= score_threshold:
             box = boxes[i]
-            mask = paste_mask(outputs["masks"][0, i], box, placement.photograph) if "masks" in outputs else None
+            mask = placement.mask(outputs["masks"][0, i]) if "masks" in outputs else None
             x1, y1, x2, y2 = (float(v) for v in box)
             found.append(Instance(int(outputs["labels"][0, i]), float(score), (x1, y1, x2, y2), mask))
     return found
-
-
-def paste_mask(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return the pixels (H, W) bool of an image of `size` where `mask` (S, S), laid over `box`, is at least 0.5.
-
-    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0.
-    """
-    rows = _interpolation(box[1], box[3], size[0], mask.shape[0])
-    columns = _interpolation(box[0], box[2], size[1], mask.shape[1])
-    return rows @ np.asarray(mask, np.float32) @ columns.T >= _MASK_THRESHOLD
-
-
-def _interpolation(start: float, stop: float, pixels: int, cells: int) -> np.ndarray:
-    """Return (pixels, cells): the weights of the cells for each pixel's centre along one axis."""
-    extent = max(float(stop) - float(start), 1e-6)
-    position = (np.arange(pixels) + 0.5 - float(start)) / extent * cells - 0.5
-    distance = np.abs(position[:, None] - np.arange(cells))
-    return np.maximum(0, 1 - distance).astype(np.float32)
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:

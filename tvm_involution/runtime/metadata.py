@@ -16,12 +16,21 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output. `shape` has the word "batch" as its first entry."""
+    """An input or output. `shape` has the word "batch" as its first entry, unless the tensor is one for any batch."""
 
     name: str
     shape: tuple[int | str, ...]
     dtype: str
     layout: str = ""
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first dimension is the batch."""
+        return self.shape[:1] == ("batch",)
+
+    def shape_for(self, batch: int) -> tuple[int, ...]:
+        """Return the shape with a batch of `batch`."""
+        return tuple(batch if d == "batch" else int(d) for d in self.shape)
 
 
 @dataclass(frozen=True)

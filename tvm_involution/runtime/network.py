@@ -63,11 +63,15 @@ class CompiledNetwork:
         position = 0
         for size in split_batch(batch, self.metadata.batch_sizes):
             taken = min(size, batch - position)
-            parts = [kind.pad(array[position : position + taken], size) for array in inputs]
+            parts = [
+                kind.pad(array[position : position + taken], size) if spec.batched else array
+                for spec, array in zip(self.metadata.inputs, inputs, strict=True)
+            ]
             with self._lock, kind.stream():
                 outputs = self._on_device(self._functions[size], *(kind.to_tvm(part) for part in parts))
             results = [outputs] if isinstance(outputs, tvm_ffi.Tensor) else list(outputs)
-            pieces.append([kind.from_tvm(result)[:taken] for result in results])
+            arrays = [kind.from_tvm(result) for result in results]
+            pieces.append([a[:taken] if s.batched else a for s, a in zip(self.metadata.outputs, arrays, strict=True)])
             position += taken
         joined = [parts[0] if len(parts) == 1 else kind.concatenate(parts) for parts in zip(*pieces, strict=True)]
         return joined[0] if len(joined) == 1 else tuple(joined)
@@ -89,9 +93,16 @@ class CompiledNetwork:
         if len(inputs) != len(specs):
             names = ", ".join(spec.name for spec in specs)
             raise UserError(f"{self.metadata.name} takes {len(specs)} inputs ({names}), got {len(inputs)}")
-        batch = int(inputs[0].shape[0]) if inputs[0].ndim else 0
+        sizes = self.metadata.batch_sizes
+        first = next((array for spec, array in zip(specs, inputs, strict=True) if spec.batched), None)
+        batch = sizes[0] if first is None else int(first.shape[0]) if first.ndim else 0
         for spec, array in zip(specs, inputs, strict=True):
             _check_input(spec, array, batch, kind)
+        if batch not in sizes and not all(spec.batched for spec in self.metadata.outputs):
+            raise UserError(
+                f"{self.metadata.name} has outputs for a whole batch, so it takes batches of "
+                f"{' or '.join(map(str, sizes))} alone, got {batch}; compile it for that with --batch"
+            )
         return batch
 
 
@@ -138,10 +149,10 @@ def _load_module(path: Path) -> tvm_ffi.Module:
 
 def _check_input(spec: TensorSpec, array: Any, batch: int, kind: ArrayKind) -> None:
     shape = tuple(int(d) for d in array.shape)
-    wanted = (batch, *spec.shape[1:])
-    if shape != wanted or batch < 1:
+    if shape != spec.shape_for(batch) or batch < 1:
         text = ", ".join(str(d) for d in spec.shape)
-        raise UserError(f"input {spec.name!r} must have shape ({text}) with a batch of at least 1, got {shape}")
+        least = " with a batch of at least 1" if spec.batched else ""
+        raise UserError(f"input {spec.name!r} must have shape ({text}){least}, got {shape}")
     dtype = str(array.dtype).removeprefix("torch.")
     if dtype != spec.dtype:
         raise UserError(

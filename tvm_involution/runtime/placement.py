@@ -39,6 +39,13 @@ class Placement:
         factors = limits / np.array([self.resized[1], self.resized[0]] * 2, np.float32)
         return np.clip(np.asarray(boxes, np.float32) * factors, 0, limits)
 
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """Return the pixels of the photograph (H, W) bool that a mask (H, W) of the input covers, at least by half."""
+        height, width = self.resized
+        shown = Image.fromarray(np.uint8(255) * np.asarray(mask[:height, :width], np.uint8))
+        size = (self.photograph[1], self.photograph[0])
+        return np.asarray(shown.resize(size, Image.Resampling.BILINEAR)) >= 128
+
     def labels(self, logits: np.ndarray) -> np.ndarray:
         """Return the best class of each pixel of the photograph (H, W) from logits (C, H, W) of the input."""
         height, width = self.resized

@@ -20,6 +20,9 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Involution(),
     cpu.PackedGemm(),
     cpu.Winograd(),
+    cpu.PasteMasks(),
+    cpu.RoIAlign(),
+    cpu.NMS(),
     cpu.Reduction(),
     cpu.Elementwise(),
 )
@@ -30,6 +33,7 @@ GPU_RULES: tuple[ScheduleRule, ...] = (
     gpu.SpannedInvolution(),
     gpu.TensorCoreGemm(),
     gpu.CudaCoreGemm(),
+    gpu.NMS(),
     gpu.Reduction(),
     gpu.ThreadPerOutput(),
     gpu.DlightFallback(),

@@ -10,6 +10,7 @@ from .involution import involution2d, involution2d_output_size
 from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, generated_involution2d, spanned_involution2d
 from .mma_convolution import MmaFragments, conv2d_mma, pack_weight_mma
 from .nms import nms
+from .paste_masks import paste_masks
 from .roi_align import roi_align
 from .winograd import conv2d_winograd, pack_winograd_weight
 
@@ -36,6 +37,7 @@ __all__ = [
     "pack_weight_gemm",
     "pack_weight_mma",
     "pack_winograd_weight",
+    "paste_masks",
     "roi_align",
     "spanned_involution2d",
 ]

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
+
+from .loops import computed_by_loops
 
 
 def nms(
@@ -18,6 +22,8 @@ def nms(
 ) -> te.Tensor:
     """Return the positions (N, max_output) int64 of the boxes that are kept, then -1.
 
+    One block, `nms`, an image a point, annotated with the thresholds.
+
     Args:
         boxes: (N, K, 4), (x1, y1, x2, y2), in the order in which they are tried.
         scores: (N, K); a box whose score is not above `score_threshold` is passed over.
@@ -25,22 +31,25 @@ def nms(
         iou_threshold: a box goes where its intersection over union with a kept one is above this.
     """
     batch = boxes.shape[0]
-    return te.extern(
+    return computed_by_loops(
         (batch, max_output),
+        "int64",
         [boxes, scores, groups],
-        lambda ins, outs: _loops([*ins, outs[0]], score_threshold, iou_threshold, max_output),
-        name="nms",
-        dtype="int64",
+        lambda buffers: _loops(buffers, score_threshold, iou_threshold, max_output),
     )
 
 
 def _loops(buffers, score_threshold, iou_threshold, max_output):
     batch, candidates = (int(extent) for extent in buffers[1].shape)
+    boxes, scores, groups, kept = (T.buffer_proxy(b) for b in buffers)
     with IRBuilder() as builder:
-        boxes, scores, groups, kept = (T.buffer_proxy(b) for b in buffers)
-        with T.parallel(0, batch) as n:
-            count = T.buffer_proxy(T.alloc_buffer((1,), "int32", scope="local"))
-            free = T.buffer_proxy(T.alloc_buffer((1,), "bool", scope="local"))
+        with T.serial(0, batch) as image, T.sblock("nms"):
+            n = T.axis.spatial(batch, image)
+            T.reads(buffers[0][n, 0:candidates, 0:4], *(b[n, 0:candidates] for b in buffers[1:3]))
+            T.writes(buffers[3][n, 0:max_output])
+            T.sblock_attr({"score_threshold": score_threshold, "iou_threshold": iou_threshold})
+            count = T.buffer_proxy(T.sblock_alloc_buffer((1,), "int32", scope="local"))
+            free = T.buffer_proxy(T.sblock_alloc_buffer((1,), "bool", scope="local"))
             count[0] = T.int32(0)
             with T.serial(0, max_output) as i:
                 kept[n, i] = T.int64(-1)
@@ -51,15 +60,15 @@ def _loops(buffers, score_threshold, iou_threshold, max_output):
                     with T.serial(0, count[0]) as i:
                         rival = kept[n, i]
                         with T.If(tirx.all(free[0], groups[n, rival] == groups[n, k])), T.Then():
-                            free[0] = _iou(boxes, n, rival, k) <= tirx.const(iou_threshold, "float32")
+                            free[0] = box_iou(boxes, n, rival, k) <= tirx.const(iou_threshold, "float32")
                     with T.If(free[0]), T.Then():
                         kept[n, count[0]] = k.astype("int64")
                         count[0] = count[0] + 1
         return builder.get()
 
 
-def _iou(boxes, n, a, b):
-    """Return the intersection over union of two boxes; 0 where neither has an area."""
+def box_iou(boxes: Any, n: Any, a: Any, b: Any) -> tirx.Expr:
+    """Return the intersection over union of two boxes of image n; 0 where neither has an area."""
     zero = tirx.const(0, "float32")
 
     def area(k):

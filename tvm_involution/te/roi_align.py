@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RoIAlign over a pyramid in NHWC: a loop over regions, whose samples' number depends on their size."""
+"""RoIAlign over a pyramid in NHWC: every value loops over its samples, whose number depends on the region's size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-_LANES = 16
+from .loops import computed_by_loops
 
 
 def roi_align(
@@ -22,6 +22,8 @@ def roi_align(
 ) -> te.Tensor:
     """Return each region's cells (N * R, S, S, C), means of bilinear samples; S is `output_size`.
 
+    One block, `roi_align`, an output value a point.
+
     Args:
         features: the levels, (N, H_i, W_i, C).
         rois: (N, R, 4), (x1, y1, x2, y2) in pixels of the image.
@@ -31,42 +33,39 @@ def roi_align(
     """
     batch, regions = (int(extent) for extent in levels.shape)
     channels = int(features[0].shape[3])
-    return te.extern(
+    return computed_by_loops(
         (batch * regions, output_size, output_size, channels),
+        str(features[0].dtype),
         [*features, rois, levels],
-        lambda ins, outs: _loops(ins[:-2], [*ins[-2:], outs[0]], output_size, spatial_scales, sampling_ratio),
-        name="roi_align",
-        dtype=str(features[0].dtype),
+        lambda buffers: _loops(buffers[:-3], buffers[-3:], output_size, spatial_scales, sampling_ratio),
     )
 
 
 def _loops(features, buffers, output_size, spatial_scales, sampling_ratio):
-    batch, regions = (int(extent) for extent in buffers[1].shape)
-    channels = int(features[0].shape[3])
-    lanes = _LANES if channels % _LANES == 0 else 1
+    regions = int(buffers[1].shape[1])
+    rois, levels, out = (T.buffer_proxy(b) for b in buffers)
     with IRBuilder() as builder:
-        rois, levels, out = (T.buffer_proxy(b) for b in buffers)
-        with T.parallel(0, batch * regions) as region:
+        with T.grid(*(int(extent) for extent in buffers[2].shape)) as indices, T.sblock("roi_align"):
+            region, i, j, c = (T.axis.spatial(d, v) for d, v in zip(buffers[2].shape, indices, strict=True))
             n, r = region // regions, region % regions
-            with T.grid(output_size, output_size, channels // lanes) as (i, j, block), T.vectorized(0, lanes) as lane:
-                out[region, i, j, block * lanes + lane] = _f32(0)
+            T.reads(
+                buffers[0][n, r, 0:4], buffers[1][n, r], *(f[n, 0 : f.shape[1], 0 : f.shape[2], c] for f in features)
+            )
+            T.writes(buffers[2][region, i, j, c])
+            out[region, i, j, c] = _f32(0)
             for level, (buffer, scale) in enumerate(zip(features, spatial_scales, strict=True)):
                 feature = T.buffer_proxy(buffer)
                 with T.If(levels[n, r] == level), T.Then():
-                    box = [rois[n, r, c] * _f32(scale) - _f32(0.5) for c in range(4)]
+                    box = [rois[n, r, edge] * _f32(scale) - _f32(0.5) for edge in range(4)]
                     rows = _Axis(box[1], box[3], int(buffer.shape[1]), output_size, sampling_ratio)
                     columns = _Axis(box[0], box[2], int(buffer.shape[2]), output_size, sampling_ratio)
-                    cells = T.grid(output_size, output_size)
-                    with cells as (i, j), T.serial(0, rows.samples) as u, T.serial(0, columns.samples) as v:
+                    with T.serial(0, rows.samples) as u, T.serial(0, columns.samples) as v:
                         taps = [
-                            (y, x, y_weight * x_weight)
+                            feature[n, y, x, c] * (y_weight * x_weight)
                             for y, y_weight in rows.taps(i, u)
                             for x, x_weight in columns.taps(j, v)
                         ]
-                        with T.serial(0, channels // lanes) as block, T.vectorized(0, lanes) as lane:
-                            c = block * lanes + lane
-                            sample = sum(feature[n, y, x, c] * weight for y, x, weight in taps)
-                            out[region, i, j, c] = out[region, i, j, c] + sample
+                        out[region, i, j, c] = out[region, i, j, c] + sum(taps)
         return builder.get()
 
 

@@ -14,11 +14,12 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import tvm
@@ -35,6 +36,7 @@ from ..target import lowering_config
 
 BUILD_SECONDS, RUN_SECONDS = 60.0, 30.0
 _CONNECT_SECONDS = 20
+_RANDOM_FILL = "tvm.contrib.random.random_fill_for_measure"
 # a worker that builds leaks a little
 _USES = 300
 
@@ -112,7 +114,10 @@ class Measurer:
         self._pool = PopenPoolExecutor(1, timeout=RUN_SECONDS, stderr=subprocess.DEVNULL)
         if tracker is None:
             self._runner = ms.runner.LocalRunner(
-                timeout_sec=RUN_SECONDS, evaluator_config=config, f_run_evaluator=_evaluate
+                timeout_sec=RUN_SECONDS,
+                evaluator_config=config,
+                f_alloc_argument=_allocate,
+                f_run_evaluator=_evaluate,
             )
         else:
             servers = tracker.servers()
@@ -123,6 +128,7 @@ class Measurer:
                 evaluator_config=config,
                 max_workers=servers,
                 f_create_session=_connect,
+                f_alloc_argument=_allocate_remotely,
                 f_run_evaluator=partial(_evaluate_remotely, int(target.attrs.get("num-cores") or 0)),
             )
 
@@ -217,6 +223,31 @@ def _build(mod: tvm.IRModule, target: tvm.target.Target, folder: str, linker: li
 
     module.export_library(path, fcompile=shared_linker(linker, target_triple(target)))
     return path
+
+
+def _allocate(device: tvm.runtime.Device, info: Any, repeat: int) -> list[list[tvm.runtime.Tensor]]:
+    return _fill(tvm.get_global_func(_RANDOM_FILL), device, info, repeat)
+
+
+def _allocate_remotely(
+    session: rpc.RPCSession, device: tvm.runtime.Device, info: Any, repeat: int
+) -> list[list[tvm.runtime.Tensor]]:
+    return _fill(session.get_function(_RANDOM_FILL), device, info, repeat)
+
+
+def _fill(
+    random_fill: Callable[[tvm.runtime.Tensor], None], device: tvm.runtime.Device, info: Any, repeat: int
+) -> list[list[tvm.runtime.Tensor]]:
+    """Return arguments with random numbers; whole ones, which may be indices, are 0: any size has that index."""
+
+    def fill(tensor: tvm.runtime.Tensor) -> None:
+        dtype = numpy_dtype(str(tensor.dtype))
+        if dtype.kind in "iub":
+            tensor.copyfrom(np.zeros(tensor.shape, dtype))
+        else:
+            random_fill(tensor)
+
+    return ms.runner.utils.alloc_argument_common(fill, device, info, repeat)
 
 
 def _evaluate(

@@ -61,4 +61,5 @@ class Ours(Contender):
     def to_arrays(self, outputs: Any) -> list[np.ndarray]:
         """See `Contender.to_arrays`."""
         parts = outputs if isinstance(outputs, tuple) else (outputs,)
-        return [np.asarray(part).astype(np.float32) for part in parts]
+        arrays = [np.asarray(part) for part in parts]
+        return [array.astype(np.float32) if array.dtype.name == "bfloat16" else array for array in arrays]

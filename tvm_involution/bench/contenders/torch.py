@@ -34,8 +34,9 @@ class Torch(Contender):
 
     def to_arrays(self, outputs: Any) -> list[np.ndarray]:
         """See `Contender.to_arrays`."""
-        parts = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-        return [part.float().numpy() for part in parts]
+        from torch.utils._pytree import tree_leaves
+
+        return [(part.float() if part.is_floating_point() else part).numpy() for part in tree_leaves(outputs)]
 
     def _prepare(self, subject: Subject, inputs: Sequence[np.ndarray], memory_format: str) -> Callable[[], Any]:
         import torch

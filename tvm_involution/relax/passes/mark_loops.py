@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mark tensor programs that are plain loops or calls, without a root block: suppression, RoIAlign, sorting.
+"""Mark tensor programs that come scheduled, as TVM's sorting does: `ApplySchedules` leaves marked ones be.
 
-Schedule rules start from it; these programs have their order of loops, and `ApplySchedules` leaves marked ones be.
+For a CPU these are plain loops or calls without a root block, from which schedule rules start; for a GPU, blocks
+without axes, which launch their own threads.
 """
 
 from __future__ import annotations
@@ -9,21 +10,25 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
+from ...schedules.rule import blocks_of
 from .apply_schedules import SOURCE_ATTR
 
 
 @tvm.transform.module_pass(opt_level=0, name="MarkLoops")
 class MarkLoops:
-    """Count every `PrimFunc` without a root block as one without a schedule of ours."""
+    """Count every `PrimFunc` that comes scheduled as one without a schedule of ours."""
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those functions marked."""
         for name, func in mod.functions_items():
-            if isinstance(func, tirx.PrimFunc) and not _has_root(func):
+            if isinstance(func, tirx.PrimFunc) and _is_scheduled(func):
                 mod[name] = func.with_attr(SOURCE_ATTR, "fallback")
         return mod
 
 
-def _has_root(func: tirx.PrimFunc) -> bool:
-    """Return whether the body is the root block of a tensor expression; an extern's only block bears its own name."""
-    return isinstance(func.body, s_tir.SBlockRealize) and func.body.block.name_hint == "root"
+def _is_scheduled(func: tirx.PrimFunc) -> bool:
+    # an extern's only block bears its own name
+    if not isinstance(func.body, s_tir.SBlockRealize) or func.body.block.name_hint != "root":
+        return True
+    sch = s_tir.Schedule(func)
+    return not all(sch.get(block).iter_vars for block in blocks_of(sch))

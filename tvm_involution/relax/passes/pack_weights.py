@@ -22,6 +22,7 @@ from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
 from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
 from ...te.im2col import Windows, conv2d_windows, matrix_windows
 from ...te.mma_convolution import conv2d_mma, pack_weight_mma
+from ..rewrite import rewrite_functions
 
 
 def pack_width(target: tvm.target.Target, out_channels: int) -> int:
@@ -63,11 +64,7 @@ class PackWeights:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those operators as calls of tensor programs."""
-        mutator = _Packer(mod, self.target, self.tf32)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                mutator.builder_.update_func(name, mutator.visit_expr(func))
-        return mutator.builder_.get()
+        return rewrite_functions(mod, _Packer(mod, self.target, self.tf32))
 
 
 @relax.expr_functor.mutator

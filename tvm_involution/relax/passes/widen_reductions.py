@@ -10,6 +10,8 @@ from __future__ import annotations
 import tvm
 from tvm import relax, te, topi
 
+from ..rewrite import rewrite_functions
+
 _POOLS = {"relax.nn.avg_pool2d": "avg", "relax.nn.max_pool2d": "max"}
 _SUMS = ("relax.nn.adaptive_avg_pool2d", "relax.nn.softmax", "relax.nn.log_softmax", "relax.mean", "relax.sum")
 
@@ -23,11 +25,7 @@ class WidenReductions:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those operators in float32."""
-        mutator = _Widener(mod, self.pools)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                mutator.builder_.update_func(name, mutator.visit_expr(func))
-        return mutator.builder_.get()
+        return rewrite_functions(mod, _Widener(mod, self.pools))
 
 
 @relax.expr_functor.mutator

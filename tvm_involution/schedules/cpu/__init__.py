@@ -3,9 +3,22 @@
 
 from .elementwise import Elementwise
 from .involution import Involution
+from .nms import NMS
 from .packed_gemm import PackedGemm
+from .paste_masks import PasteMasks
 from .reduction import Reduction
+from .roi_align import RoIAlign
 from .spanned_involution import SpannedInvolution
 from .winograd import Winograd
 
-__all__ = ["Elementwise", "Involution", "PackedGemm", "Reduction", "SpannedInvolution", "Winograd"]
+__all__ = [
+    "NMS",
+    "Elementwise",
+    "Involution",
+    "PackedGemm",
+    "PasteMasks",
+    "Reduction",
+    "RoIAlign",
+    "SpannedInvolution",
+    "Winograd",
+]

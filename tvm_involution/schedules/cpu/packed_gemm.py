@@ -9,6 +9,9 @@ the machine's peak.
 Pixels whose lines share a set of the first-level cache evict each other: 14 pixels of 1024 channels lie 4 KiB apart,
 the size of a way of most CPUs, and there are 8 or 12 ways. The input of a tile is then copied first, with
 another stride; all packs of output channels use the copy. With 16 registers it is always copied.
+
+A pack's weights that are larger than the second-level cache (a 3x3 convolution of 2048 channels) come from far away for
+every tile. Then a group of tiles takes turns with one pack before the next.
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ from .elementwise import schedule_producers
 
 # bytes of a way of the first-level data cache, the same from Haswell to Zen 5, and how many of its ways are safe
 _L1_WAY, _L1_WAYS = 4096, 8
+# bytes of the second-level cache of a core, at least
+_L2 = 1 << 20
+# tiles of a group
+_GROUP = 32
 # this many structural variants make a design space
 _VARIANTS = 12
 
@@ -56,6 +63,8 @@ class _Plan:
     """copy a tile's input with a stride that spreads over the cache"""
     parallel: bool = True
     """run on all cores"""
+    grouped: bool = False
+    """have a group of tiles share each pack of weights"""
 
 
 class PackedGemm(ScheduleRule):
@@ -113,6 +122,13 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         sch.compute_at(copy, task, preserve_unit_loops=True)
         _spread(sch, copy, lanes)
         home = channel_outer
+    elif plan.grouped:
+        count = math.prod(loop_extents(sch, tiles) or [1])
+        size = largest_divisor(count, max(1, min(_GROUP, count // _cores(target))))
+        sch.reorder(*tiles, part, channel_outer, *sums)
+        group, home = sch.split(sch.fuse(*tiles), [None, size])
+        sch.reorder(group, part, channel_outer, home)
+        task = sch.fuse(group, part)
     else:
         outer = [part, channel_outer, *tiles] if plan.channels_first else [*tiles, part, channel_outer]
         sch.reorder(*outer, *sums)
@@ -155,6 +171,7 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     pack_vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
     tiles: list[tuple[float, _Plan]] = []
     channels_first = _elements(sch, block, -1) > _elements(sch, block, -2)
+    grouped = len(pixels) > 1 and _pack_bytes(sch, block) > _L2
     for vectors in divisors(pack_vectors, pack_vectors):
         limit = max(1, (registers - vectors - 1) // vectors)
         for columns in divisors(pixels[-1], limit):
@@ -165,7 +182,8 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
                 shape = (rows, columns) if len(pixels) > 1 else (columns,)
                 # small tiles do little with a line of input: measured with AVX2, the copy nearly always pays
                 copy = len(pixels) > 1 and (registers < 32 or _thrashes(sch, block, rows * columns))
-                tiles.append((score, _Plan(shape, vectors, channels_first and not copy, copy)))
+                copy, first = copy and not grouped, channels_first and not (copy or grouped)
+                tiles.append((score, _Plan(shape, vectors, first, copy, grouped=grouped)))
     loops = loop_extents(sch, sch.get_loops(block))
     assert loops is not None
     parallel, *other = thread_choices(math.prod(loops))
@@ -174,8 +192,8 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     plans = [*best, *(replace(best[0], parallel=choice) for choice in other)]
     for plan in best:
         if len(pixels) > 1:
-            plans.append(replace(plan, copy_input=not plan.copy_input, channels_first=False))
-        if not plan.copy_input:
+            plans.append(replace(plan, copy_input=not plan.copy_input, channels_first=False, grouped=False))
+        if not plan.copy_input and not plan.grouped:
             plans.append(replace(plan, channels_first=not plan.channels_first))
     return plans
 
@@ -190,6 +208,19 @@ def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     distance = channels * stride * _bytes(region.source)
     sets = _L1_WAY // math.gcd(_L1_WAY, distance)
     return pixels > sets * (_L1_WAYS - 1)
+
+
+def _cores(target: tvm.target.Target) -> int:
+    return int(target.attrs.get("num-cores") or 1)
+
+
+def _pack_bytes(sch: s_tir.Schedule, block: SBlockRV) -> int:
+    """Return the size of the weights of one pack of output channels."""
+    return (
+        _elements(sch, block, -1)
+        // int(sch.get(block).reads[-1].source.shape[0])
+        * _bytes(sch.get(block).reads[-1].source)
+    )
 
 
 def _spread(sch: s_tir.Schedule, copy: SBlockRV, lanes: int) -> None:

@@ -6,12 +6,14 @@ from .dlight_fallback import DlightFallback
 from .involution import Involution
 from .involution_nchw import InvolutionNCHW
 from .mma_intrinsics import mma_fragments, register_mma_intrinsics
+from .nms import NMS
 from .reduction import Reduction
 from .spanned_involution import SpannedInvolution
 from .tensor_core_gemm import TensorCoreGemm
 from .thread_per_output import ThreadPerOutput
 
 __all__ = [
+    "NMS",
     "CudaCoreGemm",
     "DlightFallback",
     "Involution",
