@@ -84,8 +84,10 @@ def sizes(func: tirx.PrimFunc) -> tuple[int, int, int]:
     _, weight, *_, output = func.params
     filled = math.prod(int(d) for d in weight.shape)
     out = int(output.shape[-1])
-    block = find_block(s_tir.Schedule(func), "conv2d")
-    channels = int(s_tir.Schedule(func).get(block).writes[0].source.shape[1])
+    sch = s_tir.Schedule(func)
+    block = find_block(sch, "conv2d")
+    assert block is not None
+    channels = int(sch.get(block).writes[0].source.shape[1])
     return out, pixels(func), filled // channels
 
 

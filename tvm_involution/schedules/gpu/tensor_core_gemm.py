@@ -172,10 +172,8 @@ def _clocks(problem: _Problem, plan: _Plan) -> float:
     multiply_adds = rows * pixels * problem.fragments.chunk * problem.chunks
     chunk = _LOAD_CLOCKS + _CHUNK_CLOCKS if plan.stages == 1 else max(_LOAD_CLOCKS / (plan.stages - 1), _CHUNK_CLOCKS)
     latency = problem.chunks / along_sum * chunk + _BLOCK_CLOCKS
-    clocks = max(
-        moved / _L2_BYTES, fragments / _SHARED_BYTES, multiply_adds / (_MULTIPLY_ADDS * min(4, warps)), latency / beside
-    )
-    return -(-blocks // _MULTIPROCESSORS) * clocks
+    busy = max(moved / _L2_BYTES, fragments / _SHARED_BYTES, multiply_adds / (_MULTIPLY_ADDS * min(4, warps)))
+    return -(-blocks // _MULTIPROCESSORS) * (busy + latency / beside)
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
