@@ -15,6 +15,9 @@ import pytest
 from command_line import TESTS, run_cli
 from library_fixture import affine_library, build_library
 
+from tvm_involution.bench.layer import Layer, LayerTable
+from tvm_involution.cli.bench_tables import print_layers
+
 QUICK = ("--rounds", "1", "--calls", "2")
 
 
@@ -32,6 +35,16 @@ def test_a_network(tmp_path: Path) -> None:
     assert all(row["median_ms"] > 0 for row in data["results"]) and data["layers"] and data["peak_gflops"] > 0
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bars.png", "figures.json"]
+
+
+def test_kernels_with_scalars_and_without_inputs(capsys: pytest.CaptureFixture[str]) -> None:
+    layers = [
+        Layer("scale", "elementwise", shapes, 1, 8, 64, 1.0, "rule", "Elementwise")
+        for shapes in ([(2, 4), (), (2, 4)], [(3, 5)])
+    ]
+    print_layers(LayerTable(tuple(layers), 100.0, 10.0, 2.0))
+    out = capsys.readouterr().out
+    assert "2x4 → 2x4" in out and "→ 3x5" in out
 
 
 def test_a_library_of_no_zoo_network(tmp_path: Path) -> None:

@@ -76,13 +76,14 @@ def print_layers(table: LayerTable) -> None:
 
 def _shapes_text(shapes: Sequence[tuple[int, ...]]) -> str:
     """Name the arguments: packed weights by their window; not what has a value a channel, nor residuals."""
-    first, *others, output = shapes
-    shown = [first, *(shape[1:3] if len(shape) == 5 else shape for shape in others if _is_operand(shape, output))]
+    *inputs, output = shapes
+    operands = (shape[1:3] if len(shape) == 5 else shape for shape in inputs[1:] if _is_operand(shape, output))
+    shown = [*inputs[:1], *operands]
     return " → ".join(", ".join("x".join(map(str, shape)) for shape in group) for group in (shown, [output]))
 
 
 def _is_operand(shape: tuple[int, ...], output: tuple[int, ...]) -> bool:
-    return math.prod(shape) > shape[-1] and shape != output
+    return len(shape) > 0 and math.prod(shape) > shape[-1] and shape != output
 
 
 def _figure(value: float | None, form: str, unit: str = "", scale: float = 1.0) -> str:

@@ -152,7 +152,7 @@ def resolve_network(
         UserError: unknown name, unreadable file, a function that returns no module, a checkpoint that does not fit.
     """
     if not isinstance(model, (str, Path)):
-        network = _given(model, "the model")
+        network = _given(model, "the model", "is")
         assert network.module is not None
         network.name = type(network.module).__name__
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
@@ -162,7 +162,7 @@ def resolve_network(
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
         return _exported(Path(model))
     elif ":" in str(model):
-        network = _given(_imported(str(model)), str(model))
+        network = _given(_imported(str(model)), str(model), "returned")
         network.weights_origin = "as built by the function"
     else:
         network = _from_zoo(str(model), own_weights=checkpoint is None)
@@ -218,11 +218,13 @@ def _imported(reference: str) -> Any:
     return function()
 
 
-def _given(model: Any, name: str) -> Network:
-    """Return the network of a module or of (module, example inputs)."""
+def _given(model: Any, name: str, verb: str) -> Network:
+    """Return the network of a module or of (module, example inputs); `name` and `verb` are for messages."""
     module, inputs = model if isinstance(model, tuple) and len(model) == 2 else (model, ())
     if not isinstance(module, torch.nn.Module):
-        raise UserError(f"{name} is {type(module).__name__}; expected a torch.nn.Module, or (module, example inputs)")
+        raise UserError(
+            f"{name} {verb} {type(module).__name__}; expected a torch.nn.Module, or (module, example inputs)"
+        )
     network = Network(name, "unknown", "as given", module=module)
     if isinstance(inputs, dict):
         network.keywords = inputs
