@@ -20,7 +20,7 @@ demo: $(READY)
 	$(BIN)/python examples/demo.py --output $(OUT)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .
