@@ -25,6 +25,7 @@ from .importer import import_exported_program
 from .link import link_shared, target_triple
 from .network import Network, resolve_network
 from .passes.apply_schedules import count_kernels
+from .passes.capture_cuda_graphs import has_cuda_graphs
 
 
 class CompiledLibrary:
@@ -55,6 +56,7 @@ def compile(  # the contract's verb
     dtype: str | None = None,
     image_size: tuple[int, int] | None = None,
     tuning_logs: str | Path | None = None,
+    cuda_graph: bool = True,
     debug_dump: str | Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> CompiledLibrary:
@@ -69,6 +71,7 @@ def compile(  # the contract's verb
         dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
         image_size: height and width in pixels; the zoo's own by default.
         tuning_logs: folder of tuning logs; the shipped ones by default.
+        cuda_graph: on GPUs, launch a network's kernels as one CUDA graph, where they can be captured.
         debug_dump: folder for the module's text after each phase.
         progress: told the name of each phase as it starts.
 
@@ -92,7 +95,16 @@ def compile(  # the contract's verb
     mod = tvm.IRModule(functions)
     first = functions[f"batch_{batches[0]}"]
 
-    mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, progress=progress)
+    on_gpu = resolved.kind.name == "cuda"
+    mod = pipeline.run(
+        mod,
+        resolved,
+        dtype=wanted,
+        records=records,
+        cuda_graph=cuda_graph and on_gpu,
+        debug_dump=dump,
+        progress=progress,
+    )
     kernels = count_kernels(mod)
     progress("generate code")
     executable = relax.build(mod, target=resolved, relax_pipeline=None)
@@ -110,7 +122,7 @@ def compile(  # the contract's verb
         class_ids=network.class_ids,
         colours=network.colours,
         target=json.loads(str(resolved)),
-        device_type="cuda" if resolved.kind.name == "cuda" else "cpu",
+        device_type="cuda" if on_gpu else "cpu",
         triple=target_triple(resolved),
         cpu=str(host.attrs.get("mcpu") or "generic"),
         cpu_features=cpu_features(host),
@@ -119,6 +131,7 @@ def compile(  # the contract's verb
         weights_origin=network.weights_origin,
         parameters=network.parameters,
         kernels=kernels,
+        cuda_graph=has_cuda_graphs(mod),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return CompiledLibrary(executable, resolved, metadata)

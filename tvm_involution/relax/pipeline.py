@@ -12,16 +12,23 @@ from tvm import relax
 from ..tuning.records import TuningRecords
 from . import operator
 from .passes.apply_schedules import ApplySchedules
+from .passes.capture_cuda_graphs import CaptureCudaGraphs
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
+from .passes.sum_in_float32 import SumInFloat32
 from .passes.winograd_convolutions import WinogradConvolutions
 
 Phase = tuple[str, list[tvm.transform.Pass]]
 
 
-def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRecords | None = None) -> list[Phase]:
+def phases(
+    target: tvm.target.Target,
+    dtype: str = "float32",
+    records: TuningRecords | None = None,
+    cuda_graph: bool = False,
+) -> list[Phase]:
     """Return the phases that take an imported module to one that the Relax VM's code generator accepts."""
     return [
         (
@@ -56,6 +63,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
             [
                 WinogradConvolutions(target),
                 PackWeights(target),
+                SumInFloat32(),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
@@ -75,6 +83,7 @@ def phases(target: tvm.target.Target, dtype: str = "float32", records: TuningRec
                 relax.transform.RemovePurityChecking(),
                 relax.transform.CallTIRRewrite(),
                 relax.transform.StaticPlanBlockMemory(),
+                *([CaptureCudaGraphs()] if cuda_graph else []),
                 relax.transform.LowerAllocTensor(),
                 relax.transform.KillAfterLastUse(),
                 relax.transform.LowerRuntimeBuiltin(),
@@ -92,6 +101,7 @@ def run(
     *,
     dtype: str = "float32",
     records: TuningRecords | None = None,
+    cuda_graph: bool = False,
     debug_dump: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
     until: str | None = None,
@@ -101,13 +111,14 @@ def run(
     Args:
         dtype: `float16` or `bfloat16` to convert a float32 network.
         records: tuning records to prefer to the rules' defaults.
+        cuda_graph: launch the kernels as CUDA graphs.
         debug_dump: folder for the module's text before the first and after each phase, `N-name.py`.
         progress: told the name of each phase as it starts.
         until: name of the last phase to run; all of them by default.
     """
     _dump(mod, debug_dump, "0-import")
     with target, tvm.transform.PassContext(opt_level=3):
-        for number, (name, passes) in enumerate(phases(target, dtype, records), 1):
+        for number, (name, passes) in enumerate(phases(target, dtype, records, cuda_graph), 1):
             progress(name)
             for step in passes:
                 mod = step(mod)
