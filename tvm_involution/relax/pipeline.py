@@ -17,7 +17,6 @@ from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
-from .passes.sum_in_float32 import SumInFloat32
 from .passes.winograd_convolutions import WinogradConvolutions
 
 Phase = tuple[str, list[tvm.transform.Pass]]
@@ -63,7 +62,6 @@ def phases(
             [
                 WinogradConvolutions(target),
                 PackWeights(target),
-                SumInFloat32(),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
