@@ -2,6 +2,7 @@
 """RedNet and ResNet on this CPU: the README's table and chart.
 
     python benchmarks/cpu.py                                  # RedNet-50 and ResNet-50, batch 1, float32
+    python benchmarks/cpu.py --dtype bfloat16
     python benchmarks/cpu.py --models rednet26 resnet50 --batch 1 8 --json out/cpu.json --chart out/cpu.png
 
 Several networks beside each other, all in one run; `tvm-involution bench` does the same for one, and docs/benchmarks.md
@@ -23,6 +24,7 @@ from tvm_involution.bench.result import Comparison
 from tvm_involution.bench.subject import Subject
 from tvm_involution.errors import UserError
 from tvm_involution.files import atomic_write
+from tvm_involution.runtime.metadata import DTYPES
 from tvm_involution.runtime.threads import thread_count
 
 
@@ -33,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=["rednet50", "resnet50"])
     parser.add_argument("--against", nargs="+", choices=names, help="[default: those installed] ours always runs")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], help="one table and chart for each size")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--calls", type=int, default=10, help="inferences a round")
@@ -67,7 +70,8 @@ def main() -> None:
     comparisons = []
     for batch in words.batch:
         subjects = [
-            Subject(model, thread_count(), batch=batch, image_size=(words.size, words.size)) for model in words.models
+            Subject(model, thread_count(), batch=batch, dtype=words.dtype, image_size=(words.size, words.size))
+            for model in words.models
         ]
         comparison = compare(subjects, peers, effort, lambda text: print(text, file=sys.stderr, flush=True))
         comparisons.append(comparison)

@@ -6,9 +6,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import tvm
 from programs import TOLERANCE, as_dtype, run_expression
 from reference import relative_norm
 
+from tvm_involution.schedules import default_schedule
+from tvm_involution.schedules.cpu.dot_bf16 import has_dot_bf16
+from tvm_involution.target import resolve_target
 from tvm_involution.te import conv2d_packed, matmul_packed, pack_weight
 
 # N, H, W, I, O, kernel, stride, padding, dilation, lanes
@@ -23,11 +27,19 @@ CASES = [
 ]
 
 
+def skip_without_dot_bf16() -> None:
+    if not has_dot_bf16(resolve_target("llvm")):
+        pytest.skip("this CPU has no AVX512_BF16")
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("epilogue", [False, True], ids=["bare", "epilogue"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "bfloat16 pairs"])
 @pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
 def test_convolution(rng, case, epilogue, dtype, scheduled):
+    dtype, _, pairs = dtype.partition(" ")
+    if pairs and scheduled:
+        skip_without_dot_bf16()
     n, h, w, i, o, k, stride, padding, dilation, lanes = case
     x = as_dtype(rng.standard_normal((n, h, w, i)), dtype)
     weight = as_dtype(rng.standard_normal((o, i, k, k)), dtype)
@@ -37,7 +49,7 @@ def test_convolution(rng, case, epilogue, dtype, scheduled):
     ).permute(0, 2, 3, 1)
     bias = as_dtype(rng.standard_normal((1, 1, 1, o)), dtype)
     residual = as_dtype(rng.standard_normal(tuple(expected.shape)), dtype)
-    arrays = [x, pack_weight(weight, lanes)]
+    arrays = [x, pack_weight(weight, max(lanes, 16) if pairs else lanes, bool(pairs))]
     if epilogue:
         expected = (expected + torch.from_numpy(bias.astype(np.float64) + residual.astype(np.float64))).relu()
         arrays += [bias, residual]
@@ -60,3 +72,28 @@ def test_linear(rng, rows, inputs, outputs, scheduled):
     packed = pack_weight(weight[:, :, None, None], 16)
     actual = run_expression(lambda a, b: matmul_packed(a, b, outputs), [x, packed], "float32", scheduled)
     assert relative_norm(actual, x.astype(np.float64) @ weight.T.astype(np.float64)) < 1e-5
+
+
+@pytest.mark.parametrize("inputs", [40, 7])
+@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
+def test_linear_of_pairs(rng, inputs, scheduled):
+    if scheduled:
+        skip_without_dot_bf16()
+    x, weight = (as_dtype(rng.standard_normal(shape), "bfloat16") for shape in ((3, inputs), (33, inputs)))
+    packed = pack_weight(weight[:, :, None, None], 16, pairs=True)
+    actual = run_expression(lambda a, b: matmul_packed(a, b, 33), [x, packed], "bfloat16", scheduled)
+    assert relative_norm(actual, x.astype(np.float64) @ weight.astype(np.float64).T) < TOLERANCE["bfloat16"]
+
+
+def test_pairs_use_the_dot_product(rng):
+    """The instruction is there, and nothing falls back to another rule."""
+    skip_without_dot_bf16()
+    from tvm import te
+
+    target = resolve_target("llvm")
+    x, weight = te.placeholder((1, 14, 14, 64), "bfloat16"), te.placeholder((2, 1, 1, 32, 32, 2), "bfloat16")
+    func = te.create_prim_func([x, weight, conv2d_packed(x, weight, 64)])
+    sch, rule = default_schedule(func, target)
+    assert rule == "PackedGemm"
+    library = tvm.compile(sch.mod["main"].with_attr("global_symbol", "main"), target=target)
+    assert library.mod.inspect_source("asm").count("vdpbf16ps") >= 14

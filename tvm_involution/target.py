@@ -69,6 +69,12 @@ def vector_bytes(target: tvm.target.Target) -> int:
     return 16
 
 
+def vector_registers(target: tvm.target.Target) -> int:
+    """Return how many vector registers the CPU has: 32 with AVX-512 and on AArch64, else 16."""
+    triple = str(target.attrs.get("mtriple") or platform.machine())
+    return 32 if vector_bytes(target) == 64 or triple.startswith(("aarch64", "arm64")) else 16
+
+
 def _local_gpu() -> tvm.target.Target:
     if gpu_name() is None:
         raise UserError(

@@ -15,8 +15,10 @@ from .passes.apply_schedules import ApplySchedules
 from .passes.capture_cuda_graphs import CaptureCudaGraphs
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
+from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
+from .passes.widen_reductions import WidenReductions
 from .passes.winograd_convolutions import WinogradConvolutions
 
 Phase = tuple[str, list[tvm.transform.Pass]]
@@ -60,6 +62,8 @@ def phases(
         (
             "lower operators",
             [
+                WidenReductions(target),
+                FuseKernelGeneration(target),
                 WinogradConvolutions(target),
                 PackWeights(target),
                 relax.backend.DispatchSortScan(),

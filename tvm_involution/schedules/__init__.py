@@ -16,6 +16,7 @@ from . import cpu, gpu
 from .rule import ScheduleRule
 
 CPU_RULES: tuple[ScheduleRule, ...] = (
+    cpu.SpannedInvolution(),
     cpu.Involution(),
     cpu.PackedGemm(),
     cpu.Winograd(),

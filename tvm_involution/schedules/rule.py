@@ -10,8 +10,6 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ..target import vector_bytes
-
 PARALLEL_GRAIN = 500_000
 """multiply-adds below which one core is faster than all"""
 
@@ -69,11 +67,6 @@ def balanced_parts(tasks: int, extent: int, target: tvm.target.Target) -> int:
     # some slack for cores that get less than a core: a share of 1/16 may be idle
     even = (parts for parts in divisors(extent, 8) if -(-tasks * parts // cores) * cores <= tasks * parts * 17 / 16)
     return next(even, 1)
-
-
-def vector_registers(target: tvm.target.Target) -> int:
-    """Return how many vector registers the CPU has."""
-    return 32 if vector_bytes(target) == 64 else 16
 
 
 def find_block(sch: s_tir.Schedule, name: str) -> SBlockRV | None:
@@ -136,6 +129,14 @@ def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
     if isinstance(extent, tirx.IntImm) and int(extent) % lanes == 0:
         _, inner = sch.split(loop, [None, lanes])
         sch.vectorize(inner)
+
+
+def inline_into(sch: s_tir.Schedule, block: SBlockRV, keep: SBlockRV | None = None) -> None:
+    """Inline the elementwise blocks that `block` reads, up to `keep`."""
+    for producer in sch.get_producers(block):
+        if (keep is None or not sch.get(producer).same_as(sch.get(keep))) and is_spatial(sch, producer):
+            inline_into(sch, producer, keep)
+            sch.compute_inline(producer)
 
 
 def largest_divisor(extent: int, limit: int) -> int:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from tvm import te, tirx
 
@@ -15,17 +17,18 @@ def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarr
     Args:
         weight: (O, I, KH, KW).
         lanes: width of a pack; O is padded with zeros to a multiple of it.
-        pairs: let two input channels, I being even, lie side by side inside that, for dot products of half types.
+        pairs: let two input channels lie side by side inside that, for dot products of half types.
 
     Returns:
-        (ceil(O / lanes), KH, KW, I, lanes), with pairs (ceil(O / lanes), KH, KW, I / 2, lanes, 2), contiguous.
+        (ceil(O / lanes), KH, KW, I, lanes), with pairs (ceil(O / lanes), KH, KW, ceil(I / 2), lanes, 2), contiguous.
     """
     o, i, kh, kw = weight.shape
     packs = -(-o // lanes)
-    padded = np.zeros((packs * lanes, i, kh, kw), weight.dtype)
-    padded[:o] = weight
+    inputs = -(-i // 2) * 2 if pairs else i
+    padded = np.zeros((packs * lanes, inputs, kh, kw), weight.dtype)
+    padded[:o, :i] = weight
     if pairs:
-        return np.ascontiguousarray(padded.reshape(packs, lanes, i // 2, 2, kh, kw).transpose(0, 4, 5, 2, 1, 3))
+        return np.ascontiguousarray(padded.reshape(packs, lanes, inputs // 2, 2, kh, kw).transpose(0, 4, 5, 2, 1, 3))
     return np.ascontiguousarray(padded.reshape(packs, lanes, i, kh, kw).transpose(0, 3, 4, 2, 1))
 
 
@@ -36,6 +39,7 @@ def conv2d_packed(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
+    out_dtype: str | None = None,
 ) -> te.Tensor:
     """Convolve; sums are kept in float32 for the half types.
 
@@ -43,10 +47,12 @@ def conv2d_packed(
         x: (N, H, W, I).
         weight: from `pack_weight`, of at least `out_channels`.
         padding: zeros added at (top, left, bottom, right).
+        out_dtype: that of x by default.
 
     Returns:
-        (N, OH, OW, out_channels), of the dtype of x. Blocks: `pad_temp` where there is padding, `conv2d`
-        (the sums, over all packed channels), `conv2d_out` (the wanted channels, in the dtype of x).
+        (N, OH, OW, out_channels). Blocks: `pad_temp` where there is padding (of pixels, or
+        of one channel to make them even), `conv2d`
+        (the sums, over all packed channels), `conv2d_out` (the wanted channels, in `out_dtype`).
     """
     n, h, w, in_channels = x.shape
     packs, kernel_h, kernel_w, _, lanes, *_ = (int(d) for d in weight.shape)
@@ -54,11 +60,13 @@ def conv2d_packed(
     out_h = (h + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
     out_w = (w + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
     source = x
-    if any(padding):
+    channels = _channel_axes(weight)
+    padded_channels = math.prod(int(axis.dom.extent) for axis in channels)
+    if any(padding) or padded_channels > int(in_channels):
         source = te.compute(
-            (n, h + top + bottom, w + left + right, in_channels),
+            (n, h + top + bottom, w + left + right, padded_channels),
             lambda b, y, z, c: tirx.if_then_else(
-                tirx.all(y >= top, y < top + h, z >= left, z < left + w),
+                tirx.all(y >= top, y < top + h, z >= left, z < left + w, c < in_channels),
                 x[b, y - top, z - left, c],
                 tirx.const(0, x.dtype),
             ),
@@ -67,7 +75,6 @@ def conv2d_packed(
         )
     kh = te.reduce_axis((0, kernel_h), "kh")
     kw = te.reduce_axis((0, kernel_w), "kw")
-    channels = _channel_axes(weight)
     sum_dtype = accumulator_dtype(x.dtype)
 
     def product(b, y, z, o):
@@ -83,7 +90,7 @@ def conv2d_packed(
     )
     return te.compute(
         (n, out_h, out_w, out_channels),
-        lambda b, y, z, o: sums[b, y, z, o].astype(x.dtype),
+        lambda b, y, z, o: sums[b, y, z, o].astype(out_dtype or x.dtype),
         name="conv2d_out",
         tag="injective",
     )
@@ -94,14 +101,23 @@ def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tens
 
     Blocks: `conv2d` and `conv2d_out`, as in `conv2d_packed`, so one schedule serves both.
     """
-    rows, _ = x.shape
+    rows, in_features = (int(d) for d in x.shape)
     packs, _, _, _, lanes, *_ = (int(d) for d in weight.shape)
     channels = _channel_axes(weight)
+    padded_features = math.prod(int(axis.dom.extent) for axis in channels)
+    source = x
+    if padded_features > in_features:
+        source = te.compute(
+            (rows, padded_features),
+            lambda m, c: tirx.if_then_else(c < in_features, x[m, c], tirx.const(0, x.dtype)),
+            name="pad_temp",
+            tag="injective,pad",
+        )
     sum_dtype = accumulator_dtype(x.dtype)
 
     def product(m, o):
         weight_value = weight[(o // lanes, 0, 0, channels[0], o % lanes, *channels[1:])]
-        return x[m, _channel(channels)].astype(sum_dtype) * weight_value.astype(sum_dtype)
+        return source[m, _channel(channels)].astype(sum_dtype) * weight_value.astype(sum_dtype)
 
     sums = te.compute(
         (rows, packs * lanes),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tvm import te, tirx
 
 from ..errors import UserError
-from .accumulate import accumulator_dtype
+from .accumulate import accumulator_dtype, cast_sums
 from .checks import Pair, as_pair, check_layout, check_rank, check_shape
 from .convolution import conv2d_packed
 from .involution import involution2d
@@ -154,32 +154,38 @@ def spanned_involution2d(
     stride: Pair = 1,
     padding: Pair = 0,
     dilation: Pair = 1,
+    inner_dtype: str | None = None,
 ) -> te.Tensor:
     """The second half of the layer in NHWC, as a network's pipeline fuses it: span the kernel, aggregate.
 
     Args:
         x: (N, H, W, C).
-        hidden: (N, OH, OW, R), the reduced and activated pixels.
-        span_weight: (packs, 1, 1, R, lanes), W2 in the form of `pack_weight`.
+        hidden: (N, OH, OW, R), the reduced and activated pixels, of the dtype of x.
+        span_weight: W2 (G*KH*KW, R, 1, 1) from `pack_weight`.
         span_bias: (1, 1, 1, G*KH*KW).
+        inner_dtype: of the kernel and the padded x, which exist only inside; that of x by default.
 
     Returns:
         (N, OH, OW, C), of the dtype of x. Blocks: `conv2d` (the sums of the span, over all packed channels),
-        `conv2d_out`, `kernel` (with the bias, packed (N, OH, OW, G*KH*KW)), then those of `involution2d`.
+        `conv2d_out`, `kernel` (with the bias, packed (N, OH, OW, G*KH*KW)), those of `involution2d`, and where
+        `inner_dtype` is another than that of x, `x_cast` and `involution2d_cast`.
 
     Raises:
         UserError: shapes that do not fit.
     """
+    inner = inner_dtype or str(x.dtype)
     spanned = int(span_bias.shape[-1])
     check_shape("span_bias", span_bias, (1, 1, 1, spanned))
-    span = conv2d_packed(hidden, span_weight, spanned)
+    span = conv2d_packed(hidden, span_weight, spanned, out_dtype=inner)
     kernel = te.compute(
         span.shape,
-        lambda b, i, j, k: span[b, i, j, k] + span_bias[0, 0, 0, k],
+        lambda b, i, j, k: span[b, i, j, k] + span_bias[0, 0, 0, k].astype(inner),
         name="kernel",
         tag="injective",
     )
-    return involution2d(x, kernel, stride, padding, dilation, "NHWC", kernel_size)
+    source = cast_sums(x, inner, "x_cast")
+    sums = involution2d(source, kernel, stride, padding, dilation, "NHWC", kernel_size)
+    return cast_sums(sums, x.dtype, "involution2d_cast")
 
 
 def _activate(value, r, generator: KernelGenerator, dtype: str):

@@ -2,22 +2,20 @@
 """Make one tensor program of an involution and the span convolution before it, which generates its kernel.
 
 Apart, the kernel is written to memory and read back: with 7x7 taps a group of 16 channels it holds 49/16 times as many
-numbers as the feature map. Together, a schedule keeps the kernel of a tile of pixels in cache or shared memory
-(section 3.2 of arXiv 2103.06255 has the layer's equations).
+numbers as the feature map. Together, a schedule keeps the kernel of a tile of pixels in cache or shared memory,
+and need not round it (section 3.2 of arXiv 2103.06255 has the layer's equations).
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import tvm
 from tvm import relax
 from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
-from ...te import pack_weight, spanned_involution2d
+from ...te import spanned_involution2d
 from ..operator import OP_NAME
 from ..uses import count_uses
-from .pack_weights import pack_width
+from .pack_weights import packed_weight
 
 # TVM's OpPatternKind: elementwise operations may join behind it
 _OUT_ELEMENTWISE_FUSABLE = 4
@@ -25,16 +23,10 @@ _OUT_ELEMENTWISE_FUSABLE = 4
 
 @tvm.transform.module_pass(opt_level=0, name="FuseKernelGeneration")
 class FuseKernelGeneration:
-    """Rewrite `involution2d(x, conv2d(hidden, W2) + b)` in NHWC with constant W2 and b."""
+    """Rewrite `involution2d(x, conv2d(hidden, W2) + b)` in NHWC with constant W2 and b, where it pays."""
 
-    def __init__(self, target: tvm.target.Target, wanted: Callable[[relax.Call], bool] = lambda _: True):
-        """Take the target, for the weight's packing.
-
-        Args:
-            wanted: told each involution; returns whether fusing pays.
-        """
+    def __init__(self, target: tvm.target.Target):
         self.target = target
-        self.wanted = wanted
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those involutions as calls of fused tensor programs."""
@@ -54,15 +46,19 @@ class FuseKernelGeneration:
         def rewrite(expr, matches):
             conv, call = matches[span], matches[involution]
             apart = any(uses.get(matches[part], 2) != 1 for part in (span, kernel))
-            if apart or not _is_span(conv, matches[bias]) or not self.wanted(call):
+            if apart or not _is_span(conv, matches[bias]) or not self._pays(call):
                 return expr
             return self._spanned(builder, call, matches[x], conv, matches[bias])
 
         return rewrite_call(involution, rewrite, func)
 
+    def _pays(self, involution: relax.Call) -> bool:
+        """Half types on CPUs; in float32 the second-level cache holds the kernel anyway (docs/benchmarks.md)."""
+        return self.target.kind.name == "llvm" and str(involution.ty.dtype) in ("float16", "bfloat16")
+
     def _spanned(self, builder, involution, x, conv, bias):
         weight = conv.args[1].value.numpy()
-        packed = relax.const(pack_weight(weight, pack_width(self.target, weight.shape[0])))
+        packed = packed_weight(self.target, weight, str(x.ty.dtype))
         attrs = {name: tuple(int(v) for v in involution.attrs[name]) for name in _PAIRS}
         return builder.call_te(
             spanned_involution2d,
@@ -71,6 +67,7 @@ class FuseKernelGeneration:
             packed,
             bias,
             **attrs,
+            inner_dtype="float32" if self.target.kind.name == "llvm" else None,
             primfunc_name_hint="spanned_involution2d",
             primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
         )

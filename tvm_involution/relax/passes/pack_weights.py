@@ -26,6 +26,12 @@ def pack_width(target: tvm.target.Target, out_channels: int) -> int:
     return 2 * lanes if out_channels % (2 * lanes) == 0 else lanes
 
 
+def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> GenericConst:
+    """Return the weight (O, I, KH, KW) as a constant in the order in which schedules for `target` walk it."""
+    pairs = dtype == "bfloat16" and has_dot_bf16(target)
+    return relax.const(pack_weight(weight, pack_width(target, weight.shape[0]), pairs))
+
+
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
 class PackWeights:
     """Legalize `relax.nn.conv2d` (NHWC/OIHW) and `relax.matmul` by a constant matrix for `target`."""
@@ -66,7 +72,7 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             conv2d_packed,
             call.args[0],
-            self._pack(weight.value.numpy(), str(call.ty.dtype)),
+            packed_weight(self.target, weight.value.numpy(), str(call.ty.dtype)),
             out_channels=out_channels,
             stride=tuple(int(s) for s in attrs.strides),
             padding=tuple(int(p) for p in attrs.padding),
@@ -82,12 +88,7 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             matmul_packed,
             x,
-            self._pack(matrix[:, :, None, None], str(call.ty.dtype)),
+            packed_weight(self.target, matrix[:, :, None, None], str(call.ty.dtype)),
             out_channels=int(matrix.shape[0]),
             primfunc_name_hint="linear",
         )
-
-    def _pack(self, weight: np.ndarray, dtype: str) -> GenericConst:
-        out_channels, in_channels, *_ = weight.shape
-        pairs = dtype == "bfloat16" and in_channels % 2 == 0 and has_dot_bf16(self.target)
-        return relax.const(pack_weight(weight, pack_width(self.target, out_channels), pairs))

@@ -61,6 +61,8 @@ def _implementation(
     with T.sblock("root"):
         T.reads(sums[0:16], value[0:2], weight[0:16, 0:2])
         T.writes(sums[0:16])
+        # TVM makes float32 of the bfloat16 buffers inside a program, but for those whose address is taken
+        T.evaluate(T.isnullptr(value.data))
         sums[T.ramp(T.int32(0), 1, 16)] = T.call_pure_extern(
             "float32x16",
             "tvm_involution_dot_bf16",

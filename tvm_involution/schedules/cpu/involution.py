@@ -14,7 +14,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from ...target import vector_bytes
+from ...target import vector_bytes, vector_registers
 from ..rule import (
     ScheduleRule,
     choose,
@@ -24,12 +24,13 @@ from ..rule import (
     largest_divisor,
     loop_extents,
     thread_choices,
-    vector_registers,
 )
 from .elementwise import schedule_producers
 
-# sums of a strip; with the x vectors in flight they must fit the registers (32 of AVX-512, else 16)
-_STRIP_512, _STRIP = 14, 7
+
+def longest_strip(target: tvm.target.Target) -> int:
+    """Return of how many pixels the sums, with the x vectors in flight, fit the registers."""
+    return 14 if vector_registers(target) == 32 else 7
 
 
 class Involution(ScheduleRule):
@@ -50,7 +51,7 @@ class Involution(ScheduleRule):
         lanes = vector_bytes(target) // 4
         width = largest_divisor(group_channels, lanes)
         parallel, *other = thread_choices(math.prod(extents))
-        plan = _Plan(width, _STRIP_512 if lanes == 16 else _STRIP, False, parallel)
+        plan = _Plan(width, longest_strip(target), False, parallel)
         default = _schedule(func, target, plan, tunable)
         if not tunable or default is None:
             return default

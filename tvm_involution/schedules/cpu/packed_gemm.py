@@ -20,7 +20,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...target import vector_bytes
+from ...target import vector_bytes, vector_registers
 from ..rule import (
     ScheduleRule,
     balanced_parts,
@@ -31,7 +31,6 @@ from ..rule import (
     largest_divisor,
     loop_extents,
     thread_choices,
-    vector_registers,
     vectorize_last,
 )
 from . import dot_bf16
@@ -88,8 +87,8 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     if epilogue is None or sch.get_consumers(epilogue):
         return None
     spatial, reduced = _split_kinds(sch, block)
-    lanes = largest_divisor(_pack_width(sch, block), vector_bytes(target) // 4)
-    paired = _is_paired(sch, block)
+    lanes = largest_divisor(pack_width(sch, block), vector_bytes(target) // 4)
+    paired = is_paired(sch, block)
     pair = [reduced.pop()] if paired else []
     copy = sch.cache_read(block, 0, "global") if plan.copy_input else None
 
@@ -151,7 +150,7 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     """
     spatial, _ = _split_kinds(sch, block)
     pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
-    packed = _pack_width(sch, block)
+    packed = pack_width(sch, block)
     registers = vector_registers(target)
     pack_vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
     tiles: list[tuple[float, _Plan]] = []
@@ -200,12 +199,12 @@ def _spread(sch: s_tir.Schedule, copy: SBlockRV, lanes: int) -> None:
     vectorize_last(sch, copy, lanes)
 
 
-def _pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:
+def pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:
     """Return how many output channels lie side by side in the packed weight."""
     return int(sch.get(block).reads[-1].source.shape[4])
 
 
-def _is_paired(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+def is_paired(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     """Return whether two input channels lie side by side in the packed weight, for dot products."""
     return len(sch.get(block).reads[-1].source.shape) == 6
 

@@ -12,7 +12,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...target import vector_bytes
+from ...target import vector_bytes, vector_registers
 from ..rule import (
     ScheduleRule,
     balanced_parts,
@@ -22,7 +22,6 @@ from ..rule import (
     fuse_epilogue,
     largest_divisor,
     loop_extents,
-    vector_registers,
     vectorize_last,
 )
 

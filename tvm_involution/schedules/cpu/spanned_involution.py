@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kernel generation and aggregation in one (`te.spanned_involution2d`), a strip of pixels at a time.
+
+The span convolution makes the kernels of a strip for all groups, which stay in the first two levels of cache; then the
+strip is aggregated as in `Involution`. In float32 that takes the time of the two apart, whose tensors are in the
+cache anyway. It pays for the half types: the generated kernel and the padded input stay in float32, so nothing is
+rounded, stored and widened again in the innermost loop.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+
+from ...target import vector_bytes
+from ..rule import (
+    ScheduleRule,
+    choose,
+    divisors,
+    find_block,
+    fuse_epilogue,
+    inline_into,
+    largest_divisor,
+    loop_extents,
+    vectorize_last,
+)
+from . import dot_bf16
+from .elementwise import parallel_vectorize
+from .involution import group_count, longest_strip
+from .packed_gemm import is_paired, pack_width
+
+
+class SpannedInvolution(ScheduleRule):
+    """Schedule the blocks of `te.spanned_involution2d` and the epilogue."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        blocks = [find_block(sch, name) for name in ("involution2d", "kernel", "conv2d", "conv2d_out")]
+        if any(block is None for block in blocks):
+            return None
+        variants = [_schedule(func, target, channels_first, tunable) for channels_first in (False, True)]
+        if not tunable or variants[0] is None:
+            return variants[0]
+        return [variant for variant in variants if variant is not None]
+
+
+def _schedule(
+    func: tirx.PrimFunc, target: tvm.target.Target, channels_first: bool, tunable: bool
+) -> s_tir.Schedule | None:
+    """Schedule, with `channels_first` a vector of channels of the whole strip before the next."""
+    sch = s_tir.Schedule(func)
+    involution, kernel, span = (sch.get_sblock(name) for name in ("involution2d", "kernel", "conv2d"))
+    extents = loop_extents(sch, sch.get_loops(involution))
+    epilogue = fuse_epilogue(sch, involution)
+    if extents is None or len(extents) != 6 or (epilogue is not None and sch.get_consumers(epilogue)):
+        return None
+    if epilogue is None:
+        epilogue = sch.cache_write(involution, 0, "local")
+    inline_into(sch, kernel, keep=span)
+    for producer in sch.get_producers(involution):
+        if sch.get(producer).name_hint != "kernel":
+            inline_into(sch, producer)
+            parallel_vectorize(sch, producer, target)
+
+    lanes = vector_bytes(target) // 4
+    width = largest_divisor(extents[3] // group_count(sch, involution), lanes)
+    packed = pack_width(sch, span)
+    strips = divisors(extents[2], longest_strip(target))
+
+    # aggregation: the outermost loops
+    batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(involution)
+    column_outer, pixel = sch.split(column, [None, choose(sch, strips, strips[-1], tunable)])
+    channel_outer, lane = sch.split(channel, [None, width])
+    sch.reorder(batch, row, column_outer, channel_outer, kernel_row, kernel_column, pixel, lane)
+    task = sch.fuse(batch, row, column_outer)
+    sch.parallel(task)
+    sch.reverse_compute_at(epilogue, channel_outer, preserve_unit_loops=True)
+    vectorize_last(sch, epilogue, width)
+
+    # the span makes whole packs, also where the last one holds more than the kernel
+    def whole_pack(b, i, j, k):
+        return [b, i, j, (k // packed * packed, k // packed * packed + packed)]
+
+    sch.annotate_buffer_access(kernel, 0, "read", whole_pack)
+    sch.compute_at(kernel, task, preserve_unit_loops=True)
+    _, *pixels, taps = sch.get_loops(kernel)
+    pack, tap = sch.split(taps, [None, packed])
+    sch.reorder(pack, *pixels, tap)
+    sch.compute_at(span, pack, preserve_unit_loops=True)
+    vector_lanes = largest_divisor(packed, lanes)
+    vectorize_last(sch, kernel, vector_lanes)
+    paired = is_paired(sch, span)
+    loops = sch.get_loops(span)[2:]
+    pair = [loops.pop()] if paired else []
+    b, y, z, taps, window_row, window_column, step = loops
+    vector, tap = sch.split(taps, [None, vector_lanes])
+    sch.reorder(b, y, window_row, window_column, step, z, vector, tap, *pair)
+    for loop in (z, vector):
+        sch.unroll(loop)
+    sch.set_scope(span, 0, "local")
+    sch.set_scope(involution, 0, "local")
+    for loop in (kernel_column, pixel):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    sch.decompose_reduction(involution, kernel_row)
+    if paired:
+        zero = sch.decompose_reduction(span, window_row)
+        sch.vectorize(sch.get_loops(zero)[-1])
+        sch.tensorize(tap, dot_bf16.INTRINSIC)
+        sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
+    else:
+        sch.vectorize(tap)
+        sch.decompose_reduction(span, window_row)
+    return sch
