@@ -32,6 +32,9 @@ from .words import BatchSizes, ImageSize, kernels_text
 @click.option(
     "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: the shipped ones]"
 )
+@click.option(
+    "--cuda-graph/--no-cuda-graph", default=True, help="On GPUs: one launch for all kernels. [default: --cuda-graph]"
+)
 @click.option("--debug-dump", type=click.Path(path_type=Path), help="Folder for the module after each phase.")
 def compile_command(
     model: str,
@@ -42,6 +45,7 @@ def compile_command(
     dtype: str | None,
     image_size: tuple[int, int] | None,
     tuning_logs: Path | None,
+    cuda_graph: bool,
     debug_dump: Path | None,
 ) -> None:
     """Compile MODEL to one shared library with code, weights and metadata.
@@ -83,6 +87,7 @@ def compile_command(
             dtype=dtype,
             image_size=image_size,
             tuning_logs=tuning_logs,
+            cuda_graph=cuda_graph,
             debug_dump=debug_dump,
             progress=progress,
         )

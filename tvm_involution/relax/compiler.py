@@ -26,6 +26,7 @@ from .importer import import_exported_program, output_names
 from .link import link_shared, target_triple
 from .network import Network, resolve_network
 from .passes.apply_schedules import count_kernels
+from .passes.capture_cuda_graphs import has_cuda_graphs
 
 
 class CompiledLibrary:
@@ -56,6 +57,7 @@ def compile(  # the contract's verb
     dtype: str | None = None,
     image_size: tuple[int, int] | None = None,
     tuning_logs: str | Path | None = None,
+    cuda_graph: bool = True,
     debug_dump: str | Path | None = None,
     tf32: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -73,6 +75,7 @@ def compile(  # the contract's verb
         dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
         image_size: height and width in pixels; the zoo's own by default.
         tuning_logs: folder of tuning logs; the shipped ones by default.
+        cuda_graph: on GPUs, launch a network's kernels as one CUDA graph, where they can be captured.
         debug_dump: folder for the module's text after each phase.
         tf32: multiply float32 on a GPU's tensor cores (from sm_80), which keep 10 bits of its mantissa.
         progress: told the name of each phase as it starts.
@@ -98,7 +101,16 @@ def compile(  # the contract's verb
     smallest = batches[0]
     first = functions[f"batch_{smallest}"]
 
-    mod = pipeline.run(mod, resolved, dtype=wanted, records=records, debug_dump=dump, tf32=tf32, progress=progress)
+    mod = pipeline.run(
+        mod,
+        resolved,
+        dtype=wanted,
+        records=records,
+        cuda_graph=cuda_graph and resolved.kind.name == "cuda",
+        tf32=tf32,
+        debug_dump=dump,
+        progress=progress,
+    )
     kernels = count_kernels(mod)
     progress("generate code")
     with tvm.transform.PassContext(config=lowering_config(resolved)):
@@ -126,6 +138,7 @@ def compile(  # the contract's verb
         weights_origin=network.weights_origin,
         parameters=network.parameters,
         kernels=kernels,
+        cuda_graph=has_cuda_graphs(mod),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return CompiledLibrary(executable, resolved, metadata)

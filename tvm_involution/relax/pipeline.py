@@ -12,6 +12,7 @@ from tvm import relax
 from ..tuning.records import TuningRecords
 from . import operator
 from .passes.apply_schedules import ApplySchedules
+from .passes.capture_cuda_graphs import CaptureCudaGraphs
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
@@ -26,7 +27,11 @@ Phase = tuple[str, list[tvm.transform.Pass]]
 
 
 def phases(
-    target: tvm.target.Target, dtype: str = "float32", records: TuningRecords | None = None, tf32: bool = False
+    target: tvm.target.Target,
+    dtype: str = "float32",
+    records: TuningRecords | None = None,
+    cuda_graph: bool = False,
+    tf32: bool = False,
 ) -> list[Phase]:
     """Return the phases that take an imported module to one that the Relax VM's code generator accepts."""
     return [
@@ -85,6 +90,7 @@ def phases(
                 relax.transform.RemovePurityChecking(),
                 relax.transform.CallTIRRewrite(),
                 relax.transform.StaticPlanBlockMemory(),
+                *([CaptureCudaGraphs()] if cuda_graph else []),
                 relax.transform.LowerAllocTensor(),
                 relax.transform.KillAfterLastUse(),
                 relax.transform.LowerRuntimeBuiltin(),
@@ -102,6 +108,7 @@ def run(
     *,
     dtype: str = "float32",
     records: TuningRecords | None = None,
+    cuda_graph: bool = False,
     debug_dump: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
     until: str | None = None,
@@ -112,6 +119,7 @@ def run(
     Args:
         dtype: `float16` or `bfloat16` to convert a float32 network.
         records: tuning records to prefer to the rules' defaults.
+        cuda_graph: launch the kernels as CUDA graphs.
         debug_dump: folder for the module's text before the first and after each phase, `N-name.py`.
         progress: told the name of each phase as it starts.
         until: name of the last phase to run; all of them by default.
@@ -119,7 +127,7 @@ def run(
     """
     _dump(mod, debug_dump, "0-import")
     with target, tvm.transform.PassContext(opt_level=3):
-        for number, (name, passes) in enumerate(phases(target, dtype, records, tf32), 1):
+        for number, (name, passes) in enumerate(phases(target, dtype, records, cuda_graph, tf32), 1):
             progress(name)
             for step in passes:
                 mod = step(mod)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..errors import UserError
 from .ffi import tvm_ffi
+from .stream_order import StreamOrder
 
 # TVM's kernels load whole vectors and assume allocations on this boundary
 _ALIGNMENT = 64
@@ -35,8 +36,8 @@ class ArrayKind(Protocol):
     def conversion(self, dtype: str) -> str:
         """Return the call that converts an array to `dtype`, for messages."""
 
-    def stream(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which the network runs on the caller's stream."""
+    def stream(self, order: StreamOrder) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the network runs on the caller's stream, after the calls on others."""
 
 
 def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
@@ -103,8 +104,11 @@ class NumpyArrays:
     def conversion(self, dtype: str) -> str:
         return f'.astype("{dtype}")' if dtype != "bfloat16" else ".astype(ml_dtypes.bfloat16)"
 
-    def stream(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def stream(self, order: StreamOrder) -> Iterator[None]:
+        # the default stream, on which copies wait until they are done
+        order.synchronize()
+        yield
 
 
 class TorchTensors:
@@ -134,11 +138,19 @@ class TorchTensors:
     def conversion(self, dtype: str) -> str:
         return f".to(torch.{dtype})"
 
-    def stream(self) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def stream(self, order: StreamOrder) -> Iterator[None]:
         if self._device.type != "cuda":
-            return contextlib.nullcontext()
-        stream = self._torch.cuda.current_stream(self._device).cuda_stream
-        return tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", self._device.index), stream)
+            yield
+            return
+        stream = self._torch.cuda.current_stream(self._device)
+        order.enter(stream)
+        # TVM makes the network's GPU the thread's current one; the caller's comes back after that
+        with (
+            self._torch.cuda.device(self._device),
+            tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", self._device.index), stream.cuda_stream),
+        ):
+            yield
 
 
 def copy_to(tensor: Any, device: Any) -> Any:

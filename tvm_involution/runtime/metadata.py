@@ -93,6 +93,8 @@ class LibraryMetadata:
     """the data set's own numbers of the classes, where it counts differently"""
     colours: tuple[tuple[int, int, int], ...] | None = None
     """of the classes in a colour map: red, green, blue"""
+    cuda_graph: bool = False
+    """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT
 
     def to_json(self) -> str:

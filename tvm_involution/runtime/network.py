@@ -17,6 +17,7 @@ from .batching import split_batch
 from .ffi import tvm_ffi
 from .library_file import check_runnable, read_metadata
 from .metadata import LibraryMetadata, TensorSpec
+from .stream_order import StreamOrder
 from .threads import run_on_pool
 from .tvm_runtime import check_cuda_device, load_runtime, tvm_version
 
@@ -28,13 +29,15 @@ _POOLED = 2
 class CompiledNetwork:
     """A loaded library; call it with numpy arrays or torch tensors.
 
-    Calls may come from several threads; they run one after another.
+    Calls may come from several threads; they run one after another. On a GPU torch tensors run on the caller's current
+    stream, and the call returns before the outputs are computed, as torch's own operators do.
     """
 
     def __init__(self, path: Path, metadata: LibraryMetadata, device_index: int) -> None:
         self.metadata = metadata
         self.device = (metadata.device_type, device_index)
         self._lock = threading.Lock()
+        self._order = StreamOrder()
         self._module = _load_module(path)
         self._vm = self._module["vm_load_executable"]()
         devices = [_DLPACK[metadata.device_type], device_index, _POOLED]
@@ -67,7 +70,7 @@ class CompiledNetwork:
                 kind.pad(array[position : position + taken], size) if spec.batched else array
                 for spec, array in zip(self.metadata.inputs, inputs, strict=True)
             ]
-            with self._lock, kind.stream():
+            with self._lock, kind.stream(self._order):
                 outputs = self._on_device(self._functions[size], *(kind.to_tvm(part) for part in parts))
             results = [outputs] if isinstance(outputs, tvm_ffi.Tensor) else list(outputs)
             arrays = [kind.from_tvm(result) for result in results]
