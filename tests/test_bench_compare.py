@@ -136,14 +136,11 @@ def test_networks_that_cannot_be_compiled(request_: Subject, message: str) -> No
 def test_layers_add_up_to_the_network() -> None:
     table = time_layers(subject(batch=2), QUICK)
     counted = 2 * count_operations(build_model("rednet_digits"), (3, *SIZE)).multiply_adds
-    products = sum(
-        layer.calls * layer.operations
-        for layer in table.layers
-        if layer.kind in ("convolution", "involution", "linear")
-    )
-    # the programs also add biases and pad packs of output channels
-    assert 2 * counted <= products < 2 * 1.1 * counted
-    assert table.operations == sum(layer.calls * layer.operations for layer in table.layers) > products
+    products = [layer for layer in table.layers if layer.kind in ("convolution", "involution", "linear")]
+    # Winograd's algorithm takes a quarter of the products; programs also transform, add biases and fill up packs
+    as_counted = sum(x.calls * x.operations * (4 if "winograd" in x.kernel else 1) for x in products)
+    assert 2 * counted <= as_counted < 2 * 1.5 * counted
+    assert table.operations == sum(x.calls * x.operations for x in table.layers)
     assert {layer.kind for layer in table.layers} == {
         "convolution",
         "involution",
