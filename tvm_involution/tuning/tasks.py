@@ -54,6 +54,16 @@ class TuningTask:
         """The arguments as a record names them."""
         return ms.arg_info.ArgInfo.from_prim_func(self.mod["main"])
 
+    @property
+    def has_record(self) -> bool:
+        """Whether a record can hold the schedule: TVM 0.27 writes no trace with regions that were set by hand."""
+        workload = ms.database.Workload(self.mod)
+        try:
+            ms.database.TuningRecord(self.default.trace, workload, [], self.target, self.args_info).as_json()
+        except TypeError:
+            return False
+        return True
+
 
 def extract_tasks(
     network: Network,
@@ -87,7 +97,8 @@ def extract_tasks(
             tasks[key].calls += calls[var.name_hint]
         else:
             tasks[key] = _task(var.name_hint, workload, target, calls[var.name_hint])
-    return sorted(tasks.values(), key=lambda task: -task.calls * task.operations)
+    recordable = [task for task in tasks.values() if task.has_record]
+    return sorted(recordable, key=lambda task: -task.calls * task.operations)
 
 
 def _task(name: str, workload: tvm.IRModule, target: tvm.target.Target, calls: int) -> TuningTask:
