@@ -10,6 +10,7 @@ import numpy as np
 import tvm
 from tvm import te
 
+from tvm_involution import lowering
 from tvm_involution.schedules import rules_for
 from tvm_involution.target import resolve_target
 
@@ -36,7 +37,7 @@ def run_expression(
     if scheduled:
         schedule = next(s for s in (rule.apply(func, target) for rule in rules_for(target)) if s is not None)
         func = schedule.mod["main"]
-    library = tvm.compile(func.with_attr("global_symbol", "main"), target=target)
+    library = lowering.build(func.with_attr("global_symbol", "main"), target)
     shape = [int(d) for d in output.shape]
     result = tvm.runtime.empty(shape, dtype)
     library["main"](*(tvm.runtime.tensor(as_dtype(array, dtype)) for array in arrays), result)

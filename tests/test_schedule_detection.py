@@ -14,7 +14,7 @@ from test_nn_nms import random_boxes
 from test_nn_paste_masks import random_masks
 from tvm import s_tir, te
 
-from tvm_involution import nn
+from tvm_involution import lowering, nn
 from tvm_involution.schedules import default_schedule
 from tvm_involution.target import resolve_target
 from tvm_involution.te import nms, paste_masks, roi_align
@@ -36,7 +36,7 @@ def run_scheduled(expression, arrays, shape, dtype, kind, rule) -> np.ndarray:
         (out,) = run_cuda(build_cuda(sch, target), list(arrays), target)
         return out
     out = tvm.runtime.tensor(np.zeros(shape, dtype))
-    tvm.compile(sch.mod, target=target)(*(tvm.runtime.tensor(a) for a in arrays), out)
+    lowering.build(sch.mod, target)(*(tvm.runtime.tensor(a) for a in arrays), out)
     return out.numpy()
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import tvm
 from programs import TOLERANCE, as_dtype, run_expression
 from reference import relative_norm
 
+from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule
 from tvm_involution.schedules.cpu.dot_bf16 import has_dot_bf16
 from tvm_involution.target import resolve_target
@@ -95,5 +95,5 @@ def test_pairs_use_the_dot_product(rng):
     func = te.create_prim_func([x, weight, conv2d_packed(x, weight, 64)])
     sch, rule = default_schedule(func, target)
     assert rule == "PackedGemm"
-    library = tvm.compile(sch.mod["main"].with_attr("global_symbol", "main"), target=target)
+    library = lowering.build(sch.mod["main"].with_attr("global_symbol", "main"), target)
     assert library.mod.inspect_source("asm").count("vdpbf16ps") >= 14

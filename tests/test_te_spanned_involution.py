@@ -13,6 +13,7 @@ from reference import relative_norm
 from tvm import s_tir, te, tirx, topi
 
 import tvm_involution as ti
+from tvm_involution import lowering
 from tvm_involution.nn import Involution2d
 from tvm_involution.schedules import default_schedule
 from tvm_involution.schedules.cpu import SpannedInvolution
@@ -51,7 +52,7 @@ class Program:
         self.dtype = dtype
 
     def error(self, func: tirx.PrimFunc, target: tvm.target.Target) -> float:
-        library = tvm.compile(func.with_attr("global_symbol", "main"), target=target)
+        library = lowering.build(func.with_attr("global_symbol", "main"), target)
         result = tvm.runtime.empty(self.expected.shape, self.dtype)
         library["main"](*map(tvm.runtime.tensor, self.arrays), result)
         return relative_norm(result.numpy().astype(np.float64), self.expected)

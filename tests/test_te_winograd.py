@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from tvm import s_tir, te, tirx, topi
 
+from tvm_involution import lowering
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.importer import export_module, import_exported_program
 from tvm_involution.schedules.cpu.winograd import Winograd, strip_width
@@ -54,7 +55,7 @@ class Program:
         self.func, self.dtype = te.create_prim_func([*inputs, out]), dtype
 
     def error(self, func: tirx.PrimFunc, target: tvm.target.Target) -> float:
-        library = tvm.compile(func.with_attr("global_symbol", "main"), target=target)
+        library = lowering.build(func.with_attr("global_symbol", "main"), target)
         result = tvm.runtime.empty(self.expected.shape, self.dtype)
         library["main"](*map(tvm.runtime.tensor, self.arrays), result)
         return relative_norm(result.numpy().astype(np.float64), self.expected)

@@ -11,6 +11,7 @@ from programs import TOLERANCE, as_dtype
 from reference import relative_norm
 from tvm import s_tir, te
 
+from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule, rules_for
 from tvm_involution.target import resolve_target
 from tvm_involution.te import conv2d_packed, involution2d, matmul_packed
@@ -52,7 +53,7 @@ def programs(dtype: str) -> dict[str, tvm.tirx.PrimFunc]:
 
 
 def run(func: tvm.tirx.PrimFunc, arrays: list[np.ndarray], dtype: str, target: tvm.target.Target) -> np.ndarray:
-    library = tvm.compile(func.with_attr("global_symbol", "main"), target=target)
+    library = lowering.build(func.with_attr("global_symbol", "main"), target)
     tensors = [tvm.runtime.tensor(as_dtype(array, dtype)) for array in arrays]
     result = tvm.runtime.empty([int(d) for d in func.params[-1].shape], dtype)
     library["main"](*tensors, result)

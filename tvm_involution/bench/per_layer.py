@@ -19,6 +19,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 
+from .. import lowering
 from ..relax import pipeline
 from ..relax.importer import import_exported_program
 from ..relax.passes.apply_schedules import RULE_ATTR, SOURCE_ATTR
@@ -60,7 +61,7 @@ def measure_layers(subject: Subject) -> LayerTable:
     records = TuningRecords(target, subject.tuning_logs)
     scheduled = pipeline.run(mod, target, dtype=dtype, records=records)
     kernels = _programs(scheduled)
-    executable = relax.build(scheduled, target=target, relax_pipeline=None)
+    executable = lowering.build(scheduled, target)
     rng = np.random.default_rng(0)
     shapes = [[int(d) for d in param.ty.shape.values] for param in mod["main"].params]
     inputs = [rng.standard_normal(shape, np.float32).astype(numpy_dtype(dtype)) for shape in shapes]

@@ -14,12 +14,12 @@ import torch
 import tvm
 from tvm import relax
 
-from .. import __version__
+from .. import __version__, lowering
 from ..files import atomic_write
 from ..runtime.library_file import seal
 from ..runtime.metadata import LibraryMetadata, TensorSpec
 from ..runtime.tvm_runtime import tvm_version
-from ..target import cpu_features, lowering_config, resolve_target
+from ..target import cpu_features, resolve_target
 from ..tuning.records import TuningRecords
 from . import pipeline
 from .importer import import_exported_program, output_names
@@ -113,8 +113,7 @@ def compile(  # the contract's verb
     )
     kernels = count_kernels(mod)
     progress("generate code")
-    with tvm.transform.PassContext(config=lowering_config(resolved)):
-        executable = relax.build(mod, target=resolved, relax_pipeline=None)
+    executable = lowering.build(mod, resolved)
 
     host = resolved.host if resolved.host is not None else resolved
     metadata = LibraryMetadata(

@@ -28,11 +28,11 @@ from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
 from tvm.support.popen_pool import PopenPoolExecutor, StatusKind
 
+from .. import lowering
 from ..errors import UserError
 from ..relax.link import linker_of, shared_linker, target_triple
 from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import physical_cores, run_on_pool
-from ..target import lowering_config
 
 BUILD_SECONDS, RUN_SECONDS = 60.0, 30.0
 _CONNECT_SECONDS = 20
@@ -216,12 +216,10 @@ def _brief(message: object) -> str:
 
 def _build(mod: tvm.IRModule, target: tvm.target.Target, folder: str, linker: list[str]) -> str:
     # as MetaSchedule's default_build, which also imports the tensor intrinsics of all architectures: 40 s a worker
-    with tvm.transform.PassContext(config=lowering_config(target)):
-        module = tvm.driver.build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target=target)
+    executable = lowering.build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target)
     os.makedirs(folder)
     path = os.path.join(folder, "candidate.so")
-
-    module.export_library(path, fcompile=shared_linker(linker, target_triple(target)))
+    executable.export_library(path, fcompile=shared_linker(linker, target_triple(target)))
     return path
 
 

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the lowering of scheduled programs makes of them: sums in registers, weights prefetched."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import tvm
+from reference import relative_norm
+from tvm import te, tirx, topi
+from tvm.script import tirx as T
+
+from tvm_involution import lowering
+from tvm_involution.schedules import default_schedule
+from tvm_involution.target import resolve_target
+from tvm_involution.te import conv2d_packed, matmul_packed, pack_weight
+
+# target -> its prefetch of data into a cache
+PREFETCHES = {
+    "x86_64-linux-gnu -mcpu=znver4": "prefetcht[012]",
+    "x86_64-linux-gnu -mcpu=haswell": "prefetcht[012]",
+    "aarch64-linux-gnu -mattr=+neon": "prfm",
+}
+
+
+def target_of(text: str) -> tvm.target.Target:
+    triple, option = text.split(" -")
+    name, value = option.split("=")
+    return tvm.target.Target({"kind": "llvm", "mtriple": triple, name: [value] if name == "mattr" else value})
+
+
+def convolution(inputs: int, outputs: int, lanes: int = 16) -> tirx.PrimFunc:
+    """1x1 of 14x14 pixels, with bias and ReLU."""
+    x = te.placeholder((1, 14, 14, inputs), "float32", "x")
+    weight = te.placeholder((outputs // lanes, 1, 1, inputs, lanes), "float32", "weight")
+    bias = te.placeholder((1, 1, 1, outputs), "float32", "bias")
+    out = topi.nn.relu(topi.add(conv2d_packed(x, weight, outputs), bias))
+    return te.create_prim_func([x, weight, bias, out]).with_attr("global_symbol", "main")
+
+
+def assembly(func: tirx.PrimFunc, target: tvm.target.Target) -> str:
+    sch, rule = default_schedule(func, target)
+    assert rule == "PackedGemm"
+    return str(lowering.build(sch.mod, target).mod.inspect_source("asm"))
+
+
+@pytest.mark.parametrize("text", list(PREFETCHES))
+def test_weights_are_prefetched(text):
+    """128 KiB are; 16 KiB, which a cache keeps, and the only pack of outputs are not."""
+    target = target_of(text)
+    assert re.search(PREFETCHES[text], assembly(convolution(256, 128), target))
+    assert not re.search(PREFETCHES[text], assembly(convolution(64, 64), target))
+    assert not re.search(PREFETCHES[text], assembly(convolution(2048, 16), target))
+
+
+@pytest.mark.parametrize("text", list(PREFETCHES))
+def test_sums_stay_in_registers(text):
+    """No memory from the pool for them, and no store in the loop that adds up."""
+    source = assembly(convolution(256, 128), target_of(text))
+    # with AVX2's 16 registers a tile's input is copied, into memory of the pool
+    assert ("TVMBackendAllocWorkspace" in source) == ("haswell" in text)
+    is_arm = text.startswith("aarch64")
+    multiply, store = (r"\bfmla\b", r"\bst[rp]\b") if is_arm else (r"\bvfmadd", r"vmov[au]ps\s+%[xyz]mm\d+, .*\(")
+    # pieces without a label or a jump inside; the loop is the one that asks for weights
+    pieces = re.split(r"^\.L\w+:|^\s(?:j[a-z]+|b\.\w+)\s.*$", source, flags=re.MULTILINE)
+    (loop,) = (piece for piece in pieces if re.search(PREFETCHES[text], piece))
+    assert len(re.findall(multiply, loop)) >= 8
+    assert not re.search(store, loop)
+
+
+def test_large_local_arrays_are_not_on_the_stack():
+    """Which a thread of the pool has little of."""
+
+    def program(size: int) -> tirx.PrimFunc:
+        @T.prim_func(s_tir=True)
+        def main(a: T.Buffer((size,), "float32"), b: T.Buffer((size,), "float32")) -> None:
+            with T.sblock("root"):
+                local = T.sblock_alloc_buffer((size,), "float32", scope="local")
+                for i in range(size):
+                    with T.sblock("copy"):
+                        v = T.axis.spatial(size, i)
+                        local[v] = a[v] * a[v]
+                for i in range(size):
+                    with T.sblock("reverse"):
+                        v = T.axis.spatial(size, i)
+                        b[v] = local[size - 1 - v]
+
+        return main.with_attr("global_symbol", "main")
+
+    for size, pooled in ((1024, False), (4096, True)):
+        library = lowering.build(program(size), resolve_target("llvm"))
+        assert ("TVMBackendAllocWorkspace" in library.mod.inspect_source()) == pooled
+        a = np.random.default_rng(0).standard_normal(size).astype("float32")
+        b = tvm.runtime.empty((size,), "float32")
+        library["main"](tvm.runtime.tensor(a), b)
+        np.testing.assert_array_equal(b.numpy(), (a * a)[::-1])
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(300, 100), (1024, 40)])
+@pytest.mark.parametrize("rows", [1, 5])
+def test_prefetches_change_no_result(rng, rows, inputs, outputs):
+    """Behind the last pack of weights there may be no memory."""
+    x, weight = (rng.standard_normal(shape).astype("float32") for shape in ((rows, inputs), (outputs, inputs)))
+    packed = pack_weight(weight[:, :, None, None], 16)
+    a, b = te.placeholder(x.shape, "float32"), te.placeholder(packed.shape, "float32")
+    func = te.create_prim_func([a, b, matmul_packed(a, b, outputs)]).with_attr("global_symbol", "main")
+    target = resolve_target("llvm")
+    library = lowering.build(default_schedule(func, target)[0].mod, target)
+    out = tvm.runtime.empty((rows, outputs), "float32")
+    library["main"](tvm.runtime.tensor(x), tvm.runtime.tensor(packed), out)
+    assert relative_norm(out.numpy(), x.astype(np.float64) @ weight.T.astype(np.float64)) < 1e-5

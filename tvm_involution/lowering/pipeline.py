@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lowering of scheduled programs: TVM's pipeline for `s_tir`, with passes of ours before and after it."""
+
+from __future__ import annotations
+
+import tvm
+from tvm import tirx
+from tvm.s_tir.pipeline import default_s_tir_pipeline
+from tvm.tirx.compilation_pipeline import register_tir_pipeline
+
+from ..target import lowering_config
+from .keep_locals_in_registers import KeepLocalsInRegisters
+from .prefetch_weights import PrefetchWeights
+
+_NAME = "tvm_involution"
+
+
+def build(mod: tvm.IRModule | tirx.PrimFunc, target: tvm.target.Target) -> tvm.runtime.Executable:
+    """Return the code of scheduled programs for `target`, or of a Relax module that calls them."""
+    with tvm.transform.PassContext(config=lowering_config(target)):
+        return tvm.compile(mod, target, relax_pipeline=None, tir_pipeline=_NAME)
+
+
+def _pipeline() -> tuple[tvm.transform.Pass, ...]:
+    lower, finalize_host, finalize_device = default_s_tir_pipeline()
+
+    def finalize() -> tvm.transform.Pass:
+        return tvm.transform.Sequential([KeepLocalsInRegisters(), finalize_host()])
+
+    return tvm.transform.Sequential([PrefetchWeights(), lower]), finalize, finalize_device
+
+
+register_tir_pipeline(_NAME, _pipeline)
