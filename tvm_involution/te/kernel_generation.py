@@ -7,6 +7,7 @@ cls/mmcls/models/utils/involution_naive.py), on the average-pooled x where the s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from tvm import te, tirx
@@ -155,6 +156,7 @@ def spanned_involution2d(
     padding: Pair = 0,
     dilation: Pair = 1,
     inner_dtype: str | None = None,
+    groups: int | None = None,
 ) -> te.Tensor:
     """The second half of the layer in NHWC, as a network's pipeline fuses it: span the kernel, aggregate.
 
@@ -162,13 +164,15 @@ def spanned_involution2d(
         x: (N, H, W, C).
         hidden: (N, OH, OW, R), the reduced and activated pixels, of the dtype of x.
         span_weight: W2 (G*KH*KW, R, 1, 1) from `pack_weight`.
-        span_bias: (1, 1, 1, G*KH*KW).
+        span_bias: (1, 1, 1, G*KH*KW), of any dtype. Or longer, as far as the whole packs of `span_weight`, which a
+            schedule then computes without a border; what lies behind G*KH*KW is not used.
         inner_dtype: of the kernel and the padded x, which exist only inside; that of x by default.
+        groups: G, needed where `span_bias` is longer than G*KH*KW.
 
     Returns:
         (N, OH, OW, C), of the dtype of x. Blocks: `conv2d` (the sums of the span, over all packed channels),
-        `conv2d_out`, `kernel` (with the bias, packed (N, OH, OW, G*KH*KW)), those of `involution2d`, and where
-        `inner_dtype` is another than that of x, `x_cast` and `involution2d_cast`.
+        `conv2d_out`, `kernel` (with the bias, as long as it), `taps` (its first G*KH*KW, where it is longer), those of
+        `involution2d`, and where `inner_dtype` is another than that of x, `x_cast` and `involution2d_cast`.
 
     Raises:
         UserError: shapes that do not fit.
@@ -183,6 +187,14 @@ def spanned_involution2d(
         name="kernel",
         tag="injective",
     )
+    taps = spanned if groups is None else groups * math.prod(as_pair("kernel_size", kernel_size, 1))
+    if taps != spanned:
+        if taps > spanned:
+            raise UserError(f"span_bias's {spanned} channels are fewer than the {taps} taps of {groups} groups")
+        whole = kernel
+        kernel = te.compute(
+            (*whole.shape[:3], taps), lambda b, i, j, k: whole[b, i, j, k], name="taps", tag="injective"
+        )
     source = cast_sums(x, inner, "x_cast")
     sums = involution2d(source, kernel, stride, padding, dilation, "NHWC", kernel_size)
     return cast_sums(sums, x.dtype, "involution2d_cast")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import tvm
 from tvm import relax
 from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
@@ -17,7 +18,7 @@ from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 from ...te import spanned_involution2d
 from ..operator import OP_NAME
 from ..uses import count_uses
-from .pack_weights import packed_weight
+from .pack_weights import packed_weight, widest_pack
 
 # TVM's OpPatternKind: elementwise operations may join behind it
 _OUT_ELEMENTWISE_FUSABLE = 4
@@ -71,9 +72,15 @@ class FuseKernelGeneration:
         return half or elements * 4 > _CACHE_BYTES
 
     def _spanned(self, builder, involution, x, conv, bias):
-        weight = conv.args[1].value.numpy()
-        packed = packed_weight(self.target, weight, str(x.ty.dtype))
         attrs = {name: tuple(int(v) for v in involution.attrs[name]) for name in _PAIRS}
+        weight = conv.args[1].value.numpy()
+        groups = weight.shape[0] // math.prod(attrs["kernel_size"])
+        if self.target.kind.name == "llvm":
+            # the schedule makes whole packs, and the kernel in float32
+            empty = -weight.shape[0] % widest_pack(self.target)
+            weight = np.pad(weight, ((0, empty), (0, 0), (0, 0), (0, 0)))
+            bias = relax.const(np.pad(bias.value.numpy().astype("float32"), ((0, 0), (0, 0), (0, 0), (0, empty))))
+        packed = packed_weight(self.target, weight, str(x.ty.dtype))
         return builder.call_te(
             spanned_involution2d,
             x,
@@ -81,6 +88,7 @@ class FuseKernelGeneration:
             packed,
             bias,
             **attrs,
+            groups=groups,
             inner_dtype="float32" if self.target.kind.name == "llvm" else None,
             primfunc_name_hint="spanned_involution2d",
             primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},

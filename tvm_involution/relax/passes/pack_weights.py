@@ -27,8 +27,13 @@ from ..rewrite import rewrite_functions
 
 def pack_width(target: tvm.target.Target, out_channels: int) -> int:
     """Choose how many output channels lie side by side: two vectors of float32 where they fill, else one."""
-    lanes = vector_bytes(target) // 4 if target.kind.name == "llvm" else 16
-    return 2 * lanes if out_channels % (2 * lanes) == 0 else lanes
+    widest = widest_pack(target)
+    return widest if out_channels % widest == 0 else widest // 2
+
+
+def widest_pack(target: tvm.target.Target) -> int:
+    """Return how many output channels can lie side by side."""
+    return 2 * (vector_bytes(target) // 4 if target.kind.name == "llvm" else 16)
 
 
 def pack_tiles(pixels: int, out_channels: int) -> int:

@@ -57,17 +57,22 @@ def _schedule(
     epilogue = fuse_epilogue(sch, involution)
     if extents is None or len(extents) != 6 or (epilogue is not None and sch.get_consumers(epilogue)):
         return None
+    spanned, packed = int(sch.get(kernel).writes[0].source.shape[3]), pack_width(sch, span)
+    lanes = vector_bytes(target) // 4
+    if spanned % packed or spanned < 2 * lanes:
+        return None
     if epilogue is None:
         epilogue = sch.cache_write(involution, 0, "local")
+    groups = group_count(sch, involution)
+    if find_block(sch, "taps") is not None:
+        sch.compute_inline("taps")
     inline_into(sch, kernel, keep=span)
     for producer in sch.get_producers(involution):
         if sch.get(producer).name_hint != "kernel":
             inline_into(sch, producer)
             parallel_vectorize(sch, producer, target)
 
-    lanes = vector_bytes(target) // 4
-    width = largest_divisor(extents[3] // group_count(sch, involution), lanes)
-    packed = pack_width(sch, span)
+    width = largest_divisor(extents[3] // groups, lanes)
     strips = divisors(extents[2], longest_strip(target))
 
     # aggregation: the outermost loops
@@ -80,18 +85,18 @@ def _schedule(
     sch.reverse_compute_at(epilogue, channel_outer, preserve_unit_loops=True)
     vectorize_last(sch, epilogue, width)
 
-    # the span makes whole packs, also where the last one holds more than the kernel
-    def whole_pack(b, i, j, k):
-        return [b, i, j, (k // packed * packed, k // packed * packed + packed)]
-
-    sch.annotate_buffer_access(kernel, 0, "read", whole_pack)
-    sch.compute_at(kernel, task, preserve_unit_loops=True)
-    _, *pixels, taps = sch.get_loops(kernel)
-    pack, tap = sch.split(taps, [None, packed])
-    sch.reorder(pack, *pixels, tap)
+    # As a block of its own: whole packs, also where the last holds more than the kernel, and no border cuts a vector.
+    # A single pack in halves: TVM 0.27 places no block of which there is one.
+    part = packed if spanned > packed else largest_divisor(packed, lanes)
+    vector_lanes = largest_divisor(part, lanes)
+    *_, taps = sch.get_loops(kernel)
+    _, vector, _ = sch.split(taps, [None, part // vector_lanes, vector_lanes])
+    whole = sch.blockize(vector)
+    sch.compute_at(whole, task, preserve_unit_loops=True)
+    _, *pixels, pack = sch.get_loops(whole)
+    sch.reorder(pack, *pixels)
     sch.compute_at(span, pack, preserve_unit_loops=True)
-    vector_lanes = largest_divisor(packed, lanes)
-    vectorize_last(sch, kernel, vector_lanes)
+    sch.vectorize(sch.get_loops(kernel)[-1])
     paired = is_paired(sch, span)
     loops = sch.get_loops(span)[2:]
     pair = [loops.pop()] if paired else []
