@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+import ml_dtypes
 import numpy as np
 import pytest
 import tvm
@@ -14,6 +15,7 @@ from tvm.script import tirx as T
 
 from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule
+from tvm_involution.schedules.cpu.dot_bf16 import has_dot_bf16
 from tvm_involution.target import resolve_target
 from tvm_involution.te import conv2d_packed, matmul_packed, pack_weight
 
@@ -96,6 +98,25 @@ def test_large_local_arrays_are_not_on_the_stack():
         b = tvm.runtime.empty((size,), "float32")
         library["main"](tvm.runtime.tensor(a), b)
         np.testing.assert_array_equal(b.numpy(), (a * a)[::-1])
+
+
+def test_bfloat16_is_rounded_by_the_instruction():
+    """To nearest even, infinities and NaN kept, as ml_dtypes does."""
+    target = resolve_target("llvm")
+    if not has_dot_bf16(target):
+        pytest.skip("this CPU has no AVX512_BF16")
+    a = te.placeholder((4, 64), "float32")
+    func = te.create_prim_func([a, topi.cast(a, "bfloat16")]).with_attr("global_symbol", "main")
+    library = lowering.build(default_schedule(func, target)[0].mod, target)
+    assert "vcvtneps2bf16" in library.mod.inspect_source("asm")
+    bits = np.random.default_rng(0).integers(0, 2**32, (4, 64), np.uint32)
+    bits[0] = 0x3F808000 + (np.arange(64, dtype=np.uint32) << 16)  # halfway between two values
+    bits[1, :3] = 0x7F800000, 0xFF800000, 0x7FC00000
+    x = bits.view(np.float32)
+    x[np.abs(x) < np.finfo(np.float32).tiny] = 0
+    out = tvm.runtime.empty(x.shape, "bfloat16")
+    library["main"](tvm.runtime.tensor(x), out)
+    np.testing.assert_array_equal(*(array.astype("float32") for array in (out.numpy(), x.astype(ml_dtypes.bfloat16))))
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(300, 100), (1024, 40)])
