@@ -12,7 +12,7 @@ from tvm import te
 
 from tvm_involution import lowering
 from tvm_involution.schedules import rules_for
-from tvm_involution.target import resolve_target
+from tvm_involution.target import reference_cpu, resolve_target
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
@@ -33,7 +33,7 @@ def run_expression(
     inputs = [te.placeholder(array.shape, dtype, name=f"input{i}") for i, array in enumerate(arrays)]
     output = expression(*inputs)
     func = te.create_prim_func([*inputs, output])
-    target = resolve_target("llvm")
+    target = resolve_target("llvm") if scheduled else reference_cpu()
     if scheduled:
         schedule = next(s for s in (rule.apply(func, target) for rule in rules_for(target)) if s is not None)
         func = schedule.mod["main"]

@@ -52,6 +52,15 @@ def host_cpu() -> dict[str, object]:
     }
 
 
+def reference_cpu() -> tvm.target.Target:
+    """Return this CPU as a target for programs without a schedule, whose results others are compared with.
+
+    They are not optimized as what they judge: at level 3, the default, LLVM 22 computes some sums of selected values
+    wrongly for `znver4` (`te.conv2d_strassen` as it is written).
+    """
+    return tvm.target.Target({**host_cpu(), "opt-level": 1})
+
+
 def target_key(target: tvm.target.Target) -> str:
     """Return the name of the target's folder in tuning_logs/: LLVM's CPU name or the GPU's architecture."""
     attrs = target.attrs

@@ -18,13 +18,15 @@ from tvm_ffi import structural_map, structural_walk
 # fewer weights than this stay in the caches, from the first tile on
 _BYTES = 64 << 10
 _LINE = 64
+# the blocks that multiply by packed weights
+_SUMS = ("conv2d_update", "strassen_update")
 # llvm.prefetch: to read, into the second-level cache, data
 _READ, _LEVEL_2, _DATA = 0, 2, 1
 
 
 @tvm.transform.module_pass(opt_level=0, name="PrefetchWeights")
 class PrefetchWeights:
-    """Insert prefetches into the blocks `conv2d` of `te.conv2d_packed` and `te.matmul_packed`, scheduled for a CPU."""
+    """Insert prefetches before the sums of `te.conv2d_packed`, `matmul_packed` and `conv2d_strassen` on CPUs."""
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with every `PrimFunc` for a CPU rewritten."""
@@ -67,7 +69,7 @@ def _nests(stmt: tirx.Stmt, loops: tuple[tirx.For, ...]) -> list[tuple[tuple[tir
     if isinstance(stmt, tirx.SeqStmt):
         return [nest for part in stmt.seq for nest in _nests(part, loops)]
     if isinstance(stmt, s_tir.SBlockRealize):
-        if stmt.block.name_hint.startswith("conv2d_update"):
+        if stmt.block.name_hint in _SUMS:
             return [(loops, stmt)]
         return _nests(stmt.block.body, loops)
     return []

@@ -20,6 +20,7 @@ from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
 from .passes.split_transposed_convolution import SplitTransposedConvolution
+from .passes.strassen_convolutions import StrassenConvolutions
 from .passes.widen_reductions import WidenReductions
 from .passes.winograd_convolutions import WinogradConvolutions
 
@@ -70,6 +71,7 @@ def phases(
                 WidenReductions(target),
                 FuseKernelGeneration(target),
                 WinogradConvolutions(target),
+                StrassenConvolutions(target),
                 PackWeights(target, tf32),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),

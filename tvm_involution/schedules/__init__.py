@@ -20,6 +20,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.Involution(),
     cpu.PackedGemm(),
     cpu.Winograd(),
+    cpu.Strassen(),
     cpu.PasteMasks(),
     cpu.RoIAlign(),
     cpu.NMS(),

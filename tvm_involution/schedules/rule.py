@@ -131,6 +131,13 @@ def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
         sch.vectorize(inner)
 
 
+def unroll_and_vectorize(sch: s_tir.Schedule, loops: list[LoopRV], lane: LoopRV) -> None:
+    """Unroll `loops` and vectorize `lane`."""
+    for loop in loops:
+        sch.unroll(loop)
+    sch.vectorize(lane)
+
+
 def inline_into(sch: s_tir.Schedule, block: SBlockRV, keep: SBlockRV | None = None) -> None:
     """Inline the elementwise blocks that `block` reads, up to `keep`."""
     for producer in sch.get_producers(block):

@@ -12,6 +12,7 @@ from .mma_convolution import MmaFragments, conv2d_mma, pack_weight_mma
 from .nms import nms
 from .paste_masks import paste_masks
 from .roi_align import roi_align
+from .strassen import conv2d_strassen, pack_strassen_weight
 from .winograd import conv2d_winograd, pack_winograd_weight
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "conv2d_gemm",
     "conv2d_mma",
     "conv2d_packed",
+    "conv2d_strassen",
     "conv2d_windows",
     "conv2d_winograd",
     "generate_kernel",
@@ -33,6 +35,7 @@ __all__ = [
     "matmul_packed",
     "matrix_windows",
     "nms",
+    "pack_strassen_weight",
     "pack_weight",
     "pack_weight_gemm",
     "pack_weight_mma",

@@ -10,7 +10,7 @@ import tvm
 from tvm.s_tir import meta_schedule as ms
 
 from ..runtime.arrays import numpy_dtype
-from ..target import host_cpu
+from ..target import reference_cpu
 from .measure import Measurer
 from .tasks import TuningTask
 
@@ -48,7 +48,7 @@ class Verifier:
     def _prepare(self) -> None:
         rng = np.random.default_rng()
         self._arrays = [_random(rng, info) for info in self._task.args_info]
-        library = tvm.compile(self._task.mod, target=tvm.target.Target(host_cpu()))
+        library = tvm.compile(self._task.mod, target=reference_cpu())
         tensors = []
         for array in self._arrays:
             tensor = tvm.runtime.empty(array.shape, str(array.dtype))

@@ -9,6 +9,7 @@ from .paste_masks import PasteMasks
 from .reduction import Reduction
 from .roi_align import RoIAlign
 from .spanned_involution import SpannedInvolution
+from .strassen import Strassen
 from .winograd import Winograd
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Reduction",
     "RoIAlign",
     "SpannedInvolution",
+    "Strassen",
     "Winograd",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
 from ..rule import (
@@ -22,6 +22,7 @@ from ..rule import (
     fuse_epilogue,
     largest_divisor,
     loop_extents,
+    unroll_and_vectorize,
     vectorize_last,
 )
 
@@ -88,7 +89,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
     sch.parallel(task)
     sch.reverse_compute_at(epilogue, pack, preserve_unit_loops=True)
     vectorize_last(sch, epilogue, lanes)
-    _unroll_and_vectorize(sch, [y_inner, z_inner], lane)
+    unroll_and_vectorize(sch, [y_inner, z_inner], lane)
     output_rows = sch.get_producers(tiles)[0]
     sch.compute_at(output_rows, vector, preserve_unit_loops=True)
     _keep_in_registers(sch, output_rows)
@@ -103,7 +104,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
     sch.reverse_compute_at(stored, z, preserve_unit_loops=True)
     vectorize_last(sch, stored, lanes)
     sch.set_scope(sums, 0, "local")
-    _unroll_and_vectorize(sch, [row, vector], lane)
+    unroll_and_vectorize(sch, [row, vector], lane)
 
     # the transformed input of a strip
     transformed = sch.get_producers(sums)[0]
@@ -111,7 +112,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
     *_, b, y, z, u, v, channel = sch.get_loops(transformed)
     channel, lane = sch.split(channel, [None, largest_divisor(in_channels, lanes)])
     sch.reorder(b, y, z, channel, u, v, lane)
-    _unroll_and_vectorize(sch, [u, v], lane)
+    unroll_and_vectorize(sch, [u, v], lane)
     input_rows = sch.get_producers(transformed)[0]
     sch.compute_at(input_rows, channel, preserve_unit_loops=True)
     _keep_in_registers(sch, input_rows)
@@ -128,14 +129,8 @@ def _rows_limit(sch: s_tir.Schedule, sums: SBlockRV, target: tvm.target.Target) 
     return max(1, (vector_registers(target) - vectors - 1) // vectors)
 
 
-def _unroll_and_vectorize(sch: s_tir.Schedule, loops: list[LoopRV], lane: LoopRV) -> None:
-    for loop in loops:
-        sch.unroll(loop)
-    sch.vectorize(lane)
-
-
 def _keep_in_registers(sch: s_tir.Schedule, block: SBlockRV) -> None:
     """Unroll a transformation of one tile and one vector of channels."""
     sch.set_scope(block, 0, "local")
     *_, u, v, lane = sch.get_loops(block)
-    _unroll_and_vectorize(sch, [u, v], lane)
+    unroll_and_vectorize(sch, [u, v], lane)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lower 1x1 convolutions in float32 to a step of Strassen's algorithm where it pays on CPUs.
+
+It takes seven eighths of the products, but its weights are 7/4 times as large, and it adds up blocks of the input and
+of the result: so the sum and the output must be long enough, and the weights, which come from memory, not much larger
+than what they are multiplied with. docs/benchmarks.md has the gains. The error is 1.4 times that of the direct sum.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import relax
+from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
+
+from ...te import conv2d_strassen, pack_strassen_weight
+from ...te.strassen import paired_axis
+from .pack_weights import widest_pack
+
+_MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 64, 128
+# weights to inputs and outputs, at most: RedNet-50's have 0.1 to 1.8 where it pays and 8 where it does not
+_MAX_WEIGHTS = 2
+
+
+@tvm.transform.module_pass(opt_level=0, name="StrassenConvolutions")
+class StrassenConvolutions:
+    """Rewrite `relax.nn.conv2d` (NHWC/OIHW, constant weight, 1x1); nothing for other targets than CPUs."""
+
+    def __init__(self, target: tvm.target.Target):
+        self.target = target
+
+    def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with those convolutions as calls of tensor programs."""
+        if self.target.kind.name != "llvm":
+            return mod
+        builder = relax.BlockBuilder(mod)
+        for name, func in mod.functions_items():
+            if isinstance(func, relax.Function):
+                builder.update_func(name, self._lower(func, builder))
+        return builder.get()
+
+    def _lower(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
+        x, weight = wildcard(), is_const()
+        lanes = widest_pack(self.target)
+
+        def rewrite(call, matches):
+            if not _pays(call, lanes):
+                return call
+            return builder.call_te(
+                conv2d_strassen,
+                matches[x],
+                relax.const(pack_strassen_weight(matches[weight].value.numpy(), lanes)),
+                stride=tuple(int(s) for s in call.attrs.strides),
+                primfunc_name_hint="conv2d_strassen",
+            )
+
+        return rewrite_call(is_op("relax.nn.conv2d")(x, weight), rewrite, func)
+
+
+def _pays(call: relax.Call, lanes: int) -> bool:
+    attrs, ty = call.attrs, call.ty
+    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
+    out_channels, in_channels, *window = (int(d) for d in call.args[1].ty.shape.values)
+    plain = attrs.groups == 1 and window == [1, 1] and not any(int(p) for p in attrs.padding)
+    if layouts != ("NHWC", "OIHW", "NHWC") or not plain or str(ty.dtype) != "float32":
+        return False
+    if not all(isinstance(d, tvm.tirx.IntImm) for d in ty.shape.values):
+        return False
+    batch, height, width, _ = (int(d) for d in ty.shape.values)
+    if in_channels % 2 or out_channels % (2 * lanes) or paired_axis(batch, height) is None:
+        return False
+    pixels = batch * height * width
+    long_enough = in_channels >= _MIN_IN_CHANNELS and out_channels >= _MIN_OUT_CHANNELS
+    return long_enough and in_channels * out_channels <= _MAX_WEIGHTS * pixels * (in_channels + out_channels)

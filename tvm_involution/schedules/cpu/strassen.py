@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""1x1 convolutions by a step of Strassen's algorithm (`te.conv2d_strassen`), two rows of pixels at a time.
+
+The left factors of a tile stay in the second-level cache while the packs of output channels pass by; a pack's seven
+products are added up and finished before the next pack. The products are those of `PackedGemm`: pixels by vectors of
+channels in registers.
+"""
+
+from __future__ import annotations
+
+import tvm
+from tvm import s_tir, tirx
+
+from ...target import vector_bytes, vector_registers
+from ...te.strassen import paired_axis
+from ..rule import (
+    ScheduleRule,
+    balanced_parts,
+    choose,
+    divisors,
+    find_block,
+    fuse_epilogue,
+    largest_divisor,
+    loop_extents,
+    unroll_and_vectorize,
+    vectorize_last,
+)
+
+# so many widths of the register tile make a design space
+_VARIANTS = 3
+
+
+class Strassen(ScheduleRule):
+    """Schedule the blocks of `te.conv2d_strassen` and the epilogue."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        products = find_block(sch, "strassen")
+        if products is None:
+            return None
+        width = int(sch.get(sch.get_loops(products)[3]).extent)
+        packed = int(sch.get(products).reads[-1].source.shape[-1])
+        vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
+        default, *others = reversed(divisors(width, max(1, (vector_registers(target) - vectors - 1) // vectors)))
+        first = _schedule(func, target, default, tunable)
+        if not tunable or first is None:
+            return first
+        variants = (_schedule(func, target, columns, tunable) for columns in others[: _VARIANTS - 1])
+        return [first, *(variant for variant in variants if variant is not None)]
+
+
+def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, columns: int, tunable: bool) -> s_tir.Schedule | None:
+    """Schedule with `columns` pixels in registers; None where something else than an epilogue follows."""
+    sch = s_tir.Schedule(func)
+    products, out = find_block(sch, "strassen"), find_block(sch, "conv2d_out")
+    assert products is not None and out is not None
+    epilogue = fuse_epilogue(sch, out)
+    if epilogue is not None:
+        if sch.get_consumers(epilogue):
+            return None
+        sch.compute_inline(out)
+        out = epilogue
+    extents = loop_extents(sch, sch.get_loops(products))
+    assert extents is not None
+    batch, rows, _, width, channels, half = extents
+    axis = paired_axis(*(int(d) for d in sch.get(out).writes[0].source.shape[:2]))
+    packed = int(sch.get(products).reads[-1].source.shape[-1])
+    lanes = largest_divisor(packed, vector_bytes(target) // 4)
+    line = 512 // tvm.DataType(str(sch.get(products).writes[0].source.dtype)).bits
+    packs = channels // packed
+    parts = choose(sch, divisors(packs, 8), balanced_parts(batch * rows * (width // columns), packs, target), tunable)
+
+    b, y, z, channel = sch.get_loops(out)
+    if axis == 1:
+        y, block = sch.split(y, [None, 2])
+    else:
+        b, block = sch.split(b, [None, 2])
+    z, column = sch.split(z, [None, columns])
+    part, pack, side, vector, lane = sch.split(channel, [parts, None, 2, packed // lanes, lanes])
+    sch.reorder(b, y, z, part, pack, column, vector, block, side, lane)
+    task = sch.fuse(b, y, z, part)
+    sch.parallel(task)
+    unroll_and_vectorize(sch, [vector, block, side], lane)
+
+    sch.compute_at(products, pack, preserve_unit_loops=True)
+    b, y, k, z, channel, step = sch.get_loops(products)[-6:]
+    vector, lane = sch.split(channel, [None, lanes])
+    steps = choose(sch, divisors(half, 8), 1, tunable)
+    step_outer, step = sch.split(step, [None, steps])
+    sch.reorder(b, y, k, step_outer, step, z, vector, lane)
+    stored = sch.cache_write(products, 0, "global")
+    sch.reverse_compute_at(stored, k, preserve_unit_loops=True)
+    vectorize_last(sch, stored, lanes)
+    sch.set_scope(products, 0, "local")
+    unroll_and_vectorize(sch, [step, z, vector], lane)
+
+    factors = sch.get_producers(products)[0]
+    sch.compute_at(factors, task, preserve_unit_loops=True)
+    b, y, k, z, c = sch.get_loops(factors)[-5:]
+    c, lane = sch.split(c, [None, largest_divisor(half, lanes)])
+    sch.reorder(b, y, z, c, k, lane)
+    unroll_and_vectorize(sch, [k], lane)
+    # an odd number of cache lines a pixel: they fall on all sets of the first-level cache
+    sch.storage_align(factors, 0, -2, 2 * line, line)
+
+    # last: the primitives above take no block in two parts
+    sch.decompose_reduction(products, step_outer)
+    return sch
