@@ -116,7 +116,7 @@ def test_every_kernel_of_a_rednet_gets_a_rule(target):
     }
     if target == "llvm":
         assert {rule for name, rule in rules.items() if "involution2d" in name} == {"Involution"}
-        assert {rule for name, rule in rules.items() if "conv2d" in name} == {"PackedGemm", "Winograd"}
+        assert {rule for name, rule in rules.items() if "conv2d" in name} == {"PackedGemm", "Strassen", "Winograd"}
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

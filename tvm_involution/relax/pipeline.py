@@ -19,6 +19,7 @@ from .passes.fold_views import FoldViews
 from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
 from .passes.pack_weights import PackWeights
+from .passes.picture_by_picture import PictureByPicture
 from .passes.split_transposed_convolution import SplitTransposedConvolution
 from .passes.strassen_convolutions import StrassenConvolutions
 from .passes.widen_reductions import WidenReductions
@@ -68,6 +69,8 @@ def phases(
         (
             "lower operators",
             [
+                PictureByPicture(target),
+                relax.transform.CanonicalizeBindings(),
                 WidenReductions(target),
                 FuseKernelGeneration(target),
                 WinogradConvolutions(target),

@@ -174,13 +174,34 @@ def _metaschedule_context(task: TuningTask, logger: logging.Logger | None = None
 
 
 def _count_calls(mod: tvm.IRModule) -> Counter[str]:
+    """Return how often each program runs when every public function is called once."""
+    bodies: dict[str, Counter[str]] = {}
+    for var, func in mod.functions_items():
+        if isinstance(func, relax.Function):
+            bodies[var.name_hint] = _calls_in(func)
+    called = {name for body in bodies.values() for name in body if name in bodies}
+    calls: Counter[str] = Counter()
+
+    def add(name: str, times: int) -> None:
+        for callee, count in bodies[name].items():
+            if callee in bodies:
+                add(callee, times * count)
+            else:
+                calls[callee] += times * count
+
+    for name in bodies.keys() - called:
+        add(name, 1)
+    return calls
+
+
+def _calls_in(func: relax.Function) -> Counter[str]:
     calls: Counter[str] = Counter()
 
     def visit(expr: relax.Expr) -> None:
         if isinstance(expr, relax.Call) and getattr(expr.op, "name", "") == "relax.call_tir":
             calls[expr.args[0].name_hint] += 1
+        elif isinstance(expr, relax.Call) and isinstance(expr.op, tvm.ir.GlobalVar):
+            calls[expr.op.name_hint] += 1
 
-    for _, func in mod.functions_items():
-        if isinstance(func, relax.Function):
-            relax.analysis.post_order_visit(func, visit)
+    relax.analysis.post_order_visit(func, visit)
     return calls
