@@ -36,12 +36,12 @@ def test_rednet(depth):
     assert operations.total / 1e9 == pytest.approx(published["flops_g"], rel=0.03)
 
 
-@pytest.mark.parametrize("depth", [50, 101])
-def test_resnet(depth):
+@pytest.mark.parametrize(("depth", "digits"), [(26, 1), (38, 1), (50, 3), (101, 3), (152, 3)])
+def test_resnet(depth, digits):
     published, parameters, operations = count(f"resnet{depth}")
-    assert round(parameters / 1e6, 3) == published["parameters_m"]
+    assert round(parameters / 1e6, digits) == published["parameters_m"]
     assert operations.involution == 0
-    assert operations.multiply_adds / 1e9 == pytest.approx(published["flops_g"], rel=0.01)
+    assert operations.multiply_adds / 1e9 == pytest.approx(published["flops_g"], rel=0.01 if digits == 3 else 0.03)
 
 
 # name -> parameters, operations in units of 1e9 as the official counter counts them today, and what of these the
