@@ -9,6 +9,7 @@ from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from ..target import lowering_config
+from .accept_offsets import AcceptOffsets
 from .convert_to_bfloat16 import ConvertToBfloat16
 from .keep_locals_in_registers import KeepLocalsInRegisters
 from .prefetch_weights import PrefetchWeights
@@ -28,7 +29,7 @@ def _pipeline() -> tuple[tvm.transform.Pass, ...]:
     def finalize() -> tvm.transform.Pass:
         return tvm.transform.Sequential([KeepLocalsInRegisters(), ConvertToBfloat16(), finalize_host()])
 
-    return tvm.transform.Sequential([PrefetchWeights(), lower]), finalize, finalize_device
+    return tvm.transform.Sequential([PrefetchWeights(), AcceptOffsets(), lower]), finalize, finalize_device
 
 
 register_tir_pipeline(_NAME, _pipeline)

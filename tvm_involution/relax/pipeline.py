@@ -13,6 +13,7 @@ from ..tuning.records import TuningRecords
 from . import operator
 from .passes.apply_schedules import ApplySchedules
 from .passes.capture_cuda_graphs import CaptureCudaGraphs
+from .passes.centre_tensors import CentreTensors
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
@@ -95,6 +96,7 @@ def phases(
                 relax.transform.RemovePurityChecking(),
                 relax.transform.CallTIRRewrite(),
                 relax.transform.StaticPlanBlockMemory(),
+                CentreTensors(),
                 *([CaptureCudaGraphs()] if cuda_graph else []),
                 relax.transform.LowerAllocTensor(),
                 relax.transform.KillAfterLastUse(),
