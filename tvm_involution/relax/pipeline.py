@@ -96,7 +96,7 @@ def phases(
                 relax.transform.RemovePurityChecking(),
                 relax.transform.CallTIRRewrite(),
                 relax.transform.StaticPlanBlockMemory(),
-                CentreTensors(),
+                CentreTensors(target),
                 *([CaptureCudaGraphs()] if cuda_graph else []),
                 relax.transform.LowerAllocTensor(),
                 relax.transform.KillAfterLastUse(),

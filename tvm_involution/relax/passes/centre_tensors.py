@@ -22,22 +22,62 @@ _ALIGNMENT = 64
 
 @tvm.transform.module_pass(opt_level=0, name="CentreTensors")
 class CentreTensors:
-    """Give each `relax.memory.alloc_tensor` an offset; runs right after `StaticPlanBlockMemory`."""
+    """Give `relax.memory.alloc_tensor` an offset, for CPUs; runs right after `StaticPlanBlockMemory`.
+
+    Only kernels read it (`lowering.AcceptOffsets`): what a packed function or the caller gets begins at the first byte.
+    """
+
+    def __init__(self, target: tvm.target.Target):
+        self.target = target
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with its tensors in the middle of their storage."""
+        if self.target.kind.name != "llvm":
+            return mod
         return rewrite_functions(mod, _Centre(mod))
 
 
 @relax.expr_functor.mutator
 class _Centre(relax.PyExprMutator):
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = self.visit_expr_post_order(call)
-        if getattr(call.op, "name", "") != "relax.memory.alloc_tensor":
-            return call
+    def __init__(self, mod: tvm.IRModule):
+        super().__init__(mod)
+        self.kernels = {var for var, func in mod.functions_items() if isinstance(func, tirx.PrimFunc)}
+        self.exposed: set[relax.Var] = set()
+
+    def visit_function_(self, func: relax.Function) -> relax.Function:
+        self.exposed |= _exposed(func, self.kernels)
+        return super().visit_function_(func)
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        name = getattr(getattr(binding.value, "op", None), "name", "")
+        if name == "relax.memory.alloc_tensor" and binding.var not in self.exposed:
+            binding = relax.VarBinding(binding.var, self._centred(binding.value))
+        super().visit_var_binding_(binding)
+
+    def _centred(self, call: relax.Call) -> relax.Call:
         storage, _, shape, dtype, *rest = call.args
-        allocation = self.lookup_binding(storage)
         needed = math.prod(int(d) for d in shape.values) * tvm.DataType(str(call.ty.dtype)).bits // 8
-        spare = int(allocation.args[0].values[0]) - needed
+        spare = int(self.lookup_binding(storage).args[0].values[0]) - needed
         offset = tirx.const(spare // 2 // _ALIGNMENT * _ALIGNMENT, "int64")
         return relax.Call(call.op, [storage, offset, shape, dtype, *rest], call.attrs, call.ty_args)
+
+
+def _exposed(func: relax.Function, kernels: set[tvm.ir.GlobalVar]) -> set[relax.Var]:
+    """Return the variables that something else than a kernel gets, under any of their names."""
+    same: dict[relax.Var, relax.Var] = {}
+    found: set[relax.Var] = set()
+
+    def expose(expr: relax.Expr) -> None:
+        for var in relax.analysis.free_vars(expr):
+            while var is not None and var not in found:
+                found.add(var)
+                var = same.get(var)
+
+    for block in func.body.blocks:
+        for binding in block.bindings:
+            if isinstance(binding.value, relax.Var):
+                same[binding.var] = binding.value
+            elif not isinstance(binding.value, relax.Call) or binding.value.op not in kernels:
+                expose(binding.value)
+    expose(func.body.body)
+    return found
