@@ -7,11 +7,11 @@
     python benchmarks/gpu --out out/gpu --only draw              # tables and picture again, from the results
     python benchmarks/gpu --out out/cpu --target llvm --models rednet_digits --image-size 32 --batch 1 --dtypes float32
 
-The steps, the most valuable first: machine (its roofs), check (every kernel, against plain ones), networks (beside torch),
-operators (every involution of the first network), layers (every kernel of it), tune, tuned (networks and layers with the
-records), draw. Each is a process with a time limit that writes every row to OUT/results.json as it comes; called again
-with the same OUT, it measures what is missing. OUT/tuning_logs is what `compile --tuning-logs` takes. Nothing else may
-run on the machine.
+The steps, the most valuable first: machine (its roofs), check (every kernel, against plain ones), networks (beside
+torch), operators (every involution of the first network), layers (every kernel of it), tune, tuned (network and layers
+with the records), draw. Each is a process with a time limit that writes every row to OUT/results.json as it comes;
+called again with the same OUT, it measures what is missing. OUT/tuning_logs is what `compile --tuning-logs` takes.
+Nothing else may run on the machine.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,11 @@ def main(description: str | None) -> None:
 def run_steps(settings: Settings, steps: list[str]) -> None:
     """Run steps one after another within the time; what they print goes to OUT/log.txt."""
     choose_cuda_compiler()
+    shutil.rmtree(settings.scratch, ignore_errors=True)  # code of an earlier version
+    if settings.in_process:
+        for step in steps:
+            run_step(step, settings)
+        return
     with (settings.out / "log.txt").open("a") as log:
         for number, step in enumerate(steps):
             share = STEPS[step] / sum(STEPS[other] for other in steps[number:])

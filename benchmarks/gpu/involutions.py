@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -16,7 +16,7 @@ import tvm
 from torch import Tensor, nn
 from tvm import relax, te, tirx
 
-from tvm_involution.nn import Involution2d, build_model
+from tvm_involution.nn import Involution2d
 from tvm_involution.nn.ops import involution2d
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.importer import export_module, import_exported_program
@@ -25,6 +25,7 @@ from tvm_involution.relax.passes.fuse_kernel_generation import FuseKernelGenerat
 from tvm_involution.te import involution2d as involution2d_expression
 from tvm_involution.tuning.records import as_workload
 
+from .models import find_module
 from .programs import arguments_of
 
 
@@ -70,7 +71,7 @@ class Layer:
 
 
 def layers_of(model: str, image_size: int) -> dict[Layer, int]:
-    """Return the involution layers of a zoo network, in its order, and how often each comes."""
+    """Return the involution layers of a network, in its order, and how often each comes."""
     found: Counter[Layer] = Counter()
 
     def hook(module: Involution2d, inputs: tuple[Tensor, ...], _: Tensor) -> None:
@@ -79,7 +80,7 @@ def layers_of(model: str, image_size: int) -> dict[Layer, int]:
         group = module.channels // module.groups
         found[Layer(channels, height, width, module.kernel_size, module.stride, hidden, module.dilation, group)] += 1
 
-    network = build_model(model, pretrained=False)
+    network = find_module(model, image_size)
     for module in network.modules():
         if isinstance(module, Involution2d):
             module.register_forward_hook(hook)
@@ -105,13 +106,13 @@ class Case:
 
 
 def make_case(layer: Layer, batch: int, dtype: str, device: str, seed: int) -> Case:
-    """Return fresh random arrays, whose kernels are about one in size."""
+    """Return fresh random arrays, whose kernels are about one in size; `seed` alone decides the weights."""
     kind = getattr(torch, dtype)
-    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    weight = (torch.randn(layer.taps, layer.hidden, generator=generator) / layer.hidden**0.5).to(device, kind)
+    bias = torch.randn(layer.taps, generator=generator).to(device, kind)
     x = torch.randn(batch, layer.channels, layer.height, layer.width, device=device).to(kind)
     hidden = torch.randn(batch, layer.hidden, *layer.out, device=device).to(kind)
-    weight = (torch.randn(layer.taps, layer.hidden, device=device) / layer.hidden**0.5).to(kind)
-    bias = torch.randn(layer.taps, device=device).to(kind)
     return Case(x, hidden, weight, bias, span(hidden, weight, bias, torch.float32).to(kind))
 
 
@@ -155,14 +156,13 @@ FUSED, GIVEN, GIVEN_NCHW, SPAN = "ours, fused", "ours, NHWC", "ours, NCHW", "our
 OURS = (FUSED, GIVEN, GIVEN_NCHW, SPAN)
 
 
-def our_program(
-    name: str, layer: Layer, batch: int, dtype: str, target: tvm.target.Target, case: Case | None = None
-) -> OurProgram:
-    """Return the program called `name`, as the pipeline makes it.
+def our_program(name: str, layer: Layer, batch: int, target: tvm.target.Target, case: Case) -> OurProgram:
+    """Return the program called `name` for arrays like those of `case`, as the pipeline makes it.
 
     Args:
-        case: whose weights become constants; without it, weights are random.
+        case: of any batch; its weights become constants.
     """
+    dtype = str(case.x.dtype).removeprefix("torch.")
     if name == GIVEN_NCHW:
         return _given_nchw(layer, batch, dtype)
     module = _SpanAndInvolution(layer, case)
@@ -177,13 +177,12 @@ def our_program(
 class _SpanAndInvolution(nn.Module):
     """x (N, C, H, W) and hidden pixels (N, R, OH, OW) -> (N, C, OH, OW)."""
 
-    def __init__(self, layer: Layer, case: Case | None) -> None:
+    def __init__(self, layer: Layer, case: Case) -> None:
         super().__init__()
         self.layer = layer
         self.span = nn.Conv2d(layer.hidden, layer.taps, 1)
-        if case is not None:
-            self.span.weight = nn.Parameter(case.weight.detach().float().cpu()[:, :, None, None])
-            self.span.bias = nn.Parameter(case.bias.detach().float().cpu())
+        self.span.weight = nn.Parameter(case.weight.float().cpu()[:, :, None, None])
+        self.span.bias = nn.Parameter(case.bias.float().cpu())
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         return aggregate(self.layer, x, self.span(hidden))
@@ -248,10 +247,9 @@ def _calls(mod: tvm.IRModule) -> list[Any]:
     return calls
 
 
-def bind(program: OurProgram, case: Case, out_channels: int, out: tuple[int, int]) -> tuple[list[Tensor], Tensor]:
+def bind(program: OurProgram, case: Case) -> tuple[list[Tensor], Tensor]:
     """Return the program's arguments for a case, and its output, full of NaN, as (N, C, OH, OW)."""
-    device, kind = case.x.device, case.x.dtype
-    n = len(case.x)
+    device = case.x.device
     arguments = []
     for role in program.roles[:-1]:
         if role.startswith("constant"):
@@ -260,12 +258,6 @@ def bind(program: OurProgram, case: Case, out_channels: int, out: tuple[int, int
         else:
             value = getattr(case, role)
             arguments.append((value.permute(0, 2, 3, 1) if program.layout == "NHWC" else value).contiguous())
-    shape = (n, *out, out_channels) if program.layout == "NHWC" else (n, out_channels, *out)
-    result = torch.full(shape, torch.nan, dtype=kind, device=device)
+    result = torch.full(arguments_of(program.mod).shapes[-1], torch.nan, dtype=case.x.dtype, device=device)
     arguments.append(result)
     return arguments, result.permute(0, 3, 1, 2) if program.layout == "NHWC" else result
-
-
-def fields_of(layer: Layer) -> dict[str, Any]:
-    """Return the layer as rows of results have it."""
-    return asdict(layer)

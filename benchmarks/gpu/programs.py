@@ -134,9 +134,7 @@ def _records(target: tvm.target.Target, logs: Path) -> TuningRecords:
     return TuningRecords(target, logs)
 
 
-def _recorded(
-    mod: tvm.IRModule, target: tvm.target.Target, logs: Path | None
-) -> tuple[s_tir.Schedule, str] | None:
+def _recorded(mod: tvm.IRModule, target: tvm.target.Target, logs: Path | None) -> tuple[s_tir.Schedule, str] | None:
     found = _records(target, logs).find(mod["main"]) if logs is not None else None
     return None if found is None else (found.schedule, "record")
 

@@ -36,6 +36,8 @@ class Settings:
     """of the whole command"""
     deadline: float
     """seconds since the epoch at which a step starts nothing more"""
+    in_process: bool = False
+    """do without processes, to debug: an error that kills one ends the whole run, and no job has a time limit"""
 
     @property
     def on_gpu(self) -> bool:
@@ -86,6 +88,7 @@ def parser(description: str | None, steps: tuple[str, ...]) -> argparse.Argument
     parser.add_argument("--dtypes", type=words, default=PRECISIONS, help=f"some of {','.join(PRECISIONS)}")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--without", type=words, default=(), metavar="CONTENDER,...", help="such as torch.compile")
+    parser.add_argument("--in-process", action="store_true", help="do everything in one process, to debug")
     parser.add_argument("--step", choices=steps, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     return parser
@@ -104,6 +107,7 @@ def settings_of(words: argparse.Namespace) -> Settings:
         without=words.without,
         minutes=words.minutes,
         deadline=words.deadline or time.time() + 60 * words.minutes,
+        in_process=words.in_process,
     )
 
 

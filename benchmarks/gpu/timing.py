@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long something takes: one kernel by itself, or a call of a whole network.
 
-Kernels are captured many times in a CUDA graph, which is launched between two events: so neither Python nor the driver is
-in the time, and what a kernel costs in a network's own graph is. Every launch has other arrays, three times what the
+Kernels are captured many times in a CUDA graph, which is launched between two events: so neither Python nor the driver
+is in the time, and what a kernel costs in a network's own graph is. Every launch has other arrays, three times what the
 second-level cache holds in all, so that each finds its inputs in memory.
 """
 
@@ -53,6 +53,7 @@ def time_launches(launches: Sequence[Callable[[], object]], device: str) -> Timi
     """
     if device == "cpu":
         return _by_clock(launches)
+    torch.cuda.synchronize()  # arrays were filled on another stream
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for launch in launches[:3]:  # loads code and fills pools of memory, which a capture must not
@@ -72,7 +73,7 @@ def _captured(order: Sequence[Callable[[], object]], stream: torch.cuda.Stream) 
         with torch.cuda.graph(graph, stream=stream):
             for launch in order:
                 launch()
-    except RuntimeError as error:  # what cannot be captured is launched
+    except Exception as error:  # what cannot be captured is launched
         print(f"not captured: {str(error).strip().splitlines()[-1:]}", flush=True)
         torch.cuda.synchronize()
         return lambda: [launch() for launch in order], "launches"

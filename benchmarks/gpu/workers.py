@@ -1,23 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes that do jobs. One that fails, crashes or takes too long is replaced, and costs its own job alone.
 
-After an access outside an array a CUDA context fails whatever it is asked for: so a process is given up at its first error.
+After an access outside an array a CUDA context fails whatever it is asked for: so a process is given up at its first
+error.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
+# before TVM, which looks for the CUDA runtime that torch brings
+import torch
 from tvm.support.popen_pool import PopenWorker
+
+from tvm_involution.runtime.threads import physical_cores
 
 from .settings import Settings
 
 NO_TIME = "no time left"
+_JOBS_WORTH_A_PROCESS = 3
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,9 @@ class Worker:
         seconds = min(seconds, self._settings.seconds_left)
         if seconds <= 0:
             return Outcome(failure=NO_TIME)
+        if self._settings.in_process:
+            with _ONE_AT_A_TIME, torch.no_grad():
+                return _guarded(job, arguments)
         try:
             self._process.send(_guarded, (job, arguments), timeout=seconds)
             outcome = self._process.recv()
@@ -67,8 +78,8 @@ def do_all(
     settings: Settings, job: Callable[..., Any], arguments: Sequence[tuple], seconds: float, processes: int
 ) -> Iterator[tuple[int, Outcome]]:
     """Have `job(*arguments[i])` done for all i in several processes; yield i and its outcome as they come."""
-    count = max(1, min(processes, len(arguments)))
-    threads = max(1, (os.cpu_count() or 1) // count)
+    count = max(1, min(processes, len(arguments) // _JOBS_WORTH_A_PROCESS))
+    threads = max(1, physical_cores() // count)
     free = [Worker(settings, threads) for _ in range(count)]
 
     def do(one: tuple) -> Outcome:
@@ -101,10 +112,7 @@ def _prepare(threads: int | None) -> None:
     """Run in a new process, before its first job."""
     if threads is not None:
         os.environ["TVM_NUM_THREADS"] = str(threads)
-    # torch first: it brings the CUDA runtime that TVM's library looks for
-    import torch
-
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or physical_cores())
     torch.set_grad_enabled(False)
 
 
