@@ -152,7 +152,7 @@ class OurProgram:
     layout: str = "NHWC"
 
 
-FUSED, GIVEN, GIVEN_NCHW, SPAN = "ours, fused", "ours, NHWC", "ours, NCHW", "ours, span alone"
+FUSED, GIVEN, GIVEN_NCHW, SPAN = "ours fused", "ours NHWC", "ours NCHW", "ours span"
 OURS = (FUSED, GIVEN, GIVEN_NCHW, SPAN)
 
 

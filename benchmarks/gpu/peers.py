@@ -22,8 +22,8 @@ from . import paper_kernel
 from .involutions import Layer
 
 OURS = "ours"
-EAGER, PAPER = "torch, channels last", "torch with the paper's kernel"
-COMPILED, COMPILED_NHWC = "torch.compile", "torch.compile, channels last"
+EAGER, PAPER = "torch NHWC", "torch, paper's kernel"
+COMPILED, COMPILED_NHWC = "torch.compile NCHW", "torch.compile NHWC"
 PEERS = (EAGER, PAPER, COMPILED, COMPILED_NHWC)
 
 

@@ -88,7 +88,11 @@ def build(mod: tvm.IRModule, target: tvm.target.Target, folder: Path, logs: Path
     return Built(str(path), arguments_of(mod), rule)
 
 
-def build_plain(mod: tvm.IRModule) -> Callable[..., None]:
+Run = Callable[[Sequence[torch.Tensor]], Callable[[], None]]
+"""Given a program's arguments, returns what runs it on them, on a GPU in torch's current stream."""
+
+
+def build_plain(mod: tvm.IRModule) -> Run:
     """Return the program `main` for this CPU as it is written, its outermost loops on all cores: slow, and right."""
     sch = s_tir.Schedule(mod)
     for block in blocks_of(sch):
@@ -102,25 +106,26 @@ def build_plain(mod: tvm.IRModule) -> Callable[..., None]:
     return _on_tensors(tvm.compile(sch.mod, "llvm")["main"], "cpu")
 
 
-def load(built: Built, device: str) -> Callable[..., None]:
-    """Return what runs the program on torch's tensors, on a GPU in torch's current stream.
-
-    Args:
-        device: `cuda` or `cpu`.
-    """
+def load(built: Built, device: str) -> Run:
+    """Load a built program; `device` is `cuda` or `cpu`."""
     return _on_tensors(tvm.runtime.load_module(built.library)["main"], device)
 
 
-def _on_tensors(function: Any, device: str) -> Callable[..., None]:
-    if device == "cpu":
-        return lambda *tensors: run_on_pool(function, *map(tvm_ffi.from_dlpack, tensors))
+def _on_tensors(function: Any, device: str) -> Run:
+    def bind(tensors: Sequence[torch.Tensor]) -> Callable[[], None]:
+        # once: handing tensors over may order streams, which the capture of a graph does not allow
+        arguments = [tvm_ffi.from_dlpack(tensor) for tensor in tensors]
 
-    def launch(*tensors: torch.Tensor) -> None:
-        stream = torch.cuda.current_stream().cuda_stream
-        with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", 0), stream):
-            function(*map(tvm_ffi.from_dlpack, tensors))
+        def launch() -> None:
+            if device == "cpu":
+                run_on_pool(function, *arguments)
+                return
+            with tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", 0), torch.cuda.current_stream().cuda_stream):
+                function(*arguments)
 
-    return launch
+        return launch
+
+    return bind
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:

@@ -31,13 +31,17 @@ class Settings:
     precisions: tuple[str, ...]
     image_size: int
     without: tuple[str, ...]
-    """contenders to leave out"""
+    """what the names of contenders begin with that are left out"""
     minutes: float
     """of the whole command"""
     deadline: float
     """seconds since the epoch at which a step starts nothing more"""
     in_process: bool = False
     """do without processes, to debug: an error that kills one ends the whole run, and no job has a time limit"""
+
+    def wants(self, contender: str) -> bool:
+        """Return whether a contender is not left out."""
+        return not any(contender.startswith(word) for word in self.without)
 
     @property
     def on_gpu(self) -> bool:
@@ -84,10 +88,10 @@ def parser(description: str | None, steps: tuple[str, ...]) -> argparse.Argument
     parser.add_argument("--target", choices=["cuda", "llvm"], default="cuda")
     parser.add_argument("--models", type=words, default=("rednet50", "resnet50"))
     parser.add_argument("--more-models", type=words, default=("rednet26", "rednet101", "resnet101"))
-    parser.add_argument("--batch", type=_list_of(int), default=(1, 32, 128))
+    parser.add_argument("--batch", type=_list_of(int), default=(128, 1, 32))
     parser.add_argument("--dtypes", type=words, default=PRECISIONS, help=f"some of {','.join(PRECISIONS)}")
     parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--without", type=words, default=(), metavar="CONTENDER,...", help="such as torch.compile")
+    parser.add_argument("--without", type=words, default=(), metavar="CONTENDER,...", help="by how their names begin")
     parser.add_argument("--in-process", action="store_true", help="do everything in one process, to debug")
     parser.add_argument("--step", choices=steps, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)

@@ -18,6 +18,7 @@ import torch
 _REPLAYS = 10
 _TARGET_MS, _MOST_LAUNCHES = 3.0, 400
 _MOST_SETS, _CACHES = 64, 3
+_TURN_SECONDS = 0.4
 _ROOM = 16 << 30
 """bytes that all sets of arrays may take"""
 
@@ -110,25 +111,23 @@ class Turn:
     """of single calls, each waited for"""
 
 
-def time_calls(call: Callable[[], object], count: int, device: str) -> Turn:
-    """Time `count` calls together and then a few alone, after one that is not counted."""
-    call()
+def time_calls(call: Callable[[], object], most: int, device: str) -> Turn:
+    """Time calls together, `most` at most, and then a few alone; after one that is not counted."""
+    count = max(2, min(most, int(_TURN_SECONDS / _seconds_alone(call, device))))
     if device == "cpu":
-        alone = [_seconds(call) for _ in range(count)]
+        alone = [_seconds_alone(call, device) for _ in range(count)]
         return Turn(1e3 * statistics.mean(alone), tuple(1e3 * value for value in alone))
-    stream = torch.cuda.current_stream()
-    stream.synchronize()
-    busy = _elapsed(lambda: [call() for _ in range(count)], stream) / count
-    latencies = []
-    for _ in range(max(3, count // 4)):
-        start = time.perf_counter()
-        call()
-        stream.synchronize()
-        latencies.append(1e3 * (time.perf_counter() - start))
-    return Turn(busy, tuple(latencies))
+    busy = _elapsed(lambda: [call() for _ in range(count)], torch.cuda.current_stream()) / count
+    alone = [_seconds_alone(call, device) for _ in range(max(2, count // 4))]
+    return Turn(busy, tuple(1e3 * value for value in alone))
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def _seconds_alone(call: Callable[[], object], device: str) -> float:
+    """Return the seconds of a call with all its work."""
+    if device == "cuda":
+        torch.cuda.synchronize()
     start = time.perf_counter()
     call()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start

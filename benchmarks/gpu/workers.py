@@ -23,7 +23,7 @@ from tvm_involution.runtime.threads import physical_cores
 
 from .settings import Settings
 
-NO_TIME = "no time left"
+NO_TIME, OUT_OF_MEMORY = "no time left", "out of memory"
 _JOBS_WORTH_A_PROCESS = 3
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -99,13 +99,12 @@ def do_all(
 
 def one_line(error: BaseException) -> str:
     """Return the gist of an error's message."""
-    name = type(error).__name__
-    if name == "OutOfMemoryError":
-        return "out of memory"
+    if OUT_OF_MEMORY in str(error):
+        return OUT_OF_MEMORY
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     telling = [line for line in lines if "error" in line.lower()]
     text = (telling or lines or [""])[-1]
-    return f"{name}: {text}"[:300].rstrip(": ")
+    return f"{type(error).__name__}: {text}"[:300].rstrip(": ")
 
 
 def _prepare(threads: int | None) -> None:

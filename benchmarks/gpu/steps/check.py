@@ -100,10 +100,10 @@ def check_program(mod: tvm.IRModule, target: tvm.target.Target, device: str, fol
     """Run a program with its schedule and without, on the same random arrays."""
     arrays = arguments_of(mod).random("cpu")
     expected = [array.clone() for array in arrays]
-    build_plain(mod)(*expected)
+    build_plain(mod)(expected)()
     built = build(mod, target, folder)
     own = [array.to(device) for array in arrays]
-    load(built, device)(*own)
+    load(built, device)(own)()
     return {"error": relative_error(own[-1], expected[-1]), "unwritten": _unwritten(own[-1]), "rule": built.rule}
 
 
@@ -115,7 +115,7 @@ def check_involution(
     program = our_program(name, layer, batch, target, case)
     built = build(program.mod, target, folder)
     arguments, out = bind(program, case)
-    load(built, device)(*arguments)
+    load(built, device)(arguments)()
     if name == SPAN:
         expected = span(case.hidden, case.weight, case.bias, torch.float64)
     else:

@@ -50,8 +50,8 @@ def _draw_roofline(axis, results: Results, precision: str) -> None:
         low, high = 0.05, 4096.0
         ridge = roofs.tflops * 1e3 / roofs.gbs
         axis.plot([low, ridge, high], [low * roofs.gbs / 1e3, roofs.tflops, roofs.tflops], color="black")
-        axis.annotate(f"{roofs.gbs:.0f} GB/s", (low, low * roofs.gbs / 1e3), textcoords="offset points", xytext=(4, 10))
-        axis.annotate(f"{roofs.tflops:.1f} TFLOP/s", (high, roofs.tflops), ha="right", va="bottom")
+        axis.annotate(f"{roofs.gbs:.3g} GB/s", (low, low * roofs.gbs / 1e3), textcoords="offset points", xytext=(4, 10))
+        axis.annotate(f"{roofs.tflops:.3g} TFLOP/s", (high, roofs.tflops), ha="right", va="bottom")
     axis.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="TFLOP/s", title=f"Roofline, {precision}")
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize=7)

@@ -63,7 +63,7 @@ def time_program(built: Built, device: str) -> Timing:
     """Time a built program on random arrays that take turns."""
     run = load(built, device)
     sets = [built.arguments.random(device) for _ in range(sets_needed(built.arguments.bytes, device))]
-    return time_launches([lambda arrays=arrays: run(*arrays) for arrays in sets], device)
+    return time_launches([run(arrays) for arrays in sets], device)
 
 
 def _counts(program: Program) -> tuple[int, int]:
@@ -79,8 +79,8 @@ def _fields(program: Program, timing: Timing, roofs: Roofs) -> Row:
         "total_us": round(program.calls * timing.median_us, 2),
         "bytes": moved,
         "operations": operations,
-        "gbs": round(moved / timing.median_us / 1e3, 1),
-        "gflops": round(operations / timing.median_us / 1e3, 1),
+        "gbs": float(f"{moved / timing.median_us / 1e3:.4g}"),
+        "gflops": float(f"{operations / timing.median_us / 1e3:.4g}"),
         "floor_us": floor and round(floor, 3),
         "share_of_roof": floor and round(floor / timing.median_us, 3),
     }

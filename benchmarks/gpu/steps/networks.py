@@ -34,11 +34,11 @@ from ..results import FAILED, Results, Row
 from ..roofs import read_roofs
 from ..settings import Settings, dtype_of
 from ..timing import Turn, time_calls
-from ..workers import NO_TIME, Worker
+from ..workers import NO_TIME, OUT_OF_MEMORY, Worker
 from .layers import measure_layers
 
-TUNED = "ours, tuned"
-ROUNDS, CALLS = 7, 20
+TUNED = "ours tuned"
+ROUNDS, CALLS = 5, 20
 _BUILD_SECONDS, _TURN_SECONDS = 300.0, 60.0
 _COMPARED_IMAGES = 16
 _COMPILED = (peers.COMPILED, peers.COMPILED_NHWC)
@@ -57,7 +57,7 @@ def networks(settings: Settings, results: Results) -> None:
     """Time the networks in ours and in peers."""
     groups = [Group(settings.models, p, batch) for p in settings.precisions for batch in settings.batches]
     groups += [Group(settings.more_models, settings.precisions[0], batch) for batch in settings.batches]
-    contenders = [name for name in (peers.OURS, *peers.PEERS) if name not in settings.without]
+    contenders = [name for name in (peers.OURS, *peers.PEERS) if settings.wants(name)]
     _run_groups(settings, results, "networks", [group for group in groups if group.models], contenders)
 
 
@@ -71,21 +71,24 @@ def tuned(settings: Settings, results: Results) -> None:
 def _run_groups(
     settings: Settings, results: Results, step: str, groups: Sequence[Group], contenders: Sequence[str]
 ) -> None:
+    missing = {
+        group: [
+            (model, contender)
+            for model in group.models
+            for contender in contenders
+            if results.row(step, **_key(group, model, contender)) is None
+        ]
+        for group in groups
+    }
     with Builds(settings) as builds:
-        for position, group in enumerate(groups):
-            missing = [
-                (model, contender)
-                for model in group.models
-                for contender in contenders
-                if results.row(step, **_key(group, model, contender)) is None
-            ]
+        for group in groups:
             # our libraries for the next batches of this precision are built beside those of the first
-            for other in groups[position:]:
-                if other.precision == group.precision and other.models == group.models:
-                    builds.start(other, [c for c in contenders if c in (peers.OURS, TUNED)])
-            failed = _run_group(settings, results, step, group, missing, builds)
+            for other in groups:
+                if (other.precision, other.models) == (group.precision, group.models):
+                    builds.start(other, missing[other])
+            failed = _run_group(settings, results, step, group, missing[group], builds)
             # whoever found no room beside the others gets the GPU for itself
-            for alone in [entry for entry, reason in failed.items() if reason == "out of memory"]:
+            for alone in [entry for entry, reason in failed.items() if reason == OUT_OF_MEMORY]:
                 _run_group(settings, results, step, group, [alone], builds)
 
 
@@ -103,13 +106,12 @@ class Builds:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def start(self, group: Group, contenders: Sequence[str]) -> None:
-        """Begin to build the libraries of a group."""
-        for model in group.models:
-            for contender in contenders:
-                key = (group, model, contender)
-                if key not in self._libraries:
-                    self._libraries[key] = self._pool.submit(self._build, *key)
+    def start(self, group: Group, entries: Sequence[tuple[str, str]]) -> None:
+        """Begin to build the libraries of a group's models and contenders."""
+        for model, contender in entries:
+            key = (group, model, contender)
+            if contender in (peers.OURS, TUNED) and key not in self._libraries:
+                self._libraries[key] = self._pool.submit(self._build, *key)
 
     def wait(self) -> None:
         """Wait for all that was begun: nothing else may run while something is timed."""
@@ -122,7 +124,7 @@ class Builds:
 
     def _build(self, group: Group, model: str, contender: str) -> Any:
         settings = self._settings
-        name = f"{model}-{group.precision}-{group.batch}-{contender.replace(', ', '-')}.so"
+        name = f"{model}-{group.precision}-{group.batch}-{contender.replace(' ', '-')}.so"
         logs = settings.tuning_logs if contender == TUNED else None
         with Worker(settings, 2) as worker:
             return worker.do(
@@ -189,10 +191,12 @@ def _run_group(
     np.save(path, inputs)
     with contextlib.ExitStack() as stack:
         entries = [Entry(*name, stack.enter_context(Worker(settings))) for name in names]
-        with ThreadPoolExecutor(len(entries)) as pool:
+        with ThreadPoolExecutor(2 * len(entries)) as pool:
+            models = dict.fromkeys(model for model, _ in names)
+            references = {model: pool.submit(_reference, settings, model, path) for model in models}
             list(pool.map(lambda entry: _set_up(settings, group, entry, path, builds), entries))
+            expected = {model: future.result() for model, future in references.items()}
         builds.wait()
-        expected = {model: _reference(settings, model, path) for model in dict.fromkeys(m for m, _ in names)}
         for entry in entries:
             _first_call(settings, entry)
             if entry.logits is not None and expected[entry.model] is not None:

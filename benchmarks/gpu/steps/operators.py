@@ -39,7 +39,7 @@ from ..settings import Settings
 from ..timing import Timing, sets_needed, time_launches
 from ..workers import Outcome, Worker, do_all
 
-PAPER, UNFOLD, COMPILED, TORCH_SPAN = "the paper's kernel", "torch, unfold", "torch.compile", "torch, span alone"
+PAPER, UNFOLD, COMPILED, TORCH_SPAN = "paper", "torch unfold", "torch.compile unfold", "torch span"
 CONTENDERS = (FUSED, GIVEN, GIVEN_NCHW, SPAN, TORCH_SPAN, PAPER, UNFOLD)
 _SPANS = (SPAN, TORCH_SPAN)
 _DTYPES = ("float16", "float32")
@@ -56,7 +56,7 @@ def operators(settings: Settings, results: Results) -> None:
     batches = sorted(settings.batches, key=lambda batch: (batch == 1, batch))
     groups = [(dtype, batch) for dtype in dtypes for batch in batches]
     for contenders in (CONTENDERS, (COMPILED,)):
-        wanted = [name for name in contenders if name not in settings.without]
+        wanted = [name for name in contenders if settings.wants(name)]
         for dtype, batch in groups:
             _measure_group(settings, results, layers, dtype, batch, wanted)
 
@@ -166,10 +166,11 @@ def _launcher(
     """Return what runs a contender once on a case and returns (N, C, OH, OW)."""
     if ours is not None:
         program, built = ours
-        run, (arguments, out) = load(built, device), bind(program, case)
+        arguments, out = bind(program, case)
+        run = load(built, device)(arguments)
 
         def launch() -> Tensor:
-            run(*arguments)
+            run()
             return out
 
         return launch
