@@ -64,6 +64,9 @@ def run_steps(settings: Settings, steps: list[str]) -> None:
             log.flush()
             began = time.monotonic()
             status = _run_process(step, seconds, log)
+            results = Results(settings.out)
+            if status != "done" and not results.rows("failures", step=step):
+                results.put("failures", {"step": step}, **{FAILED: status})
             print(f"  {status} after {time.monotonic() - began:.0f} s", flush=True)
 
 
@@ -73,6 +76,7 @@ def run_step(step: str, settings: Settings) -> None:
     module = {"tuned": "networks"}.get(step, step)
     try:
         getattr(importlib.import_module(f".steps.{module}", __package__), step)(settings, results)
+        results.drop("failures", step=step)
     except Exception as error:
         traceback.print_exc()
         results.put("failures", {"step": step}, **{FAILED: f"{type(error).__name__}: {error}"[:500]})

@@ -35,18 +35,18 @@ def absent(contender: str, module: nn.Module) -> str | None:
     return paper_kernel.missing() if involved else "no involution in it"
 
 
-def prepare(contender: str, module: nn.Module, precision: str, device: str) -> Callable[[Tensor], Tensor]:
-    """Return a call of a module (float32, on the CPU).
+def prepare(contender: str, module: nn.Module, precision: str, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a call of a module (float32, on the CPU); compile it where that is the contender's way.
 
-    The call takes (N, 3, H, W) on the device, in the precision's dtype and in `memory_format(contender)`.
+    Args:
+        example: of what the call takes, (N, 3, H, W) on the device, in `memory_format(contender)`.
     """
     allow_tf32(precision == "tf32")
     torch.backends.cudnn.benchmark = True
-    dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
     folded = fold_batch_norms(module)
     form = with_paper_kernel(folded) if contender == PAPER else unfolded(folded)
-    ready = form.to(device, dtype).to(memory_format=memory_format(contender))
-    return _compiled(ready) if contender in (COMPILED, COMPILED_NHWC) else ready
+    ready = form.to(example.device, example.dtype).to(memory_format=memory_format(contender))
+    return _compiled(ready, example) if contender in (COMPILED, COMPILED_NHWC) else ready
 
 
 def memory_format(contender: str) -> torch.memory_format:
@@ -84,12 +84,21 @@ def with_paper_kernel(module: nn.Module) -> nn.Module:
     return module
 
 
-def _compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return it compiled: CUDA graphs, and weights frozen, which lays them out once."""
+def _compiled(module: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return it compiled: CUDA graphs, and weights frozen, which lays them out once, where torch can do that."""
     import torch._inductor.config
 
-    torch._inductor.config.freezing = True
-    compiled = torch.compile(module, mode="reduce-overhead", dynamic=False)
+    for freezing in (True, False):
+        torch._dynamo.reset()
+        torch._inductor.config.freezing = freezing
+        compiled = torch.compile(module, mode="reduce-overhead", dynamic=False)
+        try:
+            compiled(example)
+            break
+        except Exception as error:
+            if not freezing:
+                raise
+            print(f"not frozen: {type(error).__name__}: {str(error)[:300]}", flush=True)
 
     def run(x: Tensor) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()

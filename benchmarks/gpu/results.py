@@ -40,9 +40,19 @@ class Results:
                 break
         else:
             rows.append(fresh)
+        self._write()
+        print(step, json.dumps(fresh, default=str), flush=True)
+
+    def _write(self) -> None:
         with atomic_write(self._path) as path:
             path.write_text(json.dumps(self._steps, indent=1, default=str))
-        print(step, json.dumps(fresh, default=str), flush=True)
+
+    def drop(self, step: str, **key: Any) -> None:
+        """Forget rows."""
+        kept = [row for row in self._steps.get(step, []) if not _fits(row, key)]
+        if kept != self._steps.get(step, []):
+            self._steps[step] = kept
+            self._write()
 
 
 def _fits(row: Row, key: Row) -> bool:

@@ -17,7 +17,7 @@ import torch
 
 _REPLAYS = 10
 _TARGET_MS, _MOST_LAUNCHES = 3.0, 400
-_MOST_SETS, _CACHES = 64, 3
+_MOST_SETS, _CACHES = 512, 3
 _TURN_SECONDS = 0.4
 _ROOM = 16 << 30
 """bytes that all sets of arrays may take"""

@@ -41,7 +41,6 @@ TUNED = "ours tuned"
 ROUNDS, CALLS = 5, 20
 _BUILD_SECONDS, _TURN_SECONDS = 300.0, 60.0
 _COMPARED_IMAGES = 16
-_COMPILED = (peers.COMPILED, peers.COMPILED_NHWC)
 
 
 @dataclass(frozen=True)
@@ -212,9 +211,6 @@ def _run_group(
 
 def _set_up(settings: Settings, group: Group, entry: Entry, inputs: Path, builds: Builds) -> None:
     """Do what may be done beside others: load, compile."""
-    entry.failure = peers.absent(entry.contender, find_module(entry.model, settings.image_size))
-    if entry.failure is not None:
-        return
     common = (entry.model, entry.contender, group.precision, settings.image_size, str(inputs), settings.device)
     library = None
     if entry.contender in (peers.OURS, TUNED):
@@ -227,7 +223,7 @@ def _set_up(settings: Settings, group: Group, entry: Entry, inputs: Path, builds
         entry.fields["counts"] = outcome.value["counts"]
     began = time.monotonic()
     outcome = entry.worker.do(set_up, *common, library, seconds=_BUILD_SECONDS)
-    entry.failure = outcome.failure
+    entry.failure = outcome.failure or outcome.value
     if library is None:
         entry.fields["build_s"] = round(time.monotonic() - began, 1)
 
@@ -250,8 +246,7 @@ def _first_call(settings: Settings, entry: Entry) -> None:
 def _take_turn(settings: Settings, entry: Entry) -> None:
     outcome = entry.worker.do(take_turn, entry.model, entry.contender, settings.device, seconds=_TURN_SECONDS)
     if outcome.failure is not None:
-        if not entry.busy:  # what was timed before stays
-            entry.failure = outcome.failure
+        entry.failure = outcome.failure  # what was timed before stays
         return
     entry.busy.append(outcome.value.busy_ms)
     entry.latencies += outcome.value.latency_ms
@@ -298,14 +293,17 @@ _calls: dict[tuple[str, str], Callable[[], Any]] = {}
 
 def set_up(
     model: str, contender: str, precision: str, image_size: int, inputs: str, device: str, library: str | None
-) -> None:
-    """Prepare what `first_call` and `take_turn` call; compile where that is the contender's way."""
+) -> str | None:
+    """Prepare what `first_call` and `take_turn` call; return why the contender cannot run the network here."""
+    module = find_module(model, image_size)
+    if reason := peers.absent(contender, module):
+        return reason
     layout = torch.contiguous_format if library else peers.memory_format(contender)
     dtype = getattr(torch, dtype_of(precision))
     x = torch.from_numpy(np.load(inputs)).to(device, dtype).to(memory_format=layout)
     # copies take turns, so that the input is not found in a cache
     copies = [x.clone(memory_format=torch.preserve_format) for _ in range(4)]
-    run = ti.load(library) if library else peers.prepare(contender, find_module(model, image_size), precision, device)
+    run = ti.load(library) if library else peers.prepare(contender, module, precision, x)
     number = 0
 
     def call() -> Any:
@@ -314,8 +312,7 @@ def set_up(
         return run(copies[number % 4])
 
     _calls[model, contender] = call
-    if contender in _COMPILED:
-        call()
+    return None
 
 
 def first_call(model: str, contender: str) -> np.ndarray:

@@ -44,8 +44,6 @@ CONTENDERS = (FUSED, GIVEN, GIVEN_NCHW, SPAN, TORCH_SPAN, PAPER, UNFOLD)
 _SPANS = (SPAN, TORCH_SPAN)
 _DTYPES = ("float16", "float32")
 _BUILD_SECONDS, _SECONDS = 120.0, 60.0
-_MOST_SETS = 24
-"""of arrays, which are held twice where ours has another layout"""
 
 
 def operators(settings: Settings, results: Results) -> None:
@@ -148,8 +146,7 @@ def measure(
         ours: from `build_ours`, for one of ours.
     """
     moved, _ = work_of(layer, batch, getattr(torch, dtype).itemsize, name)
-    count = min(_MOST_SETS, sets_needed(moved, device))
-    cases = [make_case(layer, batch, dtype, device, seed) for _ in range(count)]
+    cases = [make_case(layer, batch, dtype, device, seed) for _ in range(sets_needed(moved, device))]
     launches = [_launcher(name, layer, case, device, ours) for case in cases]
     images = sorted({0, batch - 1})
     if name in _SPANS:

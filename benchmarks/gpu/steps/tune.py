@@ -10,7 +10,7 @@ from ..results import FAILED, Results
 from ..settings import Settings
 from ..workers import NO_TIME, one_line
 
-_LEAST_SECONDS = 20.0
+_LEAST_SECONDS = 10.0
 # the last, side-by-side measurement and what the search began before its end come after the minutes that it is given
 _SEARCH = 0.75
 
