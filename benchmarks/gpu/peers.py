@@ -21,7 +21,6 @@ from tvm_involution.nn import Involution2d
 from . import paper_kernel
 from .involutions import Layer
 
-OURS = "ours"
 EAGER, PAPER = "torch NHWC", "torch, paper's kernel"
 COMPILED, COMPILED_NHWC = "torch.compile NCHW", "torch.compile NHWC"
 PEERS = (EAGER, PAPER, COMPILED, COMPILED_NHWC)

@@ -22,15 +22,15 @@ class Results:
         self._path = out / "results.json"
         self._steps: dict[str, list[Row]] = json.loads(self._path.read_text()) if self._path.is_file() else {}
 
-    def rows(self, step: str, **key: Any) -> list[Row]:
+    def rows(self, step: str, /, **key: Any) -> list[Row]:
         """Return the rows of a step whose fields are those of `key`."""
         return [row for row in self._steps.get(step, []) if _fits(row, key)]
 
-    def row(self, step: str, **key: Any) -> Row | None:
+    def row(self, step: str, /, **key: Any) -> Row | None:
         """Return the row with figures, None where there is none."""
         return next((row for row in self.rows(step, **key) if FAILED not in row), None)
 
-    def put(self, step: str, key: Row, **fields: Any) -> None:
+    def put(self, step: str, key: Row, /, **fields: Any) -> None:
         """Write a row in the place of the one with the same key."""
         rows = self._steps.setdefault(step, [])
         fresh = {**key, **fields}
@@ -47,7 +47,7 @@ class Results:
         with atomic_write(self._path) as path:
             path.write_text(json.dumps(self._steps, indent=1, default=str))
 
-    def drop(self, step: str, **key: Any) -> None:
+    def drop(self, step: str, /, **key: Any) -> None:
         """Forget rows."""
         kept = [row for row in self._steps.get(step, []) if not _fits(row, key)]
         if kept != self._steps.get(step, []):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 PRECISIONS = ("float16", "bfloat16", "float32", "tf32")
 """tf32: float32 that is multiplied on tensor cores, by 10 bits of its mantissa"""
+OURS, TUNED = "ours", "ours tuned"
+"""contenders: with the rules' defaults, and with tuning records"""
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2, "tf32": 1e-2}
 """of the relative norm of one kernel's results, its inputs being right"""
 

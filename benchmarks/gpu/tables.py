@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .results import FAILED, Results, Row
-from .steps.networks import TUNED
+from .settings import OURS, TUNED
 
 _RATIO = "to the best peer's ResNet-50"
 
@@ -22,7 +22,7 @@ def as_markdown(results: Results) -> str:
 def best_peer(results: Results, precision: str, batch: int) -> float | None:
     """Return the milliseconds of the fastest peer on a ResNet-50 (or what else the second network is)."""
     rows = results.rows("networks", precision=precision, batch=batch)
-    times = [row["ms"] for row in rows if _is_baseline(row) and row["contender"] != "ours" and "ms" in row]
+    times = [row["ms"] for row in rows if _is_baseline(row) and row["contender"] != OURS and "ms" in row]
     return min(times, default=None)
 
 
@@ -151,7 +151,7 @@ def _layers(results: Results) -> Iterable[str]:
 
 
 def _network_ms(results: Results, precision: str, batch: int, tuned: bool) -> float | None:
-    step, contender = ("tuned", TUNED) if tuned else ("networks", "ours")
+    step, contender = ("tuned", TUNED) if tuned else ("networks", OURS)
     rows = results.rows(step, precision=precision, batch=batch, contender=contender)
     return next((row["ms"] for row in rows if "ms" in row), None)
 

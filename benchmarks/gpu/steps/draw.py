@@ -9,7 +9,7 @@ from tvm_involution.files import atomic_write
 
 from ..results import Results, Row
 from ..roofs import read_roofs
-from ..settings import Settings
+from ..settings import OURS, Settings
 from ..tables import as_markdown, best_peer
 
 _OURS, _PEERS, _BEST = "#d1495b", "#9aa5b1", "#30638e"
@@ -90,4 +90,4 @@ def _draw_networks(axis, results: Results, precision: str, batch: int) -> None:
 
 
 def _colour(row: Row) -> str:
-    return _OURS if row["contender"] == "ours" else _PEERS
+    return _OURS if row["contender"] == OURS else _PEERS

@@ -32,12 +32,11 @@ from ..pictures import make_inputs
 from ..programs import arguments_of, operations_of, relative_error
 from ..results import FAILED, Results, Row
 from ..roofs import read_roofs
-from ..settings import Settings, dtype_of
+from ..settings import OURS, TUNED, Settings, dtype_of
 from ..timing import Turn, time_calls
 from ..workers import NO_TIME, OUT_OF_MEMORY, Worker
 from .layers import measure_layers
 
-TUNED = "ours tuned"
 ROUNDS, CALLS = 5, 20
 _BUILD_SECONDS, _TURN_SECONDS = 300.0, 60.0
 _COMPARED_IMAGES = 16
@@ -56,14 +55,14 @@ def networks(settings: Settings, results: Results) -> None:
     """Time the networks in ours and in peers."""
     groups = [Group(settings.models, p, batch) for p in settings.precisions for batch in settings.batches]
     groups += [Group(settings.more_models, settings.precisions[0], batch) for batch in settings.batches]
-    contenders = [name for name in (peers.OURS, *peers.PEERS) if settings.wants(name)]
+    contenders = [name for name in (OURS, *peers.PEERS) if settings.wants(name)]
     _run_groups(settings, results, "networks", [group for group in groups if group.models], contenders)
 
 
 def tuned(settings: Settings, results: Results) -> None:
     """Time the first network with tuning records beside the same without, then its kernels."""
     groups = [Group(settings.models[:1], settings.precisions[0], batch) for batch in settings.batches]
-    _run_groups(settings, results, "tuned", groups, [peers.OURS, TUNED])
+    _run_groups(settings, results, "tuned", groups, [OURS, TUNED])
     measure_layers(settings, results, tuned=True)
 
 
@@ -109,7 +108,7 @@ class Builds:
         """Begin to build the libraries of a group's models and contenders."""
         for model, contender in entries:
             key = (group, model, contender)
-            if contender in (peers.OURS, TUNED) and key not in self._libraries:
+            if contender in (OURS, TUNED) and key not in self._libraries:
                 self._libraries[key] = self._pool.submit(self._build, *key)
 
     def wait(self) -> None:
@@ -213,7 +212,7 @@ def _set_up(settings: Settings, group: Group, entry: Entry, inputs: Path, builds
     """Do what may be done beside others: load, compile."""
     common = (entry.model, entry.contender, group.precision, settings.image_size, str(inputs), settings.device)
     library = None
-    if entry.contender in (peers.OURS, TUNED):
+    if entry.contender in (OURS, TUNED):
         outcome = builds.library(group, entry.model, entry.contender)
         if outcome.failure is not None:
             entry.failure = outcome.failure

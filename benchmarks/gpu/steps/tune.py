@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import tvm_involution as ti
 from tvm_involution.tuning.tuner import TuningProgress
 
@@ -17,6 +19,8 @@ _SEARCH = 0.75
 
 def tune(settings: Settings, results: Results) -> None:
     """Give each batch an equal share of the time that is left; the records are in OUT/tuning_logs as they come."""
+    if settings.on_gpu:
+        importlib.import_module("tvm.s_tir.tensor_intrin")  # takes long, and no batch should pay for it
     precision = settings.precisions[0]
     batches = sorted(settings.batches, reverse=True)
     for position, batch in enumerate(batches):
