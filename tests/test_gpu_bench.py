@@ -122,7 +122,7 @@ def test_layers_have_roofs(results):
     copy, product = results.row("machine", roof="copy"), results.row("machine", roof="float32")
     for row in rows:
         floor = max(row["bytes"] / copy["gbs"] / 1e3, row["operations"] / product["tflops"] / 1e6)
-        assert row["floor_us"] == pytest.approx(floor, abs=1e-3)
+        assert row["floor_us"] == pytest.approx(floor, rel=1e-3)
 
 
 def test_tables_and_picture(out, results):

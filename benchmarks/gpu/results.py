@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class Results:
         if kept != self._steps.get(step, []):
             self._steps[step] = kept
             self._write()
+
+
+def rounded(value: float | None, digits: int = 4) -> float | None:
+    """Return a number with as many digits as tell something; None for none and NaN."""
+    return None if value is None or math.isnan(value) else float(f"{value:.{digits}g}")
 
 
 def _fits(row: Row, key: Row) -> bool:

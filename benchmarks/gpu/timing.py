@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .results import rounded
+
 _REPLAYS = 10
 _TARGET_MS, _MOST_LAUNCHES = 3.0, 400
 _MOST_SETS, _CACHES = 512, 3
@@ -32,9 +34,9 @@ class Timing:
     how: str
     """`graph`: CUDA graph replays; `launches`: launch after launch; `clock`: the CPU's clock"""
 
-    def fields(self) -> dict[str, float | str]:
+    def fields(self) -> dict[str, float | str | None]:
         """Return what a row of results has of it."""
-        return {"us": round(self.median_us, 3), "min_us": round(self.min_us, 3), "timed_by": self.how}
+        return {"us": rounded(self.median_us), "min_us": rounded(self.min_us), "timed_by": self.how}
 
 
 def sets_needed(bytes_per_set: int, device: str) -> int:

@@ -7,7 +7,6 @@ the involutions with torch in float64. Outputs are full of NaN before, so what a
 
 from __future__ import annotations
 
-import math
 import secrets
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tvm_involution.tuning.tasks import extract_programs
 from ..involutions import FUSED, OURS, SPAN, Layer, bind, make_case, our_program, reference, span
 from ..models import find_network
 from ..programs import arguments_of, build, build_plain, describe, load, relative_error
-from ..results import FAILED, Results, Row
+from ..results import FAILED, Results, Row, rounded
 from ..settings import TOLERANCE, Settings, dtype_of
 from ..workers import NO_TIME, Outcome, do_all
 
@@ -92,7 +91,7 @@ def _fields(outcome: Outcome, precision: str) -> Row:
     if outcome.failure is not None:
         return {"right": None if outcome.failure == NO_TIME else False, FAILED: outcome.failure}
     error = outcome.value["error"]
-    fields = {**outcome.value, "error": None if math.isnan(error) else float(f"{error:.2e}")}
+    fields = {**outcome.value, "error": rounded(error, 3)}
     return {**fields, "right": bool(error < TOLERANCE[precision])}
 
 

@@ -9,7 +9,7 @@ from tvm_involution.tuning.tasks import Program, extract_programs
 
 from ..models import find_network
 from ..programs import Built, arguments_of, build, describe, load, operations_of
-from ..results import FAILED, Results, Row
+from ..results import FAILED, Results, Row, rounded
 from ..roofs import Roofs, read_roofs
 from ..settings import Settings, dtype_of
 from ..timing import Timing, sets_needed, time_launches
@@ -76,11 +76,11 @@ def _fields(program: Program, timing: Timing, roofs: Roofs) -> Row:
     return {
         **timing.fields(),
         "calls": program.calls,
-        "total_us": round(program.calls * timing.median_us, 2),
+        "total_us": rounded(program.calls * timing.median_us),
         "bytes": moved,
         "operations": operations,
-        "gbs": float(f"{moved / timing.median_us / 1e3:.4g}"),
-        "gflops": float(f"{operations / timing.median_us / 1e3:.4g}"),
-        "floor_us": floor and round(floor, 3),
-        "share_of_roof": floor and round(floor / timing.median_us, 3),
+        "gbs": rounded(moved / timing.median_us / 1e3),
+        "gflops": rounded(operations / timing.median_us / 1e3),
+        "floor_us": rounded(floor),
+        "share_of_roof": floor and rounded(floor / timing.median_us),
     }

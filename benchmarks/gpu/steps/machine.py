@@ -14,7 +14,7 @@ from tvm_involution.bench.machine import describe_machine
 from tvm_involution.runtime.threads import thread_count
 
 from ..peers import allow_tf32
-from ..results import FAILED, Results
+from ..results import FAILED, Results, rounded
 from ..settings import PRECISIONS, Settings, dtype_of
 from ..timing import time_launches
 from ..workers import Worker
@@ -72,13 +72,13 @@ def measure(roof: str, device: str) -> dict[str, object]:
         source = torch.randint(0, 255, (copied,), dtype=torch.uint8, device=device)
         destination = torch.empty_like(source)
         timing = time_launches([lambda: destination.copy_(source)], device)
-        return {"gbs": float(f"{2 * copied / timing.min_us / 1e3:.4g}"), "bytes": copied, **timing.fields()}
+        return {"gbs": rounded(2 * copied / timing.min_us / 1e3), "bytes": copied, **timing.fields()}
     allow_tf32(roof == "tf32")
     kind = getattr(torch, dtype_of(roof))
     a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     out = torch.empty_like(a)
     timing = time_launches([lambda: torch.matmul(a, b, out=out)], device)
-    return {"tflops": float(f"{2 * side**3 / timing.min_us / 1e6:.4g}"), "side": side, **timing.fields()}
+    return {"tflops": rounded(2 * side**3 / timing.min_us / 1e6), "side": side, **timing.fields()}
 
 
 def _first_line(command: list[str], word: str = "") -> str | None:

@@ -9,7 +9,6 @@ algorithms by their times, makes its first call while nothing else runs.
 from __future__ import annotations
 
 import contextlib
-import math
 import secrets
 import statistics
 import time
@@ -30,7 +29,7 @@ from .. import peers
 from ..models import find_module, find_network
 from ..pictures import make_inputs
 from ..programs import arguments_of, operations_of, relative_error
-from ..results import FAILED, Results, Row
+from ..results import FAILED, Results, Row, rounded
 from ..roofs import read_roofs
 from ..settings import OURS, TUNED, Settings, dtype_of
 from ..timing import Turn, time_calls
@@ -199,7 +198,7 @@ def _run_group(
             _first_call(settings, entry)
             if entry.logits is not None and expected[entry.model] is not None:
                 error = relative_error(torch.from_numpy(entry.logits), torch.from_numpy(expected[entry.model]))
-                entry.fields |= {"error": None if math.isnan(error) else float(f"{error:.2e}"), "inputs": kind}
+                entry.fields |= {"error": rounded(error, 3), "inputs": kind}
             _put(results, step, group, entry)
         for _ in range(ROUNDS):
             for entry in [entry for entry in entries if entry.failure is None]:
@@ -258,9 +257,9 @@ def _put(results: Results, step: str, group: Group, entry: Entry) -> None:
         fields |= _floor(results, group.precision, counts)
     if entry.busy:
         fields |= {
-            "ms": round(statistics.median(entry.busy), 4),
-            "min_ms": round(min(entry.busy), 4),
-            "latency_ms": round(statistics.median(entry.latencies), 4),
+            "ms": rounded(statistics.median(entry.busy)),
+            "min_ms": rounded(min(entry.busy)),
+            "latency_ms": rounded(statistics.median(entry.latencies)),
             "rounds": len(entry.busy),
         }
     else:
@@ -274,10 +273,10 @@ def _floor(results: Results, precision: str, counts: Sequence[tuple[int, int, in
     floors = [(roofs.floor_us(moved, operations), calls) for moved, operations, calls in counts]
     known = [floor * calls for floor, calls in floors if floor is not None]
     return {
-        "gflop": round(sum(operations * calls for _, operations, calls in counts) / 1e9, 3),
-        "megabytes": round(sum(moved * calls for moved, _, calls in counts) / 1e6, 1),
+        "gflop": rounded(sum(operations * calls for _, operations, calls in counts) / 1e9),
+        "megabytes": rounded(sum(moved * calls for moved, _, calls in counts) / 1e6),
         "launches": sum(calls for _, _, calls in counts),
-        "floor_ms": round(sum(known) / 1e3, 4) if known else None,
+        "floor_ms": rounded(sum(known) / 1e3) if known else None,
     }
 
 

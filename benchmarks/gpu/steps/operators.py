@@ -33,7 +33,7 @@ from ..involutions import (
     span,
 )
 from ..programs import Built, build, load, relative_error
-from ..results import FAILED, Results, Row
+from ..results import FAILED, Results, Row, rounded
 from ..roofs import Roofs, read_roofs
 from ..settings import Settings
 from ..timing import Timing, sets_needed, time_launches
@@ -97,11 +97,11 @@ def _fields(timing: Timing, error: float, extra: Row, moved: int, operations: in
     floor = None if roofs.gbs is None else moved / roofs.gbs / 1e3
     return {
         **timing.fields(),
-        "error": None if math.isnan(error) else float(f"{error:.2e}"),
+        "error": rounded(error, 3),
         "bytes": moved,
         "operations": operations,
-        "floor_us": floor and round(floor, 3),
-        "share_of_floor": floor and round(floor / timing.median_us, 3),
+        "floor_us": rounded(floor),
+        "share_of_floor": floor and rounded(floor / timing.median_us),
         **extra,
     }
 

@@ -8,7 +8,7 @@ import importlib
 import tvm_involution as ti
 from tvm_involution.tuning.tuner import TuningProgress
 
-from ..results import FAILED, Results
+from ..results import FAILED, Results, rounded
 from ..settings import Settings
 from ..workers import NO_TIME, one_line
 
@@ -43,7 +43,7 @@ def tune(settings: Settings, results: Results) -> None:
         except Exception as error:  # the other batches are tuned all the same
             results.put("tune", key, **{FAILED: one_line(error)})
             continue
-        defaults, best = (round(1e3 * run.network_seconds(tuned), 4) for tuned in (False, True))
+        defaults, best = (rounded(1e3 * run.network_seconds(tuned)) for tuned in (False, True))
         results.put("tune", key, trials=run.trials, default_ms=defaults, tuned_ms=best)
 
 
