@@ -19,7 +19,7 @@ from .results import FAILED, Results
 from .settings import Settings, parser, settings_of
 
 STEPS = {
-    "machine": 0.5,
+    "machine": 1.2,
     "check": 1.5,
     "networks": 6.0,
     "operators": 2.5,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from tvm_involution.runtime.arrays import numpy_dtype
 from tvm_involution.runtime.threads import run_on_pool
 from tvm_involution.schedules import default_schedule
 from tvm_involution.schedules.rule import blocks_of
+from tvm_involution.target import host_cpu
 from tvm_involution.tuning.records import TuningRecords
 
 
@@ -102,8 +104,10 @@ def build_plain(mod: tvm.IRModule) -> Run:
                 break
             spatial.append(loop)
         if spatial:
-            sch.parallel(sch.fuse(*spatial))
-    return _on_tensors(tvm.compile(sch.mod, "llvm")["main"], "cpu")
+            with contextlib.suppress(s_tir.ScheduleError):  # on one core, then
+                sch.parallel(sch.fuse(*spatial))
+    # the CPU's own features: it converts half types by an instruction
+    return _on_tensors(tvm.compile(sch.mod, tvm.target.Target(host_cpu()))["main"], "cpu")
 
 
 def load(built: Built, device: str) -> Run:

@@ -147,7 +147,8 @@ def measure(
     """
     moved, _ = work_of(layer, batch, getattr(torch, dtype).itemsize, name)
     cases = [make_case(layer, batch, dtype, device, seed) for _ in range(sets_needed(moved, device))]
-    launches = [_launcher(name, layer, case, device, ours) for case in cases]
+    contender = _contender(name, layer, device, ours)
+    launches = [contender(case) for case in cases]
     images = sorted({0, batch - 1})
     if name in _SPANS:
         expected = span(cases[0].hidden[images], cases[0].weight, cases[0].bias, torch.float64)
@@ -157,25 +158,34 @@ def measure(
     return time_launches(launches, device), error, {} if ours is None else {"rule": ours[1].rule}
 
 
-def _launcher(
-    name: str, layer: Layer, case: Case, device: str, ours: tuple[OurProgram, Built] | None
-) -> Callable[[], Tensor]:
-    """Return what runs a contender once on a case and returns (N, C, OH, OW)."""
+def _contender(
+    name: str, layer: Layer, device: str, ours: tuple[OurProgram, Built] | None
+) -> Callable[[Case], Callable[[], Tensor]]:
+    """Return what takes a case and returns what runs the contender on it once, for (N, C, OH, OW)."""
     if ours is not None:
         program, built = ours
-        arguments, out = bind(program, case)
-        run = load(built, device)(arguments)
+        bound = load(built, device)
 
-        def launch() -> Tensor:
-            run()
-            return out
+        def bind_ours(case: Case) -> Callable[[], Tensor]:
+            arguments, out = bind(program, case)
+            run = bound(arguments)
 
-        return launch
+            def launch() -> Tensor:
+                run()
+                return out
+
+            return launch
+
+        return bind_ours
     if name == TORCH_SPAN:
-        pixels = case.hidden.permute(0, 2, 3, 1).contiguous()
-        return lambda: nn.functional.linear(pixels, case.weight, case.bias).permute(0, 3, 1, 2)
+        return _bind_linear
     if name == PAPER:
         sizes = layer.kernel_size, layer.stride, layer.dilation
-        return lambda: paper_kernel.involution(case.x, case.kernel, *sizes)
+        return lambda case: lambda: paper_kernel.involution(case.x, case.kernel, *sizes)
     peer = (peers.compiled_unfold_involution if name == COMPILED else peers.unfold_involution)(layer)
-    return lambda: peer(case.x, case.kernel)
+    return lambda case: lambda: peer(case.x, case.kernel)
+
+
+def _bind_linear(case: Case) -> Callable[[], Tensor]:
+    pixels = case.hidden.permute(0, 2, 3, 1).contiguous()
+    return lambda: nn.functional.linear(pixels, case.weight, case.bias).permute(0, 3, 1, 2)
