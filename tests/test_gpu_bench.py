@@ -184,6 +184,14 @@ def test_steps_in_processes(tmp_path):
     assert "## Machine" in (tmp_path / "tables.md").read_text()
 
 
+@pytest.mark.skipif(gpu_name() is not None, reason="there is a GPU")
+def test_without_a_gpu_is_said_in_a_line(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "gpu"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "--target llvm" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def crash() -> None:
     os.abort()
 

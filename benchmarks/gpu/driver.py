@@ -39,6 +39,8 @@ def main(description: str | None) -> None:
     if unknown := [step for step in words.only if step not in STEPS]:
         sys.exit(f"unknown step {unknown[0]!r}; expected some of {', '.join(STEPS)}")
     settings = settings_of(words)
+    if words.step is None and settings.on_gpu and words.only != ("draw",):
+        check_gpu()
     settings.out.mkdir(parents=True, exist_ok=True)
     if words.step is None:
         # the others need the machine's roofs, and tables are what is read
@@ -81,6 +83,14 @@ def run_step(step: str, settings: Settings) -> None:
         traceback.print_exc()
         results.put("failures", {"step": step}, **{FAILED: f"{type(error).__name__}: {error}"[:500]})
         sys.exit(1)
+
+
+def check_gpu() -> None:
+    """Exit where there is no GPU."""
+    from tvm_involution.target import gpu_name
+
+    if gpu_name() is None:
+        sys.exit("no NVIDIA GPU on this machine; --target llvm tries the benchmark on the CPU")
 
 
 def choose_cuda_compiler() -> None:

@@ -97,7 +97,7 @@ def _networks(results: Results) -> Iterable[str]:
                 )
             )
         columns = ("network", "in", "ms", "min ms", "latency ms", _RATIO, "floor ms", "GFLOP")
-        columns += ("MB", "kernels", "relative error", "build s", "failure")
+        columns += ("MB", "kernels", "relative error", "ready after s", "failure")
         yield f"## Networks, {key[0]}, batch {key[1]}\n\n" + _table(columns, cells)
 
 
