@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -30,7 +31,7 @@ BENCHMARKS = TESTS.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import tvm  # noqa: E402
-from gpu import paper_kernel, peers  # noqa: E402
+from gpu import paper_kernel, peers, workers  # noqa: E402
 from gpu.involutions import FUSED, OURS, SPAN, Layer, layers_of, make_case, our_program  # noqa: E402
 from gpu.results import FAILED, Results  # noqa: E402
 from gpu.settings import OURS as BENCH_OURS  # noqa: E402
@@ -196,15 +197,23 @@ def crash() -> None:
     os.abort()
 
 
+def block(seconds: int) -> None:
+    """Sleep and let no other thread run, as a library that waits for a GPU may."""
+    ctypes.PyDLL(None).sleep(seconds)
+
+
 def test_a_job_that_kills_its_process_costs_itself_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS, TESTS.parent, BENCHMARKS))))
     import dataclasses
 
     settings = dataclasses.replace(settings_for(tmp_path, 600), in_process=False)
     with Worker(settings, 1) as worker:
-        assert worker.do(crash, seconds=300).failure
+        ended = "ChildProcessError: Subprocess terminated"
+        assert worker.do(crash, seconds=300).failure == ended
         assert worker.do(math.sqrt, 4.0, seconds=300).value == 2.0
-        assert worker.do(time.sleep, 60, seconds=0.2).failure == "not done after 0 s"
+        assert worker.do(time.sleep, 60, seconds=0.2).failure in ("not done after 0 s", ended)
+        monkeypatch.setattr(workers, "START_SECONDS", 10.0)
+        assert worker.do(block, 600, seconds=0.2).failure == ended
 
 
 def test_outcomes_come_with_their_numbers(tmp_path):

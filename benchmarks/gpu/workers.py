@@ -25,6 +25,8 @@ from .settings import Settings
 
 NO_TIME, OUT_OF_MEMORY = "no time left", "out of memory"
 _JOBS_WORTH_A_PROCESS = 3
+START_SECONDS = 30.0
+"""that a process may take to start"""
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -62,6 +64,9 @@ class Worker:
         if self._settings.in_process:
             with _ONE_AT_A_TIME, torch.no_grad():
                 return _guarded(job, arguments)
+        # its own clock does not tick where a library blocks all of its threads
+        watch = threading.Timer(seconds + START_SECONDS, self._end)
+        watch.start()
         try:
             self._process.send(_guarded, (job, arguments), timeout=seconds)
             outcome = self._process.recv()
@@ -69,9 +74,16 @@ class Worker:
             outcome = Outcome(failure=f"not done after {seconds:.0f} s")
         except Exception as error:  # the process is dead
             outcome = Outcome(failure=one_line(error))
+        finally:
+            watch.cancel()
         if outcome.failure is not None:
             self._process.kill()
         return outcome
+
+    def _end(self) -> None:
+        process = self._process._proc
+        if process is not None:
+            process.kill()
 
 
 def do_all(

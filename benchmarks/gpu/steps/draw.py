@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import math
-
 from tvm_involution.files import atomic_write
 
 from ..results import Results, Row
@@ -54,7 +52,7 @@ def _draw_roofline(axis, results: Results, precision: str) -> None:
         axis.annotate(f"{roofs.tflops:.3g} TFLOP/s", (high, roofs.tflops), ha="right", va="bottom")
     axis.set(xscale="log", yscale="log", xlabel="operations a byte", ylabel="TFLOP/s", title=f"Roofline, {precision}")
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="lower right")
 
 
 def _draw_operators(axis, results: Results, precision: str) -> None:
@@ -80,13 +78,15 @@ def _draw_networks(axis, results: Results, precision: str, batch: int) -> None:
     labels = [f"{row['model']}, {row['contender']}" for row in rows]
     bars = axis.barh(labels, [row["ms"] for row in rows], color=[_colour(row) for row in rows])
     axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=7)
-    floors = [row.get("floor_ms") or math.nan for row in rows]
-    axis.scatter(floors, range(len(rows)), marker="|", color="black", zorder=3, label="floor")
+    floors = [(row["floor_ms"], number) for number, row in enumerate(rows) if row.get("floor_ms")]
+    if floors:
+        axis.scatter(*zip(*floors, strict=True), marker="|", color="black", zorder=3, label="floor")
     if (base := best_peer(results, precision, batch)) is not None:
         axis.axvline(base, color=_BEST, linewidth=0.8, label="best peer's ResNet-50")
     axis.tick_params(labelsize=7)
     axis.set_title(f"{precision}, batch {batch}: milliseconds", fontsize=9)
-    axis.legend(fontsize=7)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=7, loc="lower right")
 
 
 def _colour(row: Row) -> str:
