@@ -37,6 +37,7 @@ from gpu.results import FAILED, Results  # noqa: E402
 from gpu.settings import OURS as BENCH_OURS  # noqa: E402
 from gpu.settings import TUNED, Settings  # noqa: E402
 from gpu.steps import check  # noqa: E402
+from gpu.steps.draw import draw  # noqa: E402
 from gpu.steps.networks import tuned  # noqa: E402
 from gpu.steps.operators import CONTENDERS, PAPER, work_of  # noqa: E402
 from gpu.steps.tune import tune  # noqa: E402
@@ -144,6 +145,17 @@ def test_tables_and_picture(out, results):
     assert (out / "gpu.png").read_bytes().startswith(b"\x89PNG")
     files = [path for path in out.rglob("*") if path.is_file()]
     assert len(files) <= 8 and sum(path.stat().st_size for path in files) < 16 << 20
+
+
+def test_pictures_need_no_roofs(tmp_path):
+    results = Results(tmp_path)
+    for contender in (BENCH_OURS, peers.EAGER):
+        row = {"model": "rednet50", "contender": contender, "precision": "float32", "batch": 1}
+        results.put("networks", row, ms=1.5, min_ms=1.25)
+    results.put("layers", {"kernel": "a", "precision": "float32", "batch": 1, "tuned": False}, failed="no time left")
+    draw(settings_for(tmp_path, 60), results)
+    assert (tmp_path / "gpu.png").read_bytes().startswith(b"\x89PNG")
+    assert "| rednet50 | ours | 1.5 | 1.25 |" in (tmp_path / "tables.md").read_text()
 
 
 def test_a_second_call_measures_what_is_missing(out):

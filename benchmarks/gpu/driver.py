@@ -75,10 +75,10 @@ def run_steps(settings: Settings, steps: list[str]) -> None:
 def run_step(step: str, settings: Settings) -> None:
     """Run one step in this process; an error is a row of the results, too."""
     results = Results(settings.out)
+    results.drop("failures", step=step)
     module = {"tuned": "networks"}.get(step, step)
     try:
         getattr(importlib.import_module(f".steps.{module}", __package__), step)(settings, results)
-        results.drop("failures", step=step)
     except Exception as error:
         traceback.print_exc()
         results.put("failures", {"step": step}, **{FAILED: f"{type(error).__name__}: {error}"[:500]})

@@ -143,7 +143,11 @@ def _layers(results: Results) -> Iterable[str]:
         floor = sum(row["calls"] * row["floor_us"] for row in timed if row["floor_us"]) / 1e3
         network = _network_ms(results, precision, batch, tuned)
         beside = f"; the network takes {network:.3f} ms" if network else ""
-        failed = "".join(f"\n- {row['kernel']} {row['shapes']}: {row[FAILED]}" for row in rows if FAILED in row)
+        reasons = dict.fromkeys(row[FAILED] for row in rows if FAILED in row)
+        failed = "".join(
+            f"\n- {reason}: {', '.join(row['kernel'] for row in rows if row.get(FAILED) == reason)}"
+            for reason in reasons
+        )
         yield (
             f"## Layers, {precision}, batch {batch}{', with tuning records' if tuned else ''}\n\n{table}\n\n"
             f"Sum {total:.3f} ms, floors {floor:.3f} ms{beside}.{failed}"
