@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 
 import tvm
@@ -65,16 +65,27 @@ class TuningTask:
         return True
 
 
-def extract_tasks(
+@dataclass(frozen=True)
+class Program:
+    """A tensor program that the network runs `calls` times."""
+
+    name: str
+    mod: tvm.IRModule
+    """the workload: the program as `main`, without a schedule"""
+    calls: int
+
+
+def extract_programs(
     network: Network,
     target: tvm.target.Target,
     *,
     batch: int | Sequence[int] | None = None,
     dtype: str | None = None,
-) -> list[TuningTask]:
-    """Return the tasks of a network, those with the most operations first.
+    tf32: bool = False,
+) -> list[Program]:
+    """Return the programs of a network that take a schedule, each once, in no order.
 
-    Programs that are equal but for their names are one task; several batch sizes give the tasks of all.
+    Programs that are equal but for their names are one; several batch sizes give the programs of all.
 
     Raises:
         UserError: a batch size or dtype that the network cannot have.
@@ -83,9 +94,11 @@ def extract_tasks(
     for size in network.batch_sizes(batch):
         main = import_exported_program(network.export(size))["main"]
         functions[f"batch_{size}"] = main.with_attr("global_symbol", f"batch_{size}")
-    mod = pipeline.run(tvm.IRModule(functions), target, dtype=network.resolve_dtype(dtype), until="lower operators")
+    mod = pipeline.run(
+        tvm.IRModule(functions), target, dtype=network.resolve_dtype(dtype), until="lower operators", tf32=tf32
+    )
     calls = _count_calls(mod)
-    tasks: dict[int, TuningTask] = {}
+    programs: dict[int, Program] = {}
     for var, func in mod.functions_items():
         if not isinstance(func, tirx.PrimFunc) or not calls[var.name_hint]:
             continue
@@ -93,12 +106,28 @@ def extract_tasks(
             continue  # plain loops, which no schedule applies to
         workload = as_workload(func)
         key = tvm_ffi.structural_hash(workload)
-        if key in tasks:
-            tasks[key].calls += calls[var.name_hint]
+        if key in programs:
+            programs[key] = replace(programs[key], calls=programs[key].calls + calls[var.name_hint])
         else:
-            tasks[key] = _task(var.name_hint, workload, target, calls[var.name_hint])
-    recordable = [task for task in tasks.values() if task.has_record]
-    return sorted(recordable, key=lambda task: -task.calls * task.operations)
+            programs[key] = Program(var.name_hint, workload, calls[var.name_hint])
+    return list(programs.values())
+
+
+def extract_tasks(
+    network: Network,
+    target: tvm.target.Target,
+    *,
+    batch: int | Sequence[int] | None = None,
+    dtype: str | None = None,
+) -> list[TuningTask]:
+    """Return the tasks of a network, those with the most operations first: its programs, as `extract_programs`.
+
+    Raises:
+        UserError: a batch size or dtype that the network cannot have.
+    """
+    programs = extract_programs(network, target, batch=batch, dtype=dtype)
+    tasks = [_task(program.name, program.mod, target, program.calls) for program in programs]
+    return sorted((task for task in tasks if task.has_record), key=lambda task: -task.calls * task.operations)
 
 
 def _task(name: str, workload: tvm.IRModule, target: tvm.target.Target, calls: int) -> TuningTask:
