@@ -43,6 +43,8 @@ from .elementwise import schedule_producers
 _L1_WAY, _L1_WAYS = 4096, 8
 # bytes of the second-level cache of a core, at least
 _L2 = 1 << 20
+# times as many weights as inputs and outputs that decide
+_WEIGHTS = 2
 # tiles of a group
 _GROUP = 32
 # this many structural variants make a design space
@@ -58,7 +60,7 @@ class _Plan:
     vectors: int
     """of output channels in a tile"""
     channels_first: bool
-    """walk the packs of output channels in the outer loop, to read the weight once"""
+    """walk the packs of output channels in the outer loop, which the cores share, to read the weight once"""
     copy_input: bool
     """copy a tile's input with a stride that spreads over the cache"""
     parallel: bool = True
@@ -170,7 +172,7 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     registers = vector_registers(target)
     pack_vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
     tiles: list[tuple[float, _Plan]] = []
-    channels_first = _elements(sch, block, -1) > _elements(sch, block, -2)
+    channels_first = _weights_dominate(sch, block)
     grouped = len(pixels) > 1 and _pack_bytes(sch, block) > _L2
     for vectors in divisors(pack_vectors, pack_vectors):
         limit = max(1, (registers - vectors - 1) // vectors)
@@ -193,9 +195,18 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     for plan in best:
         if len(pixels) > 1:
             plans.append(replace(plan, copy_input=not plan.copy_input, channels_first=False, grouped=False))
-        if not plan.copy_input and not plan.grouped:
-            plans.append(replace(plan, channels_first=not plan.channels_first))
     return plans
+
+
+def _weights_dominate(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Return whether to divide the output channels among the cores, and not the pixels.
+
+    All kernels of a network with large feature maps should give a core the same pixels, which its cache then has; what
+    a kernel gains alone by another division the next one loses. Where a picture's maps are small, the weights are what
+    should be read once.
+    """
+    maps = _elements(sch, block, -2) + math.prod(int(d) for d in sch.get(block).writes[0].source.shape)
+    return _elements(sch, block, -1) > _WEIGHTS * maps
 
 
 def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
