@@ -34,20 +34,23 @@ def mma_fragments(target: tvm.target.Target, dtype: str, tf32: bool = False) -> 
 
 
 @functools.cache
-def mma_intrinsic(fragments: MmaFragments) -> str:
+def mma_intrinsic(fragments: MmaFragments, weights_scope: str = "shared") -> str:
     """Return the name of the intrinsic that multiplies `fragments`, registered."""
     name = f"tvm_involution.mma_{_PTX_TYPES[fragments.dtype]}_k{fragments.depth}"
-    TensorIntrin.register(name, *_functions(fragments))
+    if weights_scope != "shared":
+        name = f"{name}_{weights_scope}"
+    TensorIntrin.register(name, *_functions(fragments, weights_scope))
     return name
 
 
 def register_mma_intrinsics() -> None:
     """Register all, for traces that name them."""
     for dtype, depth in (("float16", 16), ("bfloat16", 16), ("float16", 8), ("float32", 8)):
-        mma_intrinsic(MmaFragments(dtype, depth))
+        for scope in ("shared", "global"):
+            mma_intrinsic(MmaFragments(dtype, depth), scope)
 
 
-def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
+def _functions(f: MmaFragments, weights_scope: str) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
     """Return what the intrinsic computes and how."""
     dtype, ptx_type, shape = f.dtype, _PTX_TYPES[f.dtype], f"m16n8k{f.depth}"
     steps, values, weights, pair = f.steps, f.values, f.weights, f.pair
@@ -55,7 +58,7 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
 
     @T.prim_func(s_tir=True)
     def description(w: T.handle, x: T.handle, sums: T.handle) -> None:
-        W = T.match_buffer(w, (steps, LANES, weights), dtype, align=16, offset_factor=1, scope="shared")
+        W = T.match_buffer(w, (steps, LANES, weights), dtype, align=16, offset_factor=1, scope=weights_scope)
         X = T.match_buffer(x, (LANES, values), dtype, align=16, offset_factor=1, scope="shared")
         D = T.match_buffer(sums, (LANES, 1, 1, 1, 4), "float32", align=16, offset_factor=1, scope="warp")
         with T.sblock("root"):
@@ -76,7 +79,7 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
         s1 = T.int32()
         s2 = T.int32()
         s3 = T.int32()
-        W = T.match_buffer(w, (steps, LANES, weights), dtype, align=16, offset_factor=1, scope="shared")
+        W = T.match_buffer(w, (steps, LANES, weights), dtype, align=16, offset_factor=1, scope=weights_scope)
         X = T.match_buffer(x, (LANES, values), dtype, align=16, offset_factor=1, scope="shared")
         D = T.match_buffer(
             sums, (LANES, 1, 1, 1, 4), "float32", align=16, offset_factor=1, scope="warp", strides=[s0, s1, s2, s3, 1]

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Involution with its kernel's span convolution as the matrix product that NVIDIA's tensor cores do.
+
+The rows of an instruction (`te.mma_convolution`) are a slab: one row of the window, of one or more groups, so that a
+schedule can make the kernels of a box of pixels one window row at a time. Its columns are 8 pixels of an image's row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import te, tirx
+
+from .checks import Pair, as_pair, check_shape
+from .involution import involution2d
+from .mma_convolution import COLUMNS, LANES, ROWS, MmaFragments, pack_weight_mma
+
+
+@dataclass(frozen=True)
+class Slab:
+    """How one row of the window of some groups fills the rows of an instruction."""
+
+    groups: int
+    taps: int
+    """of a group, filled up"""
+
+
+def slab_of(groups: int, kernel_columns: int) -> Slab | None:
+    """Return the slab of as many groups as fit and divide `groups`; None where not even one row fits."""
+    fitting = [n for n in (8, 4, 2, 1) if groups % n == 0 and n * kernel_columns <= ROWS]
+    return Slab(fitting[0], ROWS // fitting[0]) if fitting else None
+
+
+def pack_span_mma(weight: np.ndarray, kernel_size: Pair, fragments: MmaFragments) -> np.ndarray:
+    """Pack the span convolution's weight for `spanned_involution2d_mma`.
+
+    Args:
+        weight: W2 (G*KH*KW, R, 1, 1), rows in order (group, row, column); KW at most 16.
+
+    Returns:
+        (slabs * KH, chunks of R, 1, steps, 32 lanes, weights a lane), as `pack_weight_mma` does it.
+    """
+    kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
+    groups, hidden = weight.shape[0] // (kernel_h * kernel_w), weight.shape[1]
+    slab = slab_of(groups, kernel_w)
+    assert slab is not None
+    rows = np.zeros((groups // slab.groups, kernel_h, slab.groups, slab.taps, hidden), weight.dtype)
+    split = weight.reshape(-1, slab.groups, kernel_h, kernel_w, hidden)
+    rows[:, :, :, :kernel_w] = split.transpose(0, 2, 1, 3, 4)
+    return pack_weight_mma(rows.reshape(-1, hidden, 1, 1), fragments, 1)
+
+
+def spanned_involution2d_mma(
+    x: te.Tensor,
+    hidden: te.Tensor,
+    span_weight: te.Tensor,
+    span_bias: te.Tensor,
+    kernel_size: Pair,
+    groups: int,
+    fragments: MmaFragments,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    dilation: Pair = 1,
+) -> te.Tensor:
+    """Span the kernel, aggregate, in NHWC; the kernel, which exists only inside, stays in float32.
+
+    Args:
+        x: (N, H, W, C).
+        hidden: (N, OH, OW, R), the reduced and activated pixels, of the dtype of x.
+        span_weight: from `pack_span_mma`.
+        span_bias: (1, 1, 1, G*KH*KW), of any dtype.
+
+    Returns:
+        (N, OH, OW, C), of the dtype of x. Blocks: `columns` (what the lanes hold of `hidden`), `mma` (the sums, as the
+        lanes hold them), `kernel` (with the bias), those of `involution2d`, `involution2d_cast` for the half types.
+
+    Raises:
+        UserError: shapes that do not fit.
+    """
+    f = fragments
+    kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
+    slab = slab_of(groups, kernel_w)
+    assert slab is not None
+    taps = kernel_h * kernel_w
+    check_shape("span_bias", span_bias, (1, 1, 1, groups * taps))
+    batch, out_h, out_w, channels = (int(d) for d in hidden.shape)
+    packs, chunks = groups // slab.groups * kernel_h, -(-channels // f.chunk)
+    check_shape("span_weight", span_weight, (packs, chunks, 1, f.steps, LANES, f.weights))
+    blocks = -(-out_w // COLUMNS)
+
+    def pixel(row, block, chunk, lane, v):
+        column, k = block * COLUMNS + lane // 4, chunk * f.chunk + lane % 4 * f.values
+        # all of a vector that stays in a pixel has one bound
+        bound = k if channels % f.values == 0 else k + v
+        value = hidden[row // out_h, row % out_h, column, k + v]
+        return tirx.if_then_else(tirx.all(column < out_w, bound < channels), value, tirx.const(0, hidden.dtype))
+
+    # an image's rows one after another, so that a lane's place has as few axes as the instruction's description
+    rows = batch * out_h
+    columns = te.compute((rows, blocks, chunks, LANES, f.values), pixel, name="columns", tag="injective")
+    chunk, step = te.reduce_axis((0, chunks), "chunk"), te.reduce_axis((0, f.steps), "step")
+    quad, e = te.reduce_axis((0, 4), "quad"), te.reduce_axis((0, f.registers * f.pair), "element")
+
+    def product(lane, pack, row, block, r):
+        left = span_weight[pack, chunk, 0, step, lane // 4 * 4 + quad, (e // f.pair * 2 + r // 2) * f.pair + e % f.pair]
+        right = columns[row, block, chunk, (lane % 4 * 2 + r % 2) * 4 + quad, step * f.registers * f.pair + e]
+        return te.sum(left.astype("float32") * right.astype("float32"), axis=[chunk, step, quad, e])
+
+    mma = te.compute((LANES, packs, rows, blocks, 4), product, name="mma", tag="conv2d_mma")
+
+    def value(b, i, j, g, u, v):
+        own = g % slab.groups * slab.taps + v
+        lane = own // 2 * 4 + j % COLUMNS // 2
+        pack, register = g // slab.groups * kernel_h + u, own % 2 * 2 + j % 2
+        bias = span_bias[0, 0, 0, (g * kernel_h + u) * kernel_w + v].astype("float32")
+        return mma[lane, pack, b * out_h + i, j // COLUMNS, register] + bias
+
+    shape = (batch, out_h, out_w, groups, kernel_h, kernel_w)
+    kernel = te.compute(shape, value, name="kernel", tag="injective")
+    return involution2d(x, kernel, stride, padding, dilation, "NHWC")
