@@ -32,23 +32,30 @@ def slab_of(groups: int, kernel_columns: int) -> Slab | None:
     return Slab(fitting[0], ROWS // fitting[0]) if fitting else None
 
 
-def pack_span_mma(weight: np.ndarray, kernel_size: Pair, fragments: MmaFragments) -> np.ndarray:
-    """Pack the span convolution's weight for `spanned_involution2d_mma`.
+def pack_span_mma(
+    weight: np.ndarray, bias: np.ndarray, kernel_size: Pair, fragments: MmaFragments
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pack the span convolution's weight and bias for `spanned_involution2d_mma`.
 
     Args:
         weight: W2 (G*KH*KW, R, 1, 1), rows in order (group, row, column); KW at most 16.
+        bias: (G*KH*KW,), of any dtype.
 
     Returns:
-        (slabs * KH, chunks of R, 1, steps, 32 lanes, weights a lane), as `pack_weight_mma` does it.
+        The weight (slabs * KH, chunks of R, 1, steps, 32 lanes, weights a lane), as `pack_weight_mma` does it; the bias
+        (slabs * KH, 16) in float32.
     """
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
-    groups, hidden = weight.shape[0] // (kernel_h * kernel_w), weight.shape[1]
-    slab = slab_of(groups, kernel_w)
+    slab = slab_of(weight.shape[0] // (kernel_h * kernel_w), kernel_w)
     assert slab is not None
-    rows = np.zeros((groups // slab.groups, kernel_h, slab.groups, slab.taps, hidden), weight.dtype)
-    split = weight.reshape(-1, slab.groups, kernel_h, kernel_w, hidden)
-    rows[:, :, :, :kernel_w] = split.transpose(0, 2, 1, 3, 4)
-    return pack_weight_mma(rows.reshape(-1, hidden, 1, 1), fragments, 1)
+
+    def rows(array: np.ndarray) -> np.ndarray:
+        """Order (G*KH*KW, ...) by slab, row of the window, group and column; zeros where no column is."""
+        split = array.reshape(-1, slab.groups, kernel_h, kernel_w, *array.shape[1:]).swapaxes(1, 2)
+        empty = [(0, slab.taps - kernel_w if axis == 3 else 0) for axis in range(split.ndim)]
+        return np.pad(split, empty).reshape(-1, *array.shape[1:])
+
+    return pack_weight_mma(rows(weight), fragments, 1), rows(bias.astype("float32")).reshape(-1, ROWS)
 
 
 def spanned_involution2d_mma(
@@ -68,8 +75,9 @@ def spanned_involution2d_mma(
     Args:
         x: (N, H, W, C).
         hidden: (N, OH, OW, R), the reduced and activated pixels, of the dtype of x.
-        span_weight: from `pack_span_mma`.
-        span_bias: (1, 1, 1, G*KH*KW), of any dtype.
+        span_weight: from `pack_span_mma`, as is
+        span_bias.
+        groups: G.
 
     Returns:
         (N, OH, OW, C), of the dtype of x. Blocks: `columns` (what the lanes hold of `hidden`), `mma` (the sums, as the
@@ -82,10 +90,9 @@ def spanned_involution2d_mma(
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
     slab = slab_of(groups, kernel_w)
     assert slab is not None
-    taps = kernel_h * kernel_w
-    check_shape("span_bias", span_bias, (1, 1, 1, groups * taps))
     batch, out_h, out_w, channels = (int(d) for d in hidden.shape)
     packs, chunks = groups // slab.groups * kernel_h, -(-channels // f.chunk)
+    check_shape("span_bias", span_bias, (packs, ROWS))
     check_shape("span_weight", span_weight, (packs, chunks, 1, f.steps, LANES, f.weights))
     blocks = -(-out_w // COLUMNS)
 
@@ -113,8 +120,7 @@ def spanned_involution2d_mma(
         own = g % slab.groups * slab.taps + v
         lane = own // 2 * 4 + j % COLUMNS // 2
         pack, register = g // slab.groups * kernel_h + u, own % 2 * 2 + j % 2
-        bias = span_bias[0, 0, 0, (g * kernel_h + u) * kernel_w + v].astype("float32")
-        return mma[lane, pack, b * out_h + i, j // COLUMNS, register] + bias
+        return mma[lane, pack, b * out_h + i, j // COLUMNS, register] + span_bias[pack, own]
 
     shape = (batch, out_h, out_w, groups, kernel_h, kernel_w)
     kernel = te.compute(shape, value, name="kernel", tag="injective")

@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from tvm import s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ...te.mma_convolution import LANES
 from ..rule import choose, find_block, fuse_epilogue
 from ..window import Window
 from .box import Box
-from .stage import as_vectors, copy_by_threads, unroll
+from .stage import as_vectors, bind_threads, copy_by_threads, unroll
 
 # steps of a window's row that are unrolled
 _UNROLLED = 1024
@@ -22,34 +26,121 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
         The loop over boxes, under which the block's kernel must be put into shared memory; None where something else
         than elementwise operations follows.
     """
-    epilogue = fuse_epilogue(sch, block)
-    if epilogue is not None and sch.get_consumers(epilogue):
-        return None
+    epilogue = _epilogue(sch, block)
     if epilogue is None:
-        epilogue = sch.cache_write(block, 0, "local")
+        return None
     padded = find_block(sch, "pad_temp")
     x = padded or sch.cache_read(block, 0, "shared")
     strip = sch.cache_read(block, 0, "local")
 
-    batch, row, column, channel, u, v = sch.get_loops(block)
-    row, row_thread = sch.split(row, [None, box.rows])
-    column, column_thread, pixel = sch.split(column, [None, box.strips, box.pixels])
-    lanes = box.groups * window.group_channels // box.channels
-    channel, lane, element = sch.split(channel, [None, lanes, box.channels])
-    sch.reorder(batch, row, column, channel, row_thread, column_thread, lane, u, v, pixel, element)
-    boxes = sch.fuse(batch, row, column, channel)
-    thread = sch.fuse(row_thread, column_thread, lane)
+    outer, threads, (u, v), inner = _divide(sch, block, window, box)
+    sch.reorder(*outer, *threads, u, v, *inner)
+    boxes, thread = sch.fuse(*outer), sch.fuse(*threads)
     sch.bind(boxes, "blockIdx.x")
-    sch.bind(thread, "threadIdx.x")
+    bind_threads(sch, thread)
 
     sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
     sch.set_scope(block, 0, "local")
     sch.compute_at(strip, u, preserve_unit_loops=True)
     copy_by_threads(sch, x, boxes, box.threads(window), box.x_vector(window), tests=padded is not None)
+    _use_registers(sch, strip, epilogue, v, box)
+    unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
+    sch.decompose_reduction(block, u)
+    return boxes
+
+
+@dataclass(frozen=True)
+class RowwiseAggregation:
+    """An aggregation whose warps are yet to be bound.
+
+    Attributes:
+        boxes: the loop over boxes.
+        row: the loop over the rows of the window, under which the block's kernel must be put into shared memory.
+    """
+
+    boxes: LoopRV
+    row: LoopRV
+    block: SBlockRV
+    threads: tuple[list[LoopRV], ...]
+    tail: tuple[SBlockRV, SBlockRV, LoopRV]
+
+    def bind(self, sch: s_tir.Schedule, box: Box) -> None:
+        """Bind the threads, once the kernel has joined: what joins an unevenly split loop loses its bound (TVM 0.27)."""
+        _use_registers(sch, *self.tail, box)
+        for row, *others in self.threads:
+            _bind_warps(sch, row, others)
+        sch.decompose_reduction(self.block, self.row)
+
+
+def aggregate_by_rows(
+    sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box
+) -> RowwiseAggregation | None:
+    """Schedule `[pad_temp] -> involution2d -> epilogue` with the rows of the window around the threads.
+
+    So all warps of a block, of 32 lanes each, can make the kernels of a row before they use them.
+
+    Returns:
+        None where something else than elementwise operations follows.
+    """
+    epilogue = _epilogue(sch, block)
+    if epilogue is None:
+        return None
+    padded = find_block(sch, "pad_temp")
+    x = padded or sch.cache_read(block, 0, "shared")
+    strip = sch.cache_read(block, 0, "local")
+
+    outer, threads, (u, v), inner = _divide(sch, block, window, box)
+    sch.reorder(*outer, u, *threads, v, *inner)
+    # the test whether a warp's last lanes have work then stands around the sum and not in it
+    whole = sch.blockize(v)
+    boxes = sch.fuse(*outer)
+    sch.bind(boxes, "blockIdx.x")
+    sch.set_scope(block, 0, "local")
+    sch.compute_at(strip, threads[-1], preserve_unit_loops=True)
+    sch.reverse_compute_at(epilogue, boxes, preserve_unit_loops=True)
+    units, finishing, _, finished = _divide(sch, epilogue, window, box)
+    sch.reorder(*units, *finishing, *finished)
+    first = sch.fuse(*units, finishing[0])
+    all_threads = box.whole_warps(window) * LANES
+    copy_by_threads(sch, x, boxes, all_threads, box.x_vector(window), tests=padded is not None, lanes=LANES)
+    return RowwiseAggregation(boxes, u, whole, (threads, [first, *finishing[1:]]), (strip, epilogue, v))
+
+
+def _epilogue(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:
+    """Return what follows as one block, a copy where nothing does; None where it is not elementwise."""
+    epilogue = fuse_epilogue(sch, block)
+    if epilogue is None:
+        return sch.cache_write(block, 0, "local")
+    return None if sch.get_consumers(epilogue) else epilogue
+
+
+def _divide(
+    sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box
+) -> tuple[list[LoopRV], list[LoopRV], list[LoopRV], list[LoopRV]]:
+    """Split the loops of `block`; return those over boxes, those over a box's threads, the window's, a thread's."""
+    batch, row, column, channel, *rest = sch.get_loops(block)[-len(sch.get(block).iter_vars) :]
+    row, row_thread = sch.split(row, [None, box.rows])
+    column, column_thread, pixel = sch.split(column, [None, box.strips, box.pixels])
+    channel, lane, element = sch.split(channel, [None, box.lanes(window), box.channels])
+    return [batch, row, column, channel], [row_thread, column_thread, lane], rest, [pixel, element]
+
+
+def _use_registers(sch: s_tir.Schedule, strip: SBlockRV, epilogue: SBlockRV, v: LoopRV, box: Box) -> None:
+    """Let a thread's loops disappear, so that what it keeps has names."""
     unroll(sch, sch.get_loops(strip)[-2], _UNROLLED)
     as_vectors(sch, strip, box.channels)
     as_vectors(sch, epilogue, box.channels)
     unroll(sch, v, _UNROLLED)
-    unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
-    sch.decompose_reduction(block, u)
-    return boxes
+
+
+def _bind_warps(sch: s_tir.Schedule, row: LoopRV, others: list[LoopRV]) -> None:
+    """Bind loops over a box's threads to warps of 32 lanes, of which the last may have lanes without work."""
+    across = math.prod(int(sch.get(loop).extent) for loop in others)
+    if LANES % across == 0:
+        # whole rows a warp: an analyzable test for the last
+        warp, row = sch.split(row, [None, LANES // across])
+        lane = sch.fuse(row, *others)
+    else:
+        warp, lane = sch.split(sch.fuse(row, *others), [None, LANES])
+    sch.bind(warp, "threadIdx.y")
+    sch.bind(lane, "threadIdx.x")

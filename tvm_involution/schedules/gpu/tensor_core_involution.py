@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Involution with the generation of its kernel on tensor cores (`te.spanned_involution2d_mma`).
+
+A block of threads takes a box of pixels by some groups. Row by row of the window its warps multiply the weights of that
+row, which come from the second-level cache in the order of the fragments, by the hidden channels of the box's pixels,
+which lie in shared memory for the whole time; the kernels of the row go to shared memory in float32, so that nobody
+converts them, and each thread aggregates the row as in `Involution`. So of the kernel there is never more than a seventh
+(of 7x7 taps) anywhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from ...te.mma_convolution import COLUMNS, LANES, MmaFragments
+from ...te.mma_spanned_involution import Slab, slab_of
+from ..rule import ScheduleRule, choose, find_block
+from ..window import Window, read_window
+from .aggregate import RowwiseAggregation, aggregate_by_rows
+from .box import Box, KernelCost, boxes, copy_instructions
+from .mma_intrinsics import mma_intrinsic
+from .stage import copy_by_threads
+
+_VARIANTS = 12
+# bytes of a kernel value; columns of a pixel's values that are left empty, so that pixels start in different banks
+_VALUE_BYTES, _EMPTY = 4, 4
+# tasks of a warp (an instruction's rows by its columns) whose products are under way at a time
+_UNROLLED_TASKS = 16
+
+
+class TensorCoreInvolution(ScheduleRule):
+    """Schedule the blocks `columns -> mma -> kernel`, `[pad_temp]` `-> involution2d -> epilogue` in NHWC."""
+
+    def apply(
+        self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        block, mma = find_block(sch, "involution2d"), find_block(sch, "mma")
+        window = read_window(sch, block) if block is not None else None
+        if window is None or mma is None or find_block(sch, "columns") is None:
+            return None
+        weight = sch.get(mma).reads[0].source
+        fragments = MmaFragments(str(weight.dtype), 2 * int(weight.shape[-1]))
+        kernel_cost = functools.partial(_kernel_cost, fragments=fragments, chunks=int(weight.shape[1]))
+        found = boxes(window, target, kernel_cost)[: _VARIANTS if tunable else 1]
+        spaces = [space for box in found if (space := _schedule(func, window, box, fragments, tunable)) is not None]
+        return spaces if tunable and spaces else next(iter(spaces), None)
+
+
+def _warps(box: Box, window: Window, slab: Slab) -> tuple[int, int, int] | None:
+    """Return how a block's warps divide slabs, rows and columns; None where they get no equal shares."""
+    left, found = box.whole_warps(window), []
+    for extent in (box.groups // slab.groups, box.rows, _columns(box)):
+        found.append(math.gcd(left, extent))
+        left //= found[-1]
+    return (found[0], found[1], found[2]) if left == 1 else None
+
+
+def _columns(box: Box) -> int:
+    """Return the instruction's columns of 8 pixels that a row of the box fills."""
+    return -(-box.strips * box.pixels // COLUMNS)
+
+
+def _kernel_cost(box: Box, window: Window, fragments: MmaFragments, chunks: int) -> KernelCost | None:
+    """Return what it costs to generate the kernels of a box on tensor cores and to read them there.
+
+    None where a row of the box is not a whole number of the instruction's columns, the groups are not one of slabs, or
+    warps cannot share the work.
+    """
+    slab, width = slab_of(window.groups, window.kernel_columns), box.strips * box.pixels
+    assert slab is not None
+    if (width % COLUMNS and width != window.out_columns) or box.groups % slab.groups:
+        return None
+    # lanes without work need an analyzable test
+    if LANES % (box.strips * box.lanes(window)) and box.threads(window) % LANES:
+        return None
+    if _warps(box, window, slab) is None:
+        return None
+    slabs, warps = box.groups // slab.groups, box.whole_warps(window)
+    tasks = slabs * box.rows * _columns(box) / warps
+    hidden = box.rows * _columns(box) * chunks * LANES * fragments.values
+    taps = box.pixels * -(-window.kernel_columns // 4)
+    # a task: a load and two instructions a step for each chunk; then biases, additions and stores of four sums
+    task = chunks * (1 + 2 * fragments.steps) + 12
+    weights = slabs * chunks * fragments.steps * LANES * fragments.weights
+    lanes = box.threads(window) / (warps * LANES)
+    return KernelCost(
+        shared_bytes=_kernel_bytes(box, slab) + hidden * window.element_bytes,
+        # of a thread with work, which waits for those without
+        instructions=(window.kernel_rows * (tasks * task + taps) / lanes)
+        + copy_instructions(hidden, fragments.values, box.threads(window)),
+        shared_loads=window.kernel_rows * (tasks * (4 * chunks + 8) + 4 * taps),
+        global_bytes=(window.kernel_rows * weights + hidden) * window.element_bytes,
+    )
+
+
+def _kernel_bytes(box: Box, slab: Slab) -> int:
+    pixels = box.rows * box.strips * box.pixels
+    return pixels * (box.groups * slab.taps + _EMPTY) * _VALUE_BYTES
+
+
+def _schedule(
+    func: tirx.PrimFunc, window: Window, box: Box, fragments: MmaFragments, tunable: bool
+) -> s_tir.Schedule | None:
+    sch = s_tir.Schedule(func)
+    block = find_block(sch, "involution2d")
+    assert block is not None
+    aggregation = aggregate_by_rows(sch, block, window, box)
+    if aggregation is None:
+        return None
+    _generate(sch, window, box, fragments, aggregation)
+    aggregation.bind(sch, box)
+    return sch
+
+
+def _generate(
+    sch: s_tir.Schedule, window: Window, box: Box, fragments: MmaFragments, aggregation: RowwiseAggregation
+) -> None:
+    """Compute the kernels of a box for a row of the window into shared memory."""
+    kernel, mma, columns = (find_block(sch, name) for name in ("kernel", "mma", "columns"))
+    slab = slab_of(window.groups, window.kernel_columns)
+    assert kernel is not None and mma is not None and columns is not None and slab is not None
+    warps = _warps(box, window, slab)
+    assert warps is not None
+    sch.set_scope(kernel, 0, "shared")
+    # before the strip of x is loaded, whose registers would otherwise be taken meanwhile
+    sch.compute_at(kernel, aggregation.row, preserve_unit_loops=True, index=-2)
+    sch.storage_align(kernel, 0, 2, 2 * _EMPTY, _EMPTY)
+    sch.storage_align(kernel, 0, 3, slab.taps, 0)
+    task = _to_lanes(sch, kernel, slab, warps)
+
+    sch.compute_at(mma, task, preserve_unit_loops=True)
+    sch.set_scope(mma, 0, "warp")
+    threads = box.whole_warps(window) * LANES
+    copy_by_threads(sch, columns, aggregation.boxes, threads, fragments.values, tests=True, lanes=LANES)
+    lane, *tile, register, chunk, step, quad, element = sch.get_loops(mma)[-len(sch.get(mma).iter_vars) :]
+    sch.reorder(chunk, *tile, lane, register, step, quad, element)
+    sch.unroll(chunk)
+    init = sch.decompose_reduction(mma, chunk)
+    init_lane, init_register = sch.get_loops(init)[-2:]
+    sch.bind(init_lane, "threadIdx.x")
+    sch.unroll(init_register)
+    sch.tensorize(lane, mma_intrinsic(fragments, "global"))
+
+
+def _to_lanes(sch: s_tir.Schedule, kernel: SBlockRV, slab: Slab, warps: tuple[int, int, int]) -> LoopRV:
+    """Bind the loops of `kernel` as the lanes hold it; return the loop over a warp's tasks."""
+    _, rows, columns, groups, _, taps = sch.get_loops(kernel)[-6:]
+    slabs, group = sch.split(groups, [None, slab.groups])
+    columns, quad, pair = sch.split(columns, [None, COLUMNS // 2, 2])
+    taps, own = sch.split(taps, [slab.taps // 2, 2])
+    halves = [sch.split(loop, [n, None]) for loop, n in zip((slabs, rows, columns), warps, strict=True)]
+    warp, tasks = [half[0] for half in halves], [half[1] for half in halves]
+    sch.reorder(*warp, *tasks, group, taps, quad, pair, own)
+    lane, task = sch.fuse(group, taps, quad), sch.fuse(*tasks)
+    sch.bind(sch.fuse(*warp), "threadIdx.y")
+    sch.bind(lane, "threadIdx.x")
+    sch.unroll(pair)
+    sch.unroll(own)
+    sch.unroll(task)
+    return task
