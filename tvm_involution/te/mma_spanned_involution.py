@@ -53,7 +53,9 @@ def pack_span_mma(
         """Order (G*KH*KW, ...) by slab, row of the window, group and column; zeros where no column is."""
         split = array.reshape(-1, slab.groups, kernel_h, kernel_w, *array.shape[1:]).swapaxes(1, 2)
         empty = [(0, slab.taps - kernel_w if axis == 3 else 0) for axis in range(split.ndim)]
-        return np.pad(split, empty).reshape(-1, *array.shape[1:])
+        # a lane holds the columns v and v + taps / 2
+        halves = np.pad(split, empty).reshape(*split.shape[:3], 2, slab.taps // 2, *array.shape[1:])
+        return halves.swapaxes(3, 4).reshape(-1, *array.shape[1:])
 
     return pack_weight_mma(rows(weight), fragments, 1), rows(bias.astype("float32")).reshape(-1, ROWS)
 
@@ -97,7 +99,7 @@ def spanned_involution2d_mma(
     blocks = -(-out_w // COLUMNS)
 
     def pixel(row, block, chunk, lane, v):
-        column, k = block * COLUMNS + lane // 4, chunk * f.chunk + lane % 4 * f.values
+        column, k = block * COLUMNS + lane // 4 % 2 * 4 + lane // 8, chunk * f.chunk + lane % 4 * f.values
         # all of a vector that stays in a pixel has one bound
         bound = k if channels % f.values == 0 else k + v
         value = hidden[row // out_h, row % out_h, column, k + v]
@@ -117,10 +119,13 @@ def spanned_involution2d_mma(
     mma = te.compute((LANES, packs, rows, blocks, 4), product, name="mma", tag="conv2d_mma")
 
     def value(b, i, j, g, u, v):
-        own = g % slab.groups * slab.taps + v
-        lane = own // 2 * 4 + j % COLUMNS // 2
-        pack, register = g // slab.groups * kernel_h + u, own % 2 * 2 + j % 2
-        return mma[lane, pack, b * out_h + i, j // COLUMNS, register] + span_bias[pack, own]
+        # a lane's four sums are half a row of taps and half a column of pixels apart: neighbouring lanes then have
+        # neighbouring taps of neighbouring pixels, so that all can store at once
+        half = slab.taps // 2
+        line, pack = g % slab.groups * half + v % half, g // slab.groups * kernel_h + u
+        register = v // half * 2 + j % COLUMNS // 4
+        value = mma[line * 4 + j % 4, pack, b * out_h + i, j // COLUMNS, register]
+        return value + span_bias[pack, line * 2 + v // half]
 
     shape = (batch, out_h, out_w, groups, kernel_h, kernel_w)
     kernel = te.compute(shape, value, name="kernel", tag="injective")

@@ -12,7 +12,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from ...te.mma_convolution import LANES
 from ..rule import choose, find_block, fuse_epilogue
 from ..window import Window
-from .box import Box
+from .box import BANK_BYTES, Box
 from .stage import as_vectors, bind_threads, copy_by_threads, unroll
 
 # steps of a window's row that are unrolled
@@ -103,6 +103,10 @@ def aggregate_by_rows(
     first = sch.fuse(*units, finishing[0])
     all_threads = box.whole_warps(window) * LANES
     copy_by_threads(sch, x, boxes, all_threads, box.x_vector(window), tests=padded is not None, lanes=LANES)
+    if box.row_padding(window):
+        # a row begins where its neighbour's first pixel ends, so that lanes of both read at once
+        elements = BANK_BYTES // window.element_bytes
+        sch.storage_align(x, 0, 1, elements, box.groups * window.group_channels)
     return RowwiseAggregation(boxes, u, whole, (threads, [first, *finishing[1:]]), (strip, epilogue, v))
 
 

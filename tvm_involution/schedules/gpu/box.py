@@ -24,6 +24,10 @@ _MULTIPROCESSORS, _CACHE_BYTES_A_CYCLE, _SECTOR_BYTES = 132, 3000, 32
 _RESIDENT_THREADS, _COPY_INSTRUCTIONS = 256, 16
 
 
+BANK_BYTES = 128
+"""that lie side by side in the banks of shared memory"""
+
+
 @dataclass(frozen=True)
 class Box:
     """Neighbouring pixels by some groups; a thread owns a strip of pixels by a vector of a group's channels."""
@@ -63,6 +67,15 @@ class Box:
     def x_vector(self, window: Window) -> int:
         """Channels of the box that are copied as a vector."""
         return largest_divisor(self.groups * window.group_channels, self.widest)
+
+    def row_padding(self, window: Window) -> int:
+        """Bytes, at most, that are left empty between rows of x so that they start in different banks."""
+        rows, _ = window.seen(self.rows, 1)
+        return rows * BANK_BYTES if self.strips == 1 and self.pixel_bytes(window) < BANK_BYTES else 0
+
+    def pixel_bytes(self, window: Window) -> int:
+        """Bytes of a pixel of x in the box."""
+        return self.groups * window.group_channels * window.element_bytes
 
     def kernel_vector(self, window: Window) -> int:
         """Kernel values that are copied as a vector."""

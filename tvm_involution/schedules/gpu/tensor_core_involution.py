@@ -27,10 +27,8 @@ from .mma_intrinsics import mma_intrinsic
 from .stage import copy_by_threads
 
 _VARIANTS = 12
-# bytes of a kernel value; columns of a pixel's values that are left empty, so that pixels start in different banks
-_VALUE_BYTES, _EMPTY = 4, 4
-# tasks of a warp (an instruction's rows by its columns) whose products are under way at a time
-_UNROLLED_TASKS = 16
+# shared memory's banks, of 4 bytes as a kernel's values; how many a thread reads at a time
+_BANKS, _VALUE_BYTES, _VECTOR = 32, 4, 4
 
 
 class TensorCoreInvolution(ScheduleRule):
@@ -46,11 +44,18 @@ class TensorCoreInvolution(ScheduleRule):
         if window is None or mma is None or find_block(sch, "columns") is None:
             return None
         weight = sch.get(mma).reads[0].source
-        fragments = MmaFragments(str(weight.dtype), 2 * int(weight.shape[-1]))
+        fragments = _fragments(sch, mma)
         kernel_cost = functools.partial(_kernel_cost, fragments=fragments, chunks=int(weight.shape[1]))
         found = boxes(window, target, kernel_cost)[: _VARIANTS if tunable else 1]
         spaces = [space for box in found if (space := _schedule(func, window, box, fragments, tunable)) is not None]
         return spaces if tunable and spaces else next(iter(spaces), None)
+
+
+def _fragments(sch: s_tir.Schedule, mma: SBlockRV) -> MmaFragments:
+    weight, columns = (read.source for read in sch.get(mma).reads)
+    dtype = str(weight.dtype)
+    # a lane holds two rows of the instruction's sixteen, a quarter of their depth
+    return MmaFragments(dtype, 2 * int(weight.shape[-1]), int(columns.shape[-1]) * tvm.DataType(dtype).bits // 8)
 
 
 def _warps(box: Box, window: Window, slab: Slab) -> tuple[int, int, int] | None:
@@ -91,18 +96,25 @@ def _kernel_cost(box: Box, window: Window, fragments: MmaFragments, chunks: int)
     weights = slabs * chunks * fragments.steps * LANES * fragments.weights
     lanes = box.threads(window) / (warps * LANES)
     return KernelCost(
-        shared_bytes=_kernel_bytes(box, slab) + hidden * window.element_bytes,
+        shared_bytes=_kernel_bytes(box, window) + box.row_padding(window) + hidden * window.element_bytes,
         # of a thread with work, which waits for those without
         instructions=(window.kernel_rows * (tasks * task + taps) / lanes)
         + copy_instructions(hidden, fragments.values, box.threads(window)),
-        shared_loads=window.kernel_rows * (tasks * (4 * chunks + 8) + 4 * taps),
+        # two threads side by side read the same kernel, at once
+        shared_loads=window.kernel_rows * (tasks * (chunks * fragments.lane_bytes / 4 + 4) + 2 * taps),
         global_bytes=(window.kernel_rows * weights + hidden) * window.element_bytes,
     )
 
 
-def _kernel_bytes(box: Box, slab: Slab) -> int:
-    pixels = box.rows * box.strips * box.pixels
-    return pixels * (box.groups * slab.taps + _EMPTY) * _VALUE_BYTES
+def _row_values(window: Window) -> int:
+    """Return the values that a row of a pixel's kernel takes in shared memory."""
+    return -(-window.kernel_columns // _VECTOR) * _VECTOR
+
+
+def _kernel_bytes(box: Box, window: Window) -> int:
+    """Return the shared memory of a row of the box's kernels, with what is left empty at most."""
+    row = box.strips * box.pixels * _row_values(window) + _BANKS
+    return box.groups * (box.rows * row + _BANKS) * _VALUE_BYTES
 
 
 def _schedule(
@@ -131,8 +143,13 @@ def _generate(
     sch.set_scope(kernel, 0, "shared")
     # before the strip of x is loaded, whose registers would otherwise be taken meanwhile
     sch.compute_at(kernel, aggregation.row, preserve_unit_loops=True, index=-2)
-    sch.storage_align(kernel, 0, 2, 2 * _EMPTY, _EMPTY)
-    sch.storage_align(kernel, 0, 3, slab.taps, 0)
+    # a pixel's row by whole vectors; image rows and groups apart by as much as others' lanes fill of the banks
+    width = _row_values(window)
+    sch.transform_layout(kernel, ("write", 0), lambda b, i, j, g, u, v: (b, u, g, i, j, v))
+    sch.storage_align(kernel, 0, 4, _VECTOR, 0)
+    if box.strips == 1:
+        sch.storage_align(kernel, 0, 3, _BANKS, 2 * _VECTOR)
+    sch.storage_align(kernel, 0, 2, _BANKS, _VECTOR if width > _VECTOR else _BANKS // 2)
     task = _to_lanes(sch, kernel, slab, warps)
 
     sch.compute_at(mma, task, preserve_unit_loops=True)
@@ -140,7 +157,9 @@ def _generate(
     threads = box.whole_warps(window) * LANES
     copy_by_threads(sch, columns, aggregation.boxes, threads, fragments.values, tests=True, lanes=LANES)
     lane, *tile, register, chunk, step, quad, element = sch.get_loops(mma)[-len(sch.get(mma).iter_vars) :]
-    sch.reorder(chunk, *tile, lane, register, step, quad, element)
+    # an intrinsic of one step has no loop over steps
+    outer, inner = ([step], []) if fragments.steps == 1 else ([], [step])
+    sch.reorder(chunk, *outer, *tile, lane, register, *inner, quad, element)
     sch.unroll(chunk)
     init = sch.decompose_reduction(mma, chunk)
     init_lane, init_register = sch.get_loops(init)[-2:]
@@ -153,8 +172,8 @@ def _to_lanes(sch: s_tir.Schedule, kernel: SBlockRV, slab: Slab, warps: tuple[in
     """Bind the loops of `kernel` as the lanes hold it; return the loop over a warp's tasks."""
     _, rows, columns, groups, _, taps = sch.get_loops(kernel)[-6:]
     slabs, group = sch.split(groups, [None, slab.groups])
-    columns, quad, pair = sch.split(columns, [None, COLUMNS // 2, 2])
-    taps, own = sch.split(taps, [slab.taps // 2, 2])
+    columns, pair, quad = sch.split(columns, [None, 2, COLUMNS // 2])
+    own, taps = sch.split(taps, [2, slab.taps // 2])
     halves = [sch.split(loop, [n, None]) for loop, n in zip((slabs, rows, columns), warps, strict=True)]
     warp, tasks = [half[0] for half in halves], [half[1] for half in halves]
     sch.reorder(*warp, *tasks, group, taps, quad, pair, own)
