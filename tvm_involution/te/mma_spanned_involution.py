@@ -2,7 +2,8 @@
 """Involution with its kernel's span convolution as the matrix product that NVIDIA's tensor cores do.
 
 The rows of an instruction (`te.mma_convolution`) are a slab: one row of the window, of one or more groups, so that a
-schedule can make the kernels of a box of pixels one window row at a time. Its columns are 8 pixels of an image's row.
+schedule can make the kernels of a box of pixels one window row at a time. Its columns are up to 8 pixels of an image's
+row.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def slab_of(groups: int, kernel_columns: int) -> Slab | None:
     """Return the slab of as many groups as fit and divide `groups`; None where not even one row fits."""
     fitting = [n for n in (8, 4, 2, 1) if groups % n == 0 and n * kernel_columns <= ROWS]
     return Slab(fitting[0], ROWS // fitting[0]) if fitting else None
+
+
+def column_pixels(out_columns: int) -> int:
+    """Return how many neighbouring pixels of an image's row share an instruction: 8, or 5 to 7 that divide the row."""
+    return next((n for n in (8, 7, 6, 5) if out_columns % n == 0), COLUMNS)
 
 
 def pack_span_mma(
@@ -83,7 +89,7 @@ def spanned_involution2d_mma(
 
     Returns:
         (N, OH, OW, C), of the dtype of x. Blocks: `columns` (what the lanes hold of `hidden`), `mma` (the sums, as the
-        lanes hold them), `kernel` (with the bias), those of `involution2d`, `involution2d_cast` for the half types.
+        lanes hold them), `kernel` (with the bias), `taps` (as it lies in an image), those of `involution2d`, `involution2d_cast` for the half types.
 
     Raises:
         UserError: shapes that do not fit.
@@ -96,14 +102,17 @@ def spanned_involution2d_mma(
     packs, chunks = groups // slab.groups * kernel_h, -(-channels // f.chunk)
     check_shape("span_bias", span_bias, (packs, ROWS))
     check_shape("span_weight", span_weight, (packs, chunks, 1, f.steps, LANES, f.weights))
-    blocks = -(-out_w // COLUMNS)
+    pixels = column_pixels(out_w)
+    blocks = -(-out_w // pixels)
 
     def pixel(row, block, chunk, lane, v):
-        column, k = block * COLUMNS + lane // 4 % 2 * 4 + lane // 8, chunk * f.chunk + lane % 4 * f.values
+        own, k = lane // 4 % 2 * 4 + lane // 8, chunk * f.chunk + lane % 4 * f.values
         # all of a vector that stays in a pixel has one bound
         bound = k if channels % f.values == 0 else k + v
+        column = block * pixels + own
+        inside = tirx.all(own < pixels, column < out_w, bound < channels)
         value = hidden[row // out_h, row % out_h, column, k + v]
-        return tirx.if_then_else(tirx.all(column < out_w, bound < channels), value, tirx.const(0, hidden.dtype))
+        return tirx.if_then_else(inside, value, tirx.const(0, hidden.dtype))
 
     # an image's rows one after another, so that a lane's place has as few axes as the instruction's description
     rows = batch * out_h
@@ -118,15 +127,20 @@ def spanned_involution2d_mma(
 
     mma = te.compute((LANES, packs, rows, blocks, 4), product, name="mma", tag="conv2d_mma")
 
-    def value(b, i, j, g, u, v):
+    def value(b, i, block, own, g, u, v):
         # a lane's four sums are half a row of taps and half a column of pixels apart: neighbouring lanes then have
         # neighbouring taps of neighbouring pixels, so that all can store at once
         half = slab.taps // 2
         line, pack = g % slab.groups * half + v % half, g // slab.groups * kernel_h + u
-        register = v // half * 2 + j % COLUMNS // 4
-        value = mma[line * 4 + j % 4, pack, b * out_h + i, j // COLUMNS, register]
-        return value + span_bias[pack, line * 2 + v // half]
+        sums = mma[line * 4 + own % 4, pack, b * out_h + i, block, v // half * 2 + own // 4]
+        return sums + span_bias[pack, line * 2 + v // half]
 
-    shape = (batch, out_h, out_w, groups, kernel_h, kernel_w)
+    shape = (batch, out_h, blocks, pixels, groups, kernel_h, kernel_w)
     kernel = te.compute(shape, value, name="kernel", tag="injective")
-    return involution2d(x, kernel, stride, padding, dilation, "NHWC")
+    taps = te.compute(
+        (batch, out_h, out_w, groups, kernel_h, kernel_w),
+        lambda b, i, j, g, u, v: kernel[b, i, j // pixels, j % pixels, g, u, v],
+        name="taps",
+        tag="injective",
+    )
+    return involution2d(x, taps, stride, padding, dilation, "NHWC")

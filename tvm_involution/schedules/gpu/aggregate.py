@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from tvm import s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...te.mma_convolution import LANES
 from ..rule import choose, find_block, fuse_epilogue
 from ..window import Window
-from .box import BANK_BYTES, Box
+from .box import BANK_BYTES, LANES, Box
 from .stage import as_vectors, bind_threads, copy_by_threads, unroll
 
 # steps of a window's row that are unrolled
@@ -63,17 +61,19 @@ class RowwiseAggregation:
     block: SBlockRV
     threads: tuple[list[LoopRV], ...]
     tail: tuple[SBlockRV, SBlockRV, LoopRV]
+    warp_rows: int
 
     def bind(self, sch: s_tir.Schedule, box: Box) -> None:
         """Bind the threads, once the kernel has joined: what joins an unevenly split loop loses its bound (TVM 0.27)."""
         _use_registers(sch, *self.tail, box)
-        for row, *others in self.threads:
-            _bind_warps(sch, row, others)
+        rows = self.warp_rows
+        for loops in self.threads:
+            _bind_warps(sch, loops, rows)
         sch.decompose_reduction(self.block, self.row)
 
 
 def aggregate_by_rows(
-    sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box
+    sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, warps: int
 ) -> RowwiseAggregation | None:
     """Schedule `[pad_temp] -> involution2d -> epilogue` with the rows of the window around the threads.
 
@@ -101,13 +101,12 @@ def aggregate_by_rows(
     units, finishing, _, finished = _divide(sch, epilogue, window, box)
     sch.reorder(*units, *finishing, *finished)
     first = sch.fuse(*units, finishing[0])
-    all_threads = box.whole_warps(window) * LANES
-    copy_by_threads(sch, x, boxes, all_threads, box.x_vector(window), tests=padded is not None, lanes=LANES)
+    copy_by_threads(sch, x, boxes, warps * LANES, box.x_vector(window), tests=padded is not None, lanes=LANES)
     if box.row_padding(window):
         # a row begins where its neighbour's first pixel ends, so that lanes of both read at once
         elements = BANK_BYTES // window.element_bytes
         sch.storage_align(x, 0, 1, elements, box.groups * window.group_channels)
-    return RowwiseAggregation(boxes, u, whole, (threads, [first, *finishing[1:]]), (strip, epilogue, v))
+    return RowwiseAggregation(boxes, u, whole, (threads, [first, *finishing[1:]]), (strip, epilogue, v), box.warp_rows(window))
 
 
 def _epilogue(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:
@@ -137,13 +136,13 @@ def _use_registers(sch: s_tir.Schedule, strip: SBlockRV, epilogue: SBlockRV, v: 
     unroll(sch, v, _UNROLLED)
 
 
-def _bind_warps(sch: s_tir.Schedule, row: LoopRV, others: list[LoopRV]) -> None:
-    """Bind loops over a box's threads to warps of 32 lanes, of which the last may have lanes without work."""
-    across = math.prod(int(sch.get(loop).extent) for loop in others)
-    if LANES % across == 0:
-        # whole rows a warp: an analyzable test for the last
-        warp, row = sch.split(row, [None, LANES // across])
-        lane = sch.fuse(row, *others)
+def _bind_warps(sch: s_tir.Schedule, loops: list[LoopRV], rows: int) -> None:
+    """Bind loops over a box's threads to warps of 32 lanes, each of `rows` whole rows, or of what comes where 0."""
+    row, *others = loops
+    if rows:
+        # split such that the tests for lanes without work stay analyzable
+        warp, row = sch.split(row, [None, rows])
+        _, lane = sch.split(sch.fuse(row, *others), [None, LANES])
     else:
         warp, lane = sch.split(sch.fuse(row, *others), [None, LANES])
     sch.bind(warp, "threadIdx.y")

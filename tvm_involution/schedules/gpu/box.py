@@ -24,6 +24,8 @@ _MULTIPROCESSORS, _CACHE_BYTES_A_CYCLE, _SECTOR_BYTES = 132, 3000, 32
 _RESIDENT_THREADS, _COPY_INSTRUCTIONS = 256, 16
 
 
+LANES = 32
+"""of a warp"""
 BANK_BYTES = 128
 """that lie side by side in the banks of shared memory"""
 
@@ -51,9 +53,16 @@ class Box:
         """Threads of a block."""
         return self.rows * self.strips * self.lanes(window)
 
-    def whole_warps(self, window: Window) -> int:
-        """Warps of 32 lanes that have room for all threads."""
-        return -(-self.threads(window) // 32)
+    def warp_rows(self, window: Window) -> int:
+        """Rows of the box that a warp of 32 lanes takes; 0 where one row needs several."""
+        fitting = LANES // (self.strips * self.lanes(window))
+        return fitting if fitting * self.strips * self.lanes(window) == LANES else largest_divisor(self.rows, fitting)
+
+    def warps(self, window: Window) -> int | None:
+        """Warps that take whole rows of the box each, or whole warps all threads; None where neither is possible."""
+        if self.strips * self.lanes(window) <= LANES:
+            return -(-self.rows // self.warp_rows(window))
+        return None if self.threads(window) % LANES else self.threads(window) // LANES
 
     def kernel_elements(self, window: Window) -> int:
         """Kernel values of the box."""

@@ -18,8 +18,8 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...te.mma_convolution import COLUMNS, LANES, MmaFragments
-from ...te.mma_spanned_involution import Slab, slab_of
-from ..rule import ScheduleRule, choose, find_block
+from ...te.mma_spanned_involution import Slab, column_pixels, slab_of
+from ..rule import ScheduleRule, find_block
 from ..window import Window, read_window
 from .aggregate import RowwiseAggregation, aggregate_by_rows
 from .box import Box, KernelCost, boxes, copy_instructions
@@ -58,18 +58,18 @@ def _fragments(sch: s_tir.Schedule, mma: SBlockRV) -> MmaFragments:
     return MmaFragments(dtype, 2 * int(weight.shape[-1]), int(columns.shape[-1]) * tvm.DataType(dtype).bits // 8)
 
 
-def _warps(box: Box, window: Window, slab: Slab) -> tuple[int, int, int] | None:
+def _shares(box: Box, window: Window, slab: Slab) -> tuple[int, int, int] | None:
     """Return how a block's warps divide slabs, rows and columns; None where they get no equal shares."""
-    left, found = box.whole_warps(window), []
-    for extent in (box.groups // slab.groups, box.rows, _columns(box)):
+    left, found = box.warps(window) or 0, []
+    for extent in (box.groups // slab.groups, box.rows, _columns(box, window)):
         found.append(math.gcd(left, extent))
         left //= found[-1]
     return (found[0], found[1], found[2]) if left == 1 else None
 
 
-def _columns(box: Box) -> int:
-    """Return the instruction's columns of 8 pixels that a row of the box fills."""
-    return -(-box.strips * box.pixels // COLUMNS)
+def _columns(box: Box, window: Window) -> int:
+    """Return how many times the instruction's columns are filled by a row of the box."""
+    return -(-box.strips * box.pixels // column_pixels(window.out_columns))
 
 
 def _kernel_cost(box: Box, window: Window, fragments: MmaFragments, chunks: int) -> KernelCost | None:
@@ -80,16 +80,18 @@ def _kernel_cost(box: Box, window: Window, fragments: MmaFragments, chunks: int)
     """
     slab, width = slab_of(window.groups, window.kernel_columns), box.strips * box.pixels
     assert slab is not None
-    if (width % COLUMNS and width != window.out_columns) or box.groups % slab.groups:
+    shared_pixels = column_pixels(window.out_columns)
+    # a strip must not straddle two instructions' pixels, nor a box but for the end of an image's row
+    if shared_pixels % box.pixels or (width % shared_pixels and width != window.out_columns):
         return None
-    # lanes without work need an analyzable test
-    if LANES % (box.strips * box.lanes(window)) and box.threads(window) % LANES:
+    if box.groups % slab.groups:
         return None
-    if _warps(box, window, slab) is None:
+    shares = _shares(box, window, slab)
+    if shares is None:
         return None
-    slabs, warps = box.groups // slab.groups, box.whole_warps(window)
-    tasks = slabs * box.rows * _columns(box) / warps
-    hidden = box.rows * _columns(box) * chunks * LANES * fragments.values
+    slabs, warps = box.groups // slab.groups, math.prod(shares)
+    tasks = slabs * box.rows * _columns(box, window) / warps
+    hidden = box.rows * _columns(box, window) * chunks * LANES * fragments.values
     taps = box.pixels * -(-window.kernel_columns // 4)
     # a task: a load and two instructions a step for each chunk; then biases, additions and stores of four sums
     task = chunks * (1 + 2 * fragments.steps) + 12
@@ -122,8 +124,12 @@ def _schedule(
 ) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
     block = find_block(sch, "involution2d")
-    assert block is not None
-    aggregation = aggregate_by_rows(sch, block, window, box)
+    taps = find_block(sch, "taps")
+    assert block is not None and taps is not None
+    sch.compute_inline(taps)
+    warps = box.warps(window)
+    assert warps is not None
+    aggregation = aggregate_by_rows(sch, block, window, box, warps)
     if aggregation is None:
         return None
     _generate(sch, window, box, fragments, aggregation)
@@ -138,23 +144,23 @@ def _generate(
     kernel, mma, columns = (find_block(sch, name) for name in ("kernel", "mma", "columns"))
     slab = slab_of(window.groups, window.kernel_columns)
     assert kernel is not None and mma is not None and columns is not None and slab is not None
-    warps = _warps(box, window, slab)
-    assert warps is not None
+    shares = _shares(box, window, slab)
+    assert shares is not None
     sch.set_scope(kernel, 0, "shared")
     # before the strip of x is loaded, whose registers would otherwise be taken meanwhile
     sch.compute_at(kernel, aggregation.row, preserve_unit_loops=True, index=-2)
     # a pixel's row by whole vectors; image rows and groups apart by as much as others' lanes fill of the banks
     width = _row_values(window)
-    sch.transform_layout(kernel, ("write", 0), lambda b, i, j, g, u, v: (b, u, g, i, j, v))
-    sch.storage_align(kernel, 0, 4, _VECTOR, 0)
+    sch.transform_layout(kernel, ("write", 0), lambda b, i, j, p, g, u, v: (b, u, g, i, j, p, v))
+    sch.storage_align(kernel, 0, 5, _VECTOR, 0)
     if box.strips == 1:
         sch.storage_align(kernel, 0, 3, _BANKS, 2 * _VECTOR)
     sch.storage_align(kernel, 0, 2, _BANKS, _VECTOR if width > _VECTOR else _BANKS // 2)
-    task = _to_lanes(sch, kernel, slab, warps)
+    task = _to_lanes(sch, kernel, slab, shares)
 
     sch.compute_at(mma, task, preserve_unit_loops=True)
     sch.set_scope(mma, 0, "warp")
-    threads = box.whole_warps(window) * LANES
+    threads = math.prod(shares) * LANES
     copy_by_threads(sch, columns, aggregation.boxes, threads, fragments.values, tests=True, lanes=LANES)
     lane, *tile, register, chunk, step, quad, element = sch.get_loops(mma)[-len(sch.get(mma).iter_vars) :]
     # an intrinsic of one step has no loop over steps
@@ -168,13 +174,13 @@ def _generate(
     sch.tensorize(lane, mma_intrinsic(fragments, "global"))
 
 
-def _to_lanes(sch: s_tir.Schedule, kernel: SBlockRV, slab: Slab, warps: tuple[int, int, int]) -> LoopRV:
+def _to_lanes(sch: s_tir.Schedule, kernel: SBlockRV, slab: Slab, shares: tuple[int, int, int]) -> LoopRV:
     """Bind the loops of `kernel` as the lanes hold it; return the loop over a warp's tasks."""
-    _, rows, columns, groups, _, taps = sch.get_loops(kernel)[-6:]
+    _, rows, columns, pixel, groups, _, taps = sch.get_loops(kernel)[-7:]
     slabs, group = sch.split(groups, [None, slab.groups])
-    columns, pair, quad = sch.split(columns, [None, 2, COLUMNS // 2])
+    pair, quad = sch.split(pixel, [2, COLUMNS // 2])
     own, taps = sch.split(taps, [2, slab.taps // 2])
-    halves = [sch.split(loop, [n, None]) for loop, n in zip((slabs, rows, columns), warps, strict=True)]
+    halves = [sch.split(loop, [n, None]) for loop, n in zip((slabs, rows, columns), shares, strict=True)]
     warp, tasks = [half[0] for half in halves], [half[1] for half in halves]
     sch.reorder(*warp, *tasks, group, taps, quad, pair, own)
     lane, task = sch.fuse(group, taps, quad), sch.fuse(*tasks)
