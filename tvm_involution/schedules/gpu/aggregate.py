@@ -49,27 +49,31 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
 
 @dataclass(frozen=True)
 class RowwiseAggregation:
-    """An aggregation whose warps are yet to be bound.
+    """An aggregation whose blocks and threads are yet to be bound."""
 
-    Attributes:
-        boxes: the loop over boxes.
-        row: the loop over the rows of the window, under which the block's kernel must be put into shared memory.
-    """
-
-    boxes: LoopRV
+    outer: list[LoopRV]
+    """over boxes"""
     row: LoopRV
-    block: SBlockRV
-    threads: tuple[list[LoopRV], ...]
+    """of the window; under it the block's kernel must be put into shared memory"""
+    threads: tuple[list[LoopRV], list[LoopRV]]
+    """of the sum and of what follows"""
     tail: tuple[SBlockRV, SBlockRV, LoopRV]
     warp_rows: int
 
+    @property
+    def box(self) -> LoopRV:
+        """The loop under which belongs what a block does once."""
+        return self.outer[-1]
+
     def bind(self, sch: s_tir.Schedule, box: Box) -> None:
-        """Bind the threads, once the kernel has joined: what joins an unevenly split loop loses its bound (TVM 0.27)."""
+        """Bind blocks and threads, once all has joined: what joins an unevenly split loop loses its bound (TVM 0.27)."""
         _use_registers(sch, *self.tail, box)
-        rows = self.warp_rows
+        # the test whether a warp's last lanes have work then stands around the sum and not in it
+        whole = sch.blockize(self.tail[2])
+        sch.bind(sch.fuse(*self.outer), "blockIdx.x")
         for loops in self.threads:
-            _bind_warps(sch, loops, rows)
-        sch.decompose_reduction(self.block, self.row)
+            _bind_warps(sch, loops, self.warp_rows)
+        sch.decompose_reduction(whole, self.row)
 
 
 def aggregate_by_rows(
@@ -91,10 +95,7 @@ def aggregate_by_rows(
 
     outer, threads, (u, v), inner = _divide(sch, block, window, box)
     sch.reorder(*outer, u, *threads, v, *inner)
-    # the test whether a warp's last lanes have work then stands around the sum and not in it
-    whole = sch.blockize(v)
-    boxes = sch.fuse(*outer)
-    sch.bind(boxes, "blockIdx.x")
+    boxes = outer[-1]
     sch.set_scope(block, 0, "local")
     sch.compute_at(strip, threads[-1], preserve_unit_loops=True)
     sch.reverse_compute_at(epilogue, boxes, preserve_unit_loops=True)
@@ -106,7 +107,7 @@ def aggregate_by_rows(
         # a row begins where its neighbour's first pixel ends, so that lanes of both read at once
         elements = BANK_BYTES // window.element_bytes
         sch.storage_align(x, 0, 1, elements, box.groups * window.group_channels)
-    return RowwiseAggregation(boxes, u, whole, (threads, [first, *finishing[1:]]), (strip, epilogue, v), box.warp_rows(window))
+    return RowwiseAggregation(outer, u, (threads, [first, *finishing[1:]]), (strip, epilogue, v), box.warp_rows(window))
 
 
 def _epilogue(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:

@@ -81,8 +81,7 @@ def _kernel_cost(box: Box, window: Window, fragments: MmaFragments, chunks: int)
     slab, width = slab_of(window.groups, window.kernel_columns), box.strips * box.pixels
     assert slab is not None
     shared_pixels = column_pixels(window.out_columns)
-    # a strip must not straddle two instructions' pixels, nor a box but for the end of an image's row
-    if shared_pixels % box.pixels or (width % shared_pixels and width != window.out_columns):
+    if width % shared_pixels and width != window.out_columns:
         return None
     if box.groups % slab.groups:
         return None
@@ -132,15 +131,20 @@ def _schedule(
     aggregation = aggregate_by_rows(sch, block, window, box, warps)
     if aggregation is None:
         return None
-    _generate(sch, window, box, fragments, aggregation)
+    products = _generate(sch, window, box, fragments, aggregation)
     aggregation.bind(sch, box)
+    _multiply(sch, *products, fragments)
     return sch
 
 
 def _generate(
     sch: s_tir.Schedule, window: Window, box: Box, fragments: MmaFragments, aggregation: RowwiseAggregation
-) -> None:
-    """Compute the kernels of a box for a row of the window into shared memory."""
+) -> tuple[SBlockRV, LoopRV, LoopRV]:
+    """Compute the kernels of a box for a row of the window into shared memory.
+
+    Returns:
+        The block of the products, its loop over chunks of the hidden channels and that over lanes.
+    """
     kernel, mma, columns = (find_block(sch, name) for name in ("kernel", "mma", "columns"))
     slab = slab_of(window.groups, window.kernel_columns)
     assert kernel is not None and mma is not None and columns is not None and slab is not None
@@ -161,12 +165,17 @@ def _generate(
     sch.compute_at(mma, task, preserve_unit_loops=True)
     sch.set_scope(mma, 0, "warp")
     threads = math.prod(shares) * LANES
-    copy_by_threads(sch, columns, aggregation.boxes, threads, fragments.values, tests=True, lanes=LANES)
+    copy_by_threads(sch, columns, aggregation.box, threads, fragments.values, tests=True, lanes=LANES)
     lane, *tile, register, chunk, step, quad, element = sch.get_loops(mma)[-len(sch.get(mma).iter_vars) :]
     # an intrinsic of one step has no loop over steps
     outer, inner = ([step], []) if fragments.steps == 1 else ([], [step])
     sch.reorder(chunk, *outer, *tile, lane, register, *inner, quad, element)
     sch.unroll(chunk)
+    return mma, chunk, lane
+
+
+def _multiply(sch: s_tir.Schedule, mma: SBlockRV, chunk: LoopRV, lane: LoopRV, fragments: MmaFragments) -> None:
+    """Make instructions of the products, after loops around them are bound: none is, whose body writes a sum twice."""
     init = sch.decompose_reduction(mma, chunk)
     init_lane, init_register = sch.get_loops(init)[-2:]
     sch.bind(init_lane, "threadIdx.x")
