@@ -68,7 +68,7 @@ def phases(
             "lower operators",
             [
                 WidenReductions(target),
-                FuseKernelGeneration(target),
+                FuseKernelGeneration(target, tf32),
                 WinogradConvolutions(target),
                 PackWeights(target, tf32),
                 relax.backend.DispatchSortScan(),

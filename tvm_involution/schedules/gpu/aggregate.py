@@ -77,7 +77,7 @@ class RowwiseAggregation:
 
 
 def aggregate_by_rows(
-    sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, warps: int
+    sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, warps: int, tunable: bool
 ) -> RowwiseAggregation | None:
     """Schedule `[pad_temp] -> involution2d -> epilogue` with the rows of the window around the threads.
 
@@ -95,6 +95,7 @@ def aggregate_by_rows(
 
     outer, threads, (u, v), inner = _divide(sch, block, window, box)
     sch.reorder(*outer, u, *threads, v, *inner)
+    unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
     boxes = outer[-1]
     sch.set_scope(block, 0, "local")
     sch.compute_at(strip, threads[-1], preserve_unit_loops=True)

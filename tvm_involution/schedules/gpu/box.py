@@ -106,14 +106,21 @@ class KernelCost:
     """of a block"""
 
 
-def boxes(
-    window: Window, target: tvm.target.Target, kernel_cost: Callable[[Box, Window], KernelCost | None]
-) -> list[Box]:
-    """Return the boxes that fit the target, the best first.
+KernelCostOf = Callable[[Box, Window], KernelCost | None]
+"""of a box; None where the box does not suit the kernel's source"""
 
-    Args:
-        kernel_cost: of a box; None where the box is none for this rule.
-    """
+
+def boxes(window: Window, target: tvm.target.Target, kernel_cost: KernelCostOf) -> list[Box]:
+    """Return the boxes that fit the target, the best first."""
+    return [box for _, box in _rated(window, target, kernel_cost)]
+
+
+def estimated_cycles(window: Window, target: tvm.target.Target, kernel_cost: KernelCostOf) -> float:
+    """Return the cycles that an involution should take with the best box; infinite where none fits."""
+    return next((cycles for cycles, _ in _rated(window, target, kernel_cost)), math.inf)
+
+
+def _rated(window: Window, target: tvm.target.Target, kernel_cost: KernelCostOf) -> list[tuple[float, Box]]:
     widest = vector_bytes(target, window.dtype) // window.element_bytes
     vector = largest_divisor(window.group_channels, widest)
     found = []
@@ -127,7 +134,7 @@ def boxes(
                     kernel = kernel_cost(box, window)
                     if kernel is not None and _shared_bytes(box, window, kernel) <= shared_bytes(target):
                         found.append((_cost(box, window, target, kernel), box))
-    return [box for _, box in sorted(found, key=lambda pair: pair[0])]
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def copied_kernel(box: Box, window: Window) -> KernelCost:

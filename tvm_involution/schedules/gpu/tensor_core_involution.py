@@ -43,9 +43,9 @@ class TensorCoreInvolution(ScheduleRule):
         window = read_window(sch, block) if block is not None else None
         if window is None or mma is None or find_block(sch, "columns") is None:
             return None
-        weight = sch.get(mma).reads[0].source
+        chunks = int(sch.get(mma).reads[0].source.shape[1])
         fragments = _fragments(sch, mma)
-        kernel_cost = functools.partial(_kernel_cost, fragments=fragments, chunks=int(weight.shape[1]))
+        kernel_cost = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=chunks)
         found = boxes(window, target, kernel_cost)[: _VARIANTS if tunable else 1]
         spaces = [space for box in found if (space := _schedule(func, window, box, fragments, tunable)) is not None]
         return spaces if tunable and spaces else next(iter(spaces), None)
@@ -72,18 +72,18 @@ def _columns(box: Box, window: Window) -> int:
     return -(-box.strips * box.pixels // column_pixels(window.out_columns))
 
 
-def _kernel_cost(box: Box, window: Window, fragments: MmaFragments, chunks: int) -> KernelCost | None:
+def multiplied_on_tensor_cores(
+    box: Box, window: Window, fragments: MmaFragments, chunks: int
+) -> KernelCost | None:
     """Return what it costs to generate the kernels of a box on tensor cores and to read them there.
 
     None where a row of the box is not a whole number of the instruction's columns, the groups are not one of slabs, or
     warps cannot share the work.
     """
     slab, width = slab_of(window.groups, window.kernel_columns), box.strips * box.pixels
-    assert slab is not None
-    shared_pixels = column_pixels(window.out_columns)
-    if width % shared_pixels and width != window.out_columns:
+    if slab is None or box.groups % slab.groups:
         return None
-    if box.groups % slab.groups:
+    if width % column_pixels(window.out_columns) and width != window.out_columns:
         return None
     shares = _shares(box, window, slab)
     if shares is None:
@@ -128,7 +128,7 @@ def _schedule(
     sch.compute_inline(taps)
     warps = box.warps(window)
     assert warps is not None
-    aggregation = aggregate_by_rows(sch, block, window, box, warps)
+    aggregation = aggregate_by_rows(sch, block, window, box, warps, tunable)
     if aggregation is None:
         return None
     products = _generate(sch, window, box, fragments, aggregation)
