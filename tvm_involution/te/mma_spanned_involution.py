@@ -127,7 +127,7 @@ def spanned_involution2d_mma(
 
     mma = te.compute((LANES, packs, rows, blocks, 4), product, name="mma", tag="conv2d_mma")
 
-    def value(b, i, block, own, g, u, v):
+    def value(b, u, g, i, block, own, v):
         # a lane's four sums are half a row of taps and half a column of pixels apart: neighbouring lanes then have
         # neighbouring taps of neighbouring pixels, so that all can store at once
         half = slab.taps // 2
@@ -135,11 +135,11 @@ def spanned_involution2d_mma(
         sums = mma[line * 4 + own % 4, pack, b * out_h + i, block, v // half * 2 + own // 4]
         return sums + span_bias[pack, line * 2 + v // half]
 
-    shape = (batch, out_h, blocks, pixels, groups, kernel_h, kernel_w)
+    shape = (batch, kernel_h, groups, out_h, blocks, pixels, kernel_w)
     kernel = te.compute(shape, value, name="kernel", tag="injective")
     taps = te.compute(
         (batch, out_h, out_w, groups, kernel_h, kernel_w),
-        lambda b, i, j, g, u, v: kernel[b, i, j // pixels, j % pixels, g, u, v],
+        lambda b, i, j, g, u, v: kernel[b, u, g, i, j // pixels, j % pixels, v],
         name="taps",
         tag="injective",
     )

@@ -8,6 +8,7 @@ and need not round it (section 3.2 of arXiv 2103.06255 has the layer's equations
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -83,14 +84,12 @@ class FuseKernelGeneration:
         attrs = _attributes(involution)
         weight, kernel_size = conv.args[1].value.numpy(), attrs["kernel_size"]
         packed = pack_span_mma(weight, bias.value.numpy().reshape(-1), kernel_size, fragments)
+        groups = weight.shape[0] // math.prod(kernel_size)
         return builder.call_te(
-            spanned_involution2d_mma,
+            functools.partial(spanned_involution2d_mma, groups=groups, fragments=fragments, **attrs),
             x,
             conv.args[0],
             *map(relax.const, packed),
-            **attrs,
-            groups=weight.shape[0] // math.prod(kernel_size),
-            fragments=fragments,
             primfunc_name_hint="spanned_involution2d",
             primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
         )

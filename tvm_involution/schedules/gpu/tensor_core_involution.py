@@ -155,7 +155,6 @@ def _generate(
     sch.compute_at(kernel, aggregation.row, preserve_unit_loops=True, index=-2)
     # a pixel's row by whole vectors; image rows and groups apart by as much as others' lanes fill of the banks
     width = _row_values(window)
-    sch.transform_layout(kernel, ("write", 0), lambda b, i, j, p, g, u, v: (b, u, g, i, j, p, v))
     sch.storage_align(kernel, 0, 5, _VECTOR, 0)
     if box.strips == 1:
         sch.storage_align(kernel, 0, 3, _BANKS, 2 * _VECTOR)
@@ -185,7 +184,7 @@ def _multiply(sch: s_tir.Schedule, mma: SBlockRV, chunk: LoopRV, lane: LoopRV, f
 
 def _to_lanes(sch: s_tir.Schedule, kernel: SBlockRV, slab: Slab, shares: tuple[int, int, int]) -> LoopRV:
     """Bind the loops of `kernel` as the lanes hold it; return the loop over a warp's tasks."""
-    _, rows, columns, pixel, groups, _, taps = sch.get_loops(kernel)[-7:]
+    _, _, groups, rows, columns, pixel, taps = sch.get_loops(kernel)[-7:]
     slabs, group = sch.split(groups, [None, slab.groups])
     pair, quad = sch.split(pixel, [2, COLUMNS // 2])
     own, taps = sch.split(taps, [2, slab.taps // 2])
