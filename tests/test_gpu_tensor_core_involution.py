@@ -143,7 +143,7 @@ def test_layers_of_rednet_need_no_more_than_a_gpu_has(layer):
     [
         (14, "float16", "sm_75", False, True),
         (12, "bfloat16", "sm_80", False, True),
-        (14, "float32", "sm_80", True, True),
+        (56, "float32", "sm_80", True, True),
         (14, "float32", "sm_80", False, False),
         (14, "bfloat16", "sm_75", False, False),
         # no box of this rule has whole rows of 17 pixels

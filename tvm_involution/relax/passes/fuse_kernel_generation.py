@@ -98,11 +98,11 @@ class FuseKernelGeneration:
         """Half types on CPUs; float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md).
 
         On a GPU's CUDA cores where the products take less time than the kernel's way through memory: with few hidden
-        channels, fewer in the half types, whose span alone runs on tensor cores (docs/gpu.md).
+        channels, fewer in the half types and tf32, whose span alone runs on tensor cores (docs/gpu.md).
         """
         half = str(involution.ty.dtype) in ("float16", "bfloat16")
         if self.target.kind.name == "cuda":
-            return int(span.args[0].ty.shape[-1]) <= (_GPU_HIDDEN_HALF if half else _GPU_HIDDEN)
+            return int(span.args[0].ty.shape[-1]) <= (_GPU_HIDDEN_HALF if half or self.tf32 else _GPU_HIDDEN)
         elements = math.prod(int(d) for d in span.ty.shape.values)
         return half or elements * 4 > _CACHE_BYTES
 

@@ -72,9 +72,7 @@ def _columns(box: Box, window: Window) -> int:
     return -(-box.strips * box.pixels // column_pixels(window.out_columns))
 
 
-def multiplied_on_tensor_cores(
-    box: Box, window: Window, fragments: MmaFragments, chunks: int
-) -> KernelCost | None:
+def multiplied_on_tensor_cores(box: Box, window: Window, fragments: MmaFragments, chunks: int) -> KernelCost | None:
     """Return what it costs to generate the kernels of a box on tensor cores and to read them there.
 
     None where a row of the box is not a whole number of the instruction's columns, the groups are not one of slabs, or
