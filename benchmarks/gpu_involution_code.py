@@ -128,10 +128,8 @@ def program(
         shapes += [(-(-taps // lanes), 1, 1, hidden, lanes), (1, 1, 1, taps)]
     else:
         shapes[-1] = (batch, out, out, taps)
-    dtypes = [dtype] * 5 + [bias]
-    inputs = [
-        te.placeholder(shape, kind, f"input{i}") for i, (shape, kind) in enumerate(zip(shapes, dtypes, strict=False))
-    ]
+    dtypes = [*[dtype] * 5, bias]
+    inputs = [te.placeholder(shape, dtypes[i], f"input{i}") for i, shape in enumerate(shapes)]
     x, scale, shift, *kernel = inputs
     if source == "tensor cores":
         result = spanned_involution2d_mma(x, *kernel, kernel_size, groups, fragments, stride, kernel_size // 2)

@@ -83,13 +83,15 @@ def spanned_involution2d_mma(
     Args:
         x: (N, H, W, C).
         hidden: (N, OH, OW, R), the reduced and activated pixels, of the dtype of x.
-        span_weight: from `pack_span_mma`, as is
-        span_bias.
+        span_weight: W2 from `pack_span_mma`, as is span_bias.
+        kernel_size: (KH, KW), KW at most 16.
         groups: G.
+        fragments: those that W2 was packed for.
 
     Returns:
         (N, OH, OW, C), of the dtype of x. Blocks: `columns` (what the lanes hold of `hidden`), `mma` (the sums, as the
-        lanes hold them), `kernel` (with the bias), `taps` (as it lies in an image), those of `involution2d`, `involution2d_cast` for the half types.
+        lanes hold them), `kernel` (with the bias, a row of the window outermost), `taps` (in the order of
+        `involution2d`), those of `involution2d`.
 
     Raises:
         UserError: shapes that do not fit.

@@ -134,7 +134,11 @@ _PAIRS = ("kernel_size", "stride", "padding", "dilation")
 
 
 def _attributes(involution: relax.Call) -> dict[str, tuple[int, int]]:
-    return {name: tuple(int(v) for v in involution.attrs[name]) for name in _PAIRS}
+    def pair(name: str) -> tuple[int, int]:
+        rows, columns = involution.attrs[name]
+        return int(rows), int(columns)
+
+    return {name: pair(name) for name in _PAIRS}
 
 
 def _window(span: relax.Call, involution: relax.Call) -> Window:

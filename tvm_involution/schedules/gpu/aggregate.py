@@ -66,7 +66,7 @@ class RowwiseAggregation:
         return self.outer[-1]
 
     def bind(self, sch: s_tir.Schedule, box: Box) -> None:
-        """Bind blocks and threads, once all has joined: what joins an unevenly split loop loses its bound (TVM 0.27)."""
+        """Bind blocks and threads once all has joined: what joins an unevenly split loop loses its bound (TVM 0.27)."""
         _use_registers(sch, *self.tail, box)
         # the test whether a warp's last lanes have work then stands around the sum and not in it
         whole = sch.blockize(self.tail[2])

@@ -55,8 +55,10 @@ class Box:
 
     def warp_rows(self, window: Window) -> int:
         """Rows of the box that a warp of 32 lanes takes; 0 where one row needs several."""
-        fitting = LANES // (self.strips * self.lanes(window))
-        return fitting if fitting * self.strips * self.lanes(window) == LANES else largest_divisor(self.rows, fitting)
+        row = self.strips * self.lanes(window)
+        if row > LANES or LANES % row == 0:
+            return LANES // row
+        return largest_divisor(self.rows, LANES // row)
 
     def warps(self, window: Window) -> int | None:
         """Warps that take whole rows of the box each, or whole warps all threads; None where neither is possible."""
