@@ -24,12 +24,10 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
         The loop over boxes, under which the block's kernel must be put into shared memory; None where something else
         than elementwise operations follows.
     """
-    epilogue = _epilogue(sch, block)
-    if epilogue is None:
+    parts = _parts(sch, block)
+    if parts is None:
         return None
-    padded = find_block(sch, "pad_temp")
-    x = padded or sch.cache_read(block, 0, "shared")
-    strip = sch.cache_read(block, 0, "local")
+    x, padded, strip, epilogue = parts
 
     outer, threads, (u, v), inner = _divide(sch, block, window, box)
     sch.reorder(*outer, *threads, u, v, *inner)
@@ -40,7 +38,7 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
     sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
     sch.set_scope(block, 0, "local")
     sch.compute_at(strip, u, preserve_unit_loops=True)
-    copy_by_threads(sch, x, boxes, box.threads(window), box.x_vector(window), tests=padded is not None)
+    copy_by_threads(sch, x, boxes, box.threads(window), box.x_vector(window), tests=padded)
     _use_registers(sch, strip, epilogue, v, box)
     unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
     sch.decompose_reduction(block, u)
@@ -86,12 +84,10 @@ def aggregate_by_rows(
     Returns:
         None where something else than elementwise operations follows.
     """
-    epilogue = _epilogue(sch, block)
-    if epilogue is None:
+    parts = _parts(sch, block)
+    if parts is None:
         return None
-    padded = find_block(sch, "pad_temp")
-    x = padded or sch.cache_read(block, 0, "shared")
-    strip = sch.cache_read(block, 0, "local")
+    x, padded, strip, epilogue = parts
 
     outer, threads, (u, v), inner = _divide(sch, block, window, box)
     sch.reorder(*outer, u, *threads, v, *inner)
@@ -103,7 +99,7 @@ def aggregate_by_rows(
     units, finishing, _, finished = _divide(sch, epilogue, window, box)
     sch.reorder(*units, *finishing, *finished)
     first = sch.fuse(*units, finishing[0])
-    copy_by_threads(sch, x, boxes, warps * LANES, box.x_vector(window), tests=padded is not None, lanes=LANES)
+    copy_by_threads(sch, x, boxes, warps * LANES, box.x_vector(window), tests=padded, lanes=LANES)
     if box.row_padding(window):
         # a row begins where its neighbour's first pixel ends, so that lanes of both read at once
         elements = BANK_BYTES // window.element_bytes
@@ -111,12 +107,19 @@ def aggregate_by_rows(
     return RowwiseAggregation(outer, u, (threads, [first, *finishing[1:]]), (strip, epilogue, v), box.warp_rows(window))
 
 
-def _epilogue(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:
-    """Return what follows as one block, a copy where nothing does; None where it is not elementwise."""
+def _parts(sch: s_tir.Schedule, block: SBlockRV) -> tuple[SBlockRV, bool, SBlockRV, SBlockRV] | None:
+    """Return the copy of x, whether that pads it, a thread's strip of it, and what follows as one block.
+
+    None where something else than elementwise operations follows.
+    """
     epilogue = fuse_epilogue(sch, block)
+    if epilogue is not None and sch.get_consumers(epilogue):
+        return None
     if epilogue is None:
-        return sch.cache_write(block, 0, "local")
-    return None if sch.get_consumers(epilogue) else epilogue
+        epilogue = sch.cache_write(block, 0, "local")
+    padded = find_block(sch, "pad_temp")
+    x = padded or sch.cache_read(block, 0, "shared")
+    return x, padded is not None, sch.cache_read(block, 0, "local"), epilogue
 
 
 def _divide(

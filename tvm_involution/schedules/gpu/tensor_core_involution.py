@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Involution with the generation of its kernel on tensor cores (`te.spanned_involution2d_mma`).
 
-A block of threads takes a box of pixels by some groups. Row by row of the window, its warps multiply the weights of that
-row, which come from the second-level cache in the order of the fragments, by the hidden channels of the box's pixels,
-which stay in shared memory. The kernels of the row go to shared memory in float32, so that nobody rounds or converts
-them, and each thread aggregates the row as in `Involution`. No more of the kernel exists at a time than that row.
+A block of threads takes a box of pixels by some groups. Row by row of the window, its warps multiply that row's
+weights, which come from the second-level cache in the order of the fragments, by the hidden channels of the box's
+pixels, which stay in shared memory. The kernels of the row go to shared memory in float32, so that nobody rounds or
+converts them, and each thread aggregates the row as in `Involution`. No more of the kernel exists at a time.
 """
 
 from __future__ import annotations
