@@ -3,9 +3,9 @@
 
     python benchmarks/gpu_involution_code.py [--architecture sm_90a] [--batch 32] [--cuobjdump PATH]
 
-"loops" are the instructions of the aggregation and of the kernel's generation (of the whole kernel where the compiler
-left no loop); "issue" is the time they take at one a cycle and scheduler; "bytes" the time that the arrays take at the
-rate of a copy. A kernel is at best as fast as the larger of the two.
+"loops" are the instructions of the aggregation and of the kernel's generation, on tensor cores of both in one (of the
+whole kernel where the compiler left no loop); "issue" is the time they take at one a cycle and scheduler; "bytes" the
+time that the arrays take at the rate of a copy. A kernel is at best as fast as the larger of the two.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import argparse
 import math
 from collections import Counter
 
+import numpy as np
 import tvm
-from tvm import te, topi
+from tvm import s_tir, te, tirx, topi
 
 from tvm_involution.bench.machine_code import compile_kernel
 from tvm_involution.schedules import default_schedule
-from tvm_involution.te import involution2d, spanned_involution2d
+from tvm_involution.schedules.gpu import mma_fragments
+from tvm_involution.target import lowering_config
+from tvm_involution.te import involution2d, pack_span_mma, spanned_involution2d, spanned_involution2d_mma
 
 # channels, rows and columns, kernel, stride, hidden channels of the kernel's generation
 LAYERS = [
@@ -33,9 +36,12 @@ LAYERS = [
     (512, 7, 7, 1, 128),
 ]
 
+# where the kernel comes from: memory, or generated here
+SOURCES = ("given", "CUDA cores", "tensor cores")
+
 
 def main() -> None:
-    """Print a row a layer and type, unfused and fused."""
+    """Print a row a layer, type and source of the kernel."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architecture", default="sm_90a")
     parser.add_argument("--batch", type=int, default=32)
@@ -52,28 +58,37 @@ def main() -> None:
     print("|---" * len(columns) + "|")
     for layer in LAYERS:
         for dtype in arguments.dtype:
-            for fused in (False, True):
-                func = program(arguments.batch, *layer, dtype, fused)
+            for source in SOURCES if dtype != "float32" else SOURCES[:2]:
+                func = program(arguments.batch, *layer, dtype, source, target)
                 schedule, _ = default_schedule(func, target)
                 assert schedule is not None
-                source = tvm.compile(schedule.mod, target).mod.imports[0].inspect_source()
-                code = compile_kernel(source, arguments.architecture, arguments.cuobjdump)
+                code = compile_kernel(build(schedule, target), arguments.architecture, arguments.cuobjdump)
                 channels, size, kernel_size, stride, hidden = layer
-                # only generation reads global memory in its loop; its first loop is that of whole turns
-                busy = [loop for loop in code.loops if loop["FFMA"] >= 16]
-                aggregating = [loop for loop in busy if not loop["LDG"]] or [code.instructions]
-                loops = [aggregating[-1], *[loop for loop in busy if loop["LDG"]][:1]]
-                products = multiply_adds(arguments.batch, channels, size, kernel_size, stride, hidden if fused else 0)
-                ratios = (sum(loop.values()) / loop["FFMA"] for loop in loops)
-                instructions = sum(count * ratio for count, ratio in zip(products, ratios, strict=False))
-                lanes = code.threads / (-(-code.threads // 32) * 32)
-                issue = instructions / 32 / lanes / (4 * arguments.multiprocessors * arguments.gigahertz * 1e3)
-                moved = sum(math.prod(map(int, buffer.shape)) for buffer in func.params)
-                moved *= tvm.DataType(dtype).bits // 8
+                if source == "tensor cores":
+                    # one loop over the rows of the window makes the kernels and uses them
+                    loops = [next(loop for loop in code.loops if loop["HMMA"])]
+                    warps = blocks(schedule) * -(-code.threads // 32)
+                    instructions = warps * kernel_size * sum(loops[0].values())
+                else:
+                    # only generation reads global memory in its loop; its first loop is that of whole turns
+                    busy = [loop for loop in code.loops if loop["FFMA"] >= 16]
+                    aggregating = [loop for loop in busy if not loop["LDG"]] or [code.instructions]
+                    loops = [aggregating[-1], *[loop for loop in busy if loop["LDG"]][:1]]
+                    products = multiply_adds(
+                        arguments.batch, channels, size, kernel_size, stride, hidden if source == "CUDA cores" else 0
+                    )
+                    ratios = (sum(loop.values()) / loop["FFMA"] for loop in loops)
+                    instructions = sum(count * ratio for count, ratio in zip(products, ratios, strict=False))
+                    instructions /= code.threads / -(-code.threads // 32)
+                issue = instructions / (4 * arguments.multiprocessors * arguments.gigahertz * 1e3)
+                moved = sum(
+                    math.prod(map(int, buffer.shape)) * tvm.DataType(str(buffer.dtype)).bits // 8
+                    for buffer in func.params
+                )
                 cells = [
                     f"{channels}, {size}x{size}, {kernel_size}, {stride}",
                     dtype,
-                    "fused" if fused else "given",
+                    source,
                     code.threads,
                     f"{code.registers}{' (spills)' * bool(code.spilled_bytes + code.stack_bytes)}",
                     f"{code.shared_bytes / 1024:.1f}",
@@ -85,21 +100,56 @@ def main() -> None:
                 print("|", " | ".join(map(str, cells)), "|")
 
 
-def program(batch: int, channels: int, size: int, kernel_size: int, stride: int, hidden: int, dtype: str, fused: bool):
-    """Return an involution of RedNet with batch norm and ReLU behind it, as the pipeline makes it."""
-    out, taps, lanes = -(-size // stride), channels // 16 * kernel_size**2, 16
-    shapes = [(batch, size, size, channels), *[(1, 1, 1, channels)] * 2]
-    if fused:
-        shapes += [(batch, out, out, hidden), (-(-taps // lanes), 1, 1, hidden, lanes), (1, 1, 1, taps)]
+def program(
+    batch: int,
+    channels: int,
+    size: int,
+    kernel_size: int,
+    stride: int,
+    hidden: int,
+    dtype: str,
+    source: str,
+    target: tvm.target.Target,
+) -> tirx.PrimFunc:
+    """Return an involution of RedNet with batch norm and ReLU behind it, as the pipeline makes it.
+
+    Args:
+        source: of the kernel, one of `SOURCES`.
+    """
+    out, groups, lanes = -(-size // stride), channels // 16, 16
+    taps = groups * kernel_size**2
+    shapes, bias = [(batch, size, size, channels), *[(1, 1, 1, channels)] * 2, (batch, out, out, hidden)], dtype
+    fragments = mma_fragments(target, dtype, channels=hidden)
+    if source == "tensor cores":
+        assert fragments is not None
+        packed = pack_span_mma(np.zeros((taps, hidden, 1, 1)), np.zeros(taps), kernel_size, fragments)
+        shapes, bias = [*shapes, *(array.shape for array in packed)], "float32"
+    elif source == "CUDA cores":
+        shapes += [(-(-taps // lanes), 1, 1, hidden, lanes), (1, 1, 1, taps)]
     else:
-        shapes += [(batch, out, out, taps)]
-    x, scale, shift, *kernel = (te.placeholder(shape, dtype, f"input{i}") for i, shape in enumerate(shapes))
-    if fused:
+        shapes[-1] = (batch, out, out, taps)
+    dtypes = [*[dtype] * 5, bias]
+    inputs = [te.placeholder(shape, dtypes[i], f"input{i}") for i, shape in enumerate(shapes)]
+    x, scale, shift, *kernel = inputs
+    if source == "tensor cores":
+        result = spanned_involution2d_mma(x, *kernel, kernel_size, groups, fragments, stride, kernel_size // 2)
+    elif source == "CUDA cores":
         result = spanned_involution2d(x, *kernel, kernel_size, stride, kernel_size // 2)
     else:
         result = involution2d(x, *kernel, stride, kernel_size // 2, layout="NHWC", kernel_size=kernel_size)
     result = topi.nn.relu(topi.add(topi.multiply(result, scale), shift))
-    return te.create_prim_func([x, scale, shift, *kernel, result]).with_attr("global_symbol", "main")
+    return te.create_prim_func([*inputs, result]).with_attr("global_symbol", "main")
+
+
+def build(schedule: s_tir.Schedule, target: tvm.target.Target) -> str:
+    """Return the CUDA C of a scheduled program."""
+    with tvm.transform.PassContext(config=lowering_config(target)):
+        return tvm.compile(schedule.mod, target).mod.imports[0].inspect_source()
+
+
+def blocks(schedule: s_tir.Schedule) -> int:
+    """Return the thread blocks of a schedule, whose first loop is that over them."""
+    return int(schedule.get(schedule.get_loops(schedule.get_sblock("kernel"))[0]).extent)
 
 
 def multiply_adds(batch: int, channels: int, size: int, kernel_size: int, stride: int, hidden: int) -> tuple[int, int]:
@@ -113,8 +163,10 @@ def describe(loop: Counter[str]) -> str:
     total = sum(loop.values())
     loads = loop["LDS"] + loop["LDG"] + loop["LDL"]
     convert = loop["HADD2"] + loop["PRMT"] + loop["F2FP"]
-    rest = total - loop["FFMA"] - loads - convert
-    return f"{loop['FFMA']} FFMA + {convert} convert + {loads} load + {rest} other, {total / loop['FFMA']:.2f} a FFMA"
+    tensor = f" + {loop['HMMA']} HMMA" if loop["HMMA"] else ""
+    rest = total - loop["FFMA"] - loop["HMMA"] - loads - convert
+    text = f"{loop['FFMA']} FFMA{tensor} + {convert} convert + {loads} load + {rest} other"
+    return f"{text}, {total / loop['FFMA']:.2f} a FFMA"
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def phases(
                 PictureByPicture(target),
                 relax.transform.CanonicalizeBindings(),
                 WidenReductions(target),
-                FuseKernelGeneration(target),
+                FuseKernelGeneration(target, tf32),
                 WinogradConvolutions(target),
                 StrassenConvolutions(target),
                 PackWeights(target, tf32),

@@ -32,6 +32,7 @@ GPU_RULES: tuple[ScheduleRule, ...] = (
     gpu.Involution(),
     gpu.InvolutionNCHW(),
     gpu.SpannedInvolution(),
+    gpu.TensorCoreInvolution(),
     gpu.TensorCoreGemm(),
     gpu.CudaCoreGemm(),
     gpu.NMS(),

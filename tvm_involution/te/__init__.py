@@ -9,6 +9,7 @@ from .im2col import conv2d_windows, matrix_windows
 from .involution import involution2d, involution2d_output_size
 from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, generated_involution2d, spanned_involution2d
 from .mma_convolution import MmaFragments, conv2d_mma, pack_weight_mma
+from .mma_spanned_involution import pack_span_mma, spanned_involution2d_mma
 from .nms import nms
 from .paste_masks import paste_masks
 from .roi_align import roi_align
@@ -35,6 +36,7 @@ __all__ = [
     "matmul_packed",
     "matrix_windows",
     "nms",
+    "pack_span_mma",
     "pack_strassen_weight",
     "pack_weight",
     "pack_weight_gemm",
@@ -43,4 +45,5 @@ __all__ = [
     "paste_masks",
     "roi_align",
     "spanned_involution2d",
+    "spanned_involution2d_mma",
 ]

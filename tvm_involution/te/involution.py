@@ -38,6 +38,7 @@ def involution2d(
         x: (N, C, H, W), in layout NHWC (N, H, W, C).
         kernel: (N, G, KH, KW, OH, OW), in NHWC (N, OH, OW, G, KH, KW): there the taps of a pixel and group lie side
             by side. Or packed, as a 1x1 convolution makes it: (N, G*KH*KW, OH, OW), in NHWC (N, OH, OW, G*KH*KW).
+            Of the dtype of x, or of the sums.
         stride: int or (rows, columns), as padding and dilation.
         kernel_size: (KH, KW), needed for a packed kernel.
 
@@ -54,7 +55,9 @@ def involution2d(
     check_layout(layout)
     check_rank("x", x, 4)
     check_rank("kernel", kernel, 4, 6)
-    check_same_dtype(x=x, kernel=kernel)
+    sum_dtype = accumulator_dtype(x.dtype)
+    if sum_dtype == str(x.dtype) or sum_dtype != str(kernel.dtype):
+        check_same_dtype(x=x, kernel=kernel)
 
     n, channels, height, width = (x.shape[layout.index(dim)] for dim in "NCHW")
     groups, kernel_h, kernel_w = _kernel_dims(kernel, layout, kernel_size)
@@ -73,7 +76,6 @@ def involution2d(
     source = pad_rows_columns(x, layout, pad_h, pad_w)
     u = te.reduce_axis((0, kernel_h), "u")
     v = te.reduce_axis((0, kernel_w), "v")
-    sum_dtype = accumulator_dtype(x.dtype)
 
     def tap(b, c, i, j):
         row, column = i * stride_h + u * dilation_h, j * stride_w + v * dilation_w

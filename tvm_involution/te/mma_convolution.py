@@ -20,7 +20,6 @@ from .im2col import Windows, padded_pixels
 LANES = 32
 ROWS, COLUMNS = 16, 8
 """of the instruction's result: channels and pixels"""
-_LANE_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,13 @@ class MmaFragments:
     """of the operands; float32 stands for tf32"""
     depth: int
     """elements that one instruction sums: 16, or 8 for tf32 and before sm_80"""
+    lane_bytes: int = 16
+    """of a pixel's channels that a lane holds; 8 for sums too short for 16"""
 
     @property
     def values(self) -> int:
         """Neighbouring channels of a pixel that a lane holds."""
-        return _LANE_BYTES // self._bytes
+        return self.lane_bytes // self._bytes
 
     @property
     def chunk(self) -> int:

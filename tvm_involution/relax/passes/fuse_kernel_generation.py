@@ -8,6 +8,7 @@ and need not round it (section 3.2 of arXiv 2103.06255 has the layer's equations
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -15,7 +16,9 @@ import tvm
 from tvm import relax
 from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
-from ...te import spanned_involution2d
+from ...schedules.gpu import fusing_pays, mma_fragments
+from ...schedules.window import Window
+from ...te import MmaFragments, pack_span_mma, spanned_involution2d, spanned_involution2d_mma
 from ..operator import OP_NAME
 from ..uses import count_uses
 from .pack_weights import packed_weight, widest_pack
@@ -24,16 +27,21 @@ from .pack_weights import packed_weight, widest_pack
 _OUT_ELEMENTWISE_FUSABLE = 4
 # of the second-level caches of some cores
 _CACHE_BYTES = 4 << 20
-# hidden channels up to which a GPU generates the kernel where it is used
+# hidden channels up to which a GPU generates the kernel on CUDA cores where it is used
 _GPU_HIDDEN, _GPU_HIDDEN_HALF = 64, 8
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseKernelGeneration")
 class FuseKernelGeneration:
-    """Rewrite `involution2d(x, conv2d(hidden, W2) + b)` in NHWC with constant W2 and b, where it pays."""
+    """Rewrite `involution2d(x, conv2d(hidden, W2) + b)` in NHWC with constant W2 and b, where it pays.
 
-    def __init__(self, target: tvm.target.Target):
+    Args:
+        tf32: multiply float32 on tensor cores, which keep 10 bits of its mantissa.
+    """
+
+    def __init__(self, target: tvm.target.Target, tf32: bool = False):
         self.target = target
+        self.tf32 = tf32
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those involutions as calls of fused tensor programs."""
@@ -53,26 +61,53 @@ class FuseKernelGeneration:
         def rewrite(expr, matches):
             conv, call = matches[span], matches[involution]
             apart = any(uses.get(matches[part], 2) != 1 for part in (span, kernel))
-            if apart or not _is_span(conv, matches[bias]) or not self._pays(conv, call):
+            if apart or not _is_span(conv, matches[bias]):
+                return expr
+            fragments = self._fragments(conv, call)
+            if fragments is not None:
+                return self._on_tensor_cores(builder, call, matches[x], conv, matches[bias], fragments)
+            if not self._pays(conv, call):
                 return expr
             return self._spanned(builder, call, matches[x], conv, matches[bias])
 
         return rewrite_call(involution, rewrite, func)
 
+    def _fragments(self, span: relax.Call, involution: relax.Call) -> MmaFragments | None:
+        """Return the fragments of the span on tensor cores; None where it should not be fused there."""
+        hidden = int(span.args[0].ty.shape[-1])
+        fragments = mma_fragments(self.target, str(involution.ty.dtype), self.tf32, hidden)
+        if fragments is None or not fusing_pays(_window(span, involution), hidden, fragments, self.target):
+            return None
+        return fragments
+
+    def _on_tensor_cores(self, builder, involution, x, conv, bias, fragments):
+        attrs = _attributes(involution)
+        weight, kernel_size = conv.args[1].value.numpy(), attrs["kernel_size"]
+        packed = pack_span_mma(weight, bias.value.numpy().reshape(-1), kernel_size, fragments)
+        groups = weight.shape[0] // math.prod(kernel_size)
+        return builder.call_te(
+            functools.partial(spanned_involution2d_mma, groups=groups, fragments=fragments, **attrs),
+            x,
+            conv.args[0],
+            *map(relax.const, packed),
+            primfunc_name_hint="spanned_involution2d",
+            primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
+        )
+
     def _pays(self, span: relax.Call, involution: relax.Call) -> bool:
         """Half types on CPUs; float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md).
 
-        On GPUs where the products take less time than the kernel's way through memory: with few hidden channels, fewer
-        in the half types, whose span alone runs on tensor cores (docs/gpu.md).
+        On a GPU's CUDA cores where the products take less time than the kernel's way through memory: with few hidden
+        channels, fewer in the half types and tf32, whose span alone runs on tensor cores (docs/gpu.md).
         """
         half = str(involution.ty.dtype) in ("float16", "bfloat16")
         if self.target.kind.name == "cuda":
-            return int(span.args[0].ty.shape[-1]) <= (_GPU_HIDDEN_HALF if half else _GPU_HIDDEN)
+            return int(span.args[0].ty.shape[-1]) <= (_GPU_HIDDEN_HALF if half or self.tf32 else _GPU_HIDDEN)
         elements = math.prod(int(d) for d in span.ty.shape.values)
         return half or elements * 4 > _CACHE_BYTES
 
     def _spanned(self, builder, involution, x, conv, bias):
-        attrs = {name: tuple(int(v) for v in involution.attrs[name]) for name in _PAIRS}
+        attrs = _attributes(involution)
         weight = conv.args[1].value.numpy()
         groups = weight.shape[0] // math.prod(attrs["kernel_size"])
         if self.target.kind.name == "llvm":
@@ -96,6 +131,32 @@ class FuseKernelGeneration:
 
 
 _PAIRS = ("kernel_size", "stride", "padding", "dilation")
+
+
+def _attributes(involution: relax.Call) -> dict[str, tuple[int, int]]:
+    def pair(name: str) -> tuple[int, int]:
+        rows, columns = involution.attrs[name]
+        return int(rows), int(columns)
+
+    return {name: pair(name) for name in _PAIRS}
+
+
+def _window(span: relax.Call, involution: relax.Call) -> Window:
+    attrs = _attributes(involution)
+    batch, rows, columns, channels = (int(d) for d in involution.ty.shape.values)
+    return Window(
+        layout="NHWC",
+        batch=batch,
+        out_rows=rows,
+        out_columns=columns,
+        channels=channels,
+        groups=int(span.ty.shape[-1]) // math.prod(attrs["kernel_size"]),
+        kernel_rows=attrs["kernel_size"][0],
+        kernel_columns=attrs["kernel_size"][1],
+        stride=attrs["stride"],
+        dilation=attrs["dilation"],
+        dtype=str(involution.ty.dtype),
+    )
 
 
 def _is_span(conv: relax.Call, bias: tvm.ir.GenericConst) -> bool:

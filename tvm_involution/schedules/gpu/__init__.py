@@ -3,6 +3,7 @@
 
 from .cuda_core_gemm import CudaCoreGemm
 from .dlight_fallback import DlightFallback
+from .fusion import fusing_pays
 from .involution import Involution
 from .involution_nchw import InvolutionNCHW
 from .mma_intrinsics import mma_fragments, register_mma_intrinsics
@@ -10,6 +11,7 @@ from .nms import NMS
 from .reduction import Reduction
 from .spanned_involution import SpannedInvolution
 from .tensor_core_gemm import TensorCoreGemm
+from .tensor_core_involution import TensorCoreInvolution
 from .thread_per_output import ThreadPerOutput
 
 __all__ = [
@@ -21,7 +23,9 @@ __all__ = [
     "Reduction",
     "SpannedInvolution",
     "TensorCoreGemm",
+    "TensorCoreInvolution",
     "ThreadPerOutput",
+    "fusing_pays",
     "mma_fragments",
     "register_mma_intrinsics",
 ]

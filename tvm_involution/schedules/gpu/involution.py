@@ -16,7 +16,7 @@ from tvm import s_tir, tirx
 from ..rule import ScheduleRule, find_block
 from ..window import Window, read_window
 from .aggregate import aggregate
-from .box import Box, boxes
+from .box import Box, boxes, copied_kernel
 from .stage import copy_by_threads
 
 # structural variants of a design space
@@ -42,7 +42,7 @@ class Involution(ScheduleRule):
         ]
         if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
             return None
-        found = boxes(window, target)[: _VARIANTS if tunable else 1]
+        found = boxes(window, target, copied_kernel)[: _VARIANTS if tunable else 1]
         spaces = [space for box in found if (space := _schedule(func, window, box, tunable)) is not None]
         return spaces if tunable and spaces else next(iter(spaces), None)
 

@@ -8,6 +8,7 @@ that are packed in the order of the registers do not need.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import tvm
 from tvm.s_tir import TensorIntrin
@@ -19,25 +20,36 @@ from ...te.mma_convolution import LANES, MmaFragments
 _PTX_TYPES = {"float16": "fp16", "bfloat16": "bf16", "float32": "tf32"}
 
 
-def mma_fragments(target: tvm.target.Target, dtype: str, tf32: bool = False) -> MmaFragments | None:
+def mma_fragments(
+    target: tvm.target.Target, dtype: str, tf32: bool = False, channels: int | None = None
+) -> MmaFragments | None:
     """Return the fragments of the product of `dtype` that `target` has, with sums in float32; None where it has none.
 
     Args:
         tf32: multiply float32 by its first 10 bits of mantissa.
+        channels: of the sum, where it may be so short that fragments of half the width hold it.
     """
     capability = compute_capability(target) if target.kind.name == "cuda" else 0
     if dtype == "float16" and capability >= 75:
-        return MmaFragments(dtype, 16 if capability >= 80 else 8)
-    if capability >= 80 and (dtype == "bfloat16" or (dtype == "float32" and tf32)):
-        return MmaFragments(dtype, 16 if dtype == "bfloat16" else 8)
-    return None
+        whole = MmaFragments(dtype, 16 if capability >= 80 else 8)
+    elif capability >= 80 and (dtype == "bfloat16" or (dtype == "float32" and tf32)):
+        whole = MmaFragments(dtype, 16 if dtype == "bfloat16" else 8)
+    else:
+        return None
+    half = replace(whole, lane_bytes=8)
+    return half if channels is not None and channels <= half.chunk else whole
 
 
 @functools.cache
-def mma_intrinsic(fragments: MmaFragments) -> str:
-    """Return the name of the intrinsic that multiplies `fragments`, registered."""
-    name = f"tvm_involution.mma_{_PTX_TYPES[fragments.dtype]}_k{fragments.depth}"
-    TensorIntrin.register(name, *_functions(fragments))
+def mma_intrinsic(fragments: MmaFragments, weights: str = "shared") -> str:
+    """Return the name of the intrinsic that multiplies `fragments`, registered.
+
+    Args:
+        weights: the scope that they come from, "shared" or "global".
+    """
+    product = f"{_PTX_TYPES[fragments.dtype]}_k{fragments.depth}"
+    name = f"tvm_involution.mma_{product}_{fragments.lane_bytes}_bytes_{weights}"
+    TensorIntrin.register(name, *_functions(fragments, weights))
     return name
 
 
@@ -45,9 +57,11 @@ def register_mma_intrinsics() -> None:
     """Register all, for traces that name them."""
     for dtype, depth in (("float16", 16), ("bfloat16", 16), ("float16", 8), ("float32", 8)):
         mma_intrinsic(MmaFragments(dtype, depth))
+        for lane_bytes in (8, 16):
+            mma_intrinsic(MmaFragments(dtype, depth, lane_bytes), "global")
 
 
-def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
+def _functions(f: MmaFragments, scope: str) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
     """Return what the intrinsic computes and how."""
     dtype, ptx_type, shape = f.dtype, _PTX_TYPES[f.dtype], f"m16n8k{f.depth}"
     steps, values, weights, pair = f.steps, f.values, f.weights, f.pair
@@ -55,7 +69,7 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
 
     @T.prim_func(s_tir=True)
     def description(w: T.handle, x: T.handle, sums: T.handle) -> None:
-        W = T.match_buffer(w, (steps, LANES, weights), dtype, align=16, offset_factor=1, scope="shared")
+        W = T.match_buffer(w, (steps, LANES, weights), dtype, align=16, offset_factor=1, scope=scope)
         X = T.match_buffer(x, (LANES, values), dtype, align=16, offset_factor=1, scope="shared")
         D = T.match_buffer(sums, (LANES, 1, 1, 1, 4), "float32", align=16, offset_factor=1, scope="warp")
         with T.sblock("root"):
@@ -68,6 +82,22 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
                         "float32", W[s, i // 4 * 4 + q, (e // pair * 2 + v // 2) * pair + e % pair]
                     ) * T.Cast("float32", X[(i % 4 * 2 + v % 2) * 4 + q, s * depth + e])
 
+    # programs are compared without loops of one iteration, descriptions with theirs (TVM 0.27)
+    @T.prim_func(s_tir=True)
+    def one_step(w: T.handle, x: T.handle, sums: T.handle) -> None:
+        W = T.match_buffer(w, (1, LANES, weights), dtype, align=16, offset_factor=1, scope=scope)
+        X = T.match_buffer(x, (LANES, values), dtype, align=16, offset_factor=1, scope="shared")
+        D = T.match_buffer(sums, (LANES, 1, 1, 1, 4), "float32", align=16, offset_factor=1, scope="warp")
+        with T.sblock("root"):
+            T.reads(D[0:LANES, 0, 0, 0, 0:4], W[0, 0:LANES, 0:weights], X[0:LANES, 0:values])
+            T.writes(D[0:LANES, 0, 0, 0, 0:4])
+            for lane, r, quad, element in T.grid(LANES, 4, 4, depth):
+                with T.sblock("mma"):
+                    i, v, q, e = T.axis.remap("SSRR", [lane, r, quad, element])
+                    D[i, 0, 0, 0, v] = D[i, 0, 0, 0, v] + T.Cast(
+                        "float32", W[0, i // 4 * 4 + q, (e // pair * 2 + v // 2) * pair + e % pair]
+                    ) * T.Cast("float32", X[(i % 4 * 2 + v % 2) * 4 + q, e])
+
     # The scalar reads are dropped later; until then they keep StorageRewrite from making arrays of vectors, which
     # cp.async and the offsets into fragments cannot have (TVM 0.27).
     @T.prim_func(s_tir=True)
@@ -76,7 +106,7 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
         s1 = T.int32()
         s2 = T.int32()
         s3 = T.int32()
-        W = T.match_buffer(w, (steps, LANES, weights), dtype, align=16, offset_factor=1, scope="shared")
+        W = T.match_buffer(w, (steps, LANES, weights), dtype, align=16, offset_factor=1, scope=scope)
         X = T.match_buffer(x, (LANES, values), dtype, align=16, offset_factor=1, scope="shared")
         D = T.match_buffer(
             sums, (LANES, 1, 1, 1, 4), "float32", align=16, offset_factor=1, scope="warp", strides=[s0, s1, s2, s3, 1]
@@ -108,4 +138,4 @@ def _functions(f: MmaFragments) -> tuple[tvm.tirx.PrimFunc, tvm.tirx.PrimFunc]:
                             )
                         )  # fmt: skip
 
-    return description, implementation
+    return description if steps > 1 else one_step, implementation

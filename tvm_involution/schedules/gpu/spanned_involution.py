@@ -8,6 +8,8 @@ through the first-level cache. No pixel's kernel is computed twice.
 
 from __future__ import annotations
 
+import functools
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV
@@ -15,7 +17,7 @@ from tvm.s_tir.schedule import LoopRV
 from ..rule import ScheduleRule, find_block, largest_divisor
 from ..window import Window, read_window
 from .aggregate import aggregate
-from .box import Box, boxes
+from .box import Box, boxes, multiplied_kernel
 from .limits import vector_bytes
 from .stage import as_vectors, unroll
 
@@ -40,7 +42,8 @@ class SpannedInvolution(ScheduleRule):
         if any(find_block(sch, name) is None for name in ("conv2d", "conv2d_out", "kernel")):
             return None
         hidden = int(sch.get(sch.get_loops(find_block(sch, "conv2d"))[-1]).extent)
-        found = boxes(window, target, hidden)[: _VARIANTS if tunable else 1]
+        kernel_cost = functools.partial(multiplied_kernel, hidden=hidden)
+        found = boxes(window, target, kernel_cost)[: _VARIANTS if tunable else 1]
         vector = vector_bytes(target, window.dtype) // window.element_bytes
         spaces = [space for box in found if (space := _schedule(func, window, box, vector, tunable)) is not None]
         return spaces if tunable and spaces else next(iter(spaces), None)

@@ -26,6 +26,7 @@ def copy_by_threads(
     *,
     contiguous: int = 1,
     tests: bool = False,
+    lanes: int | None = None,
 ) -> None:
     """Compute `block` into shared memory in loop `box`, each thread a vector of neighbouring elements at a time.
 
@@ -35,6 +36,7 @@ def copy_by_threads(
         vector: elements of a vector; divides the part of the last `contiguous` axes that the box needs.
         tests: whether each load stands behind a test for the border. The CUDA compiler then keeps loads and stores in
             order, unless the loads go to registers first.
+        lanes: see `bind_threads`.
     """
     sch.set_scope(block, 0, "shared")
     sch.compute_at(block, box, preserve_unit_loops=True)
@@ -43,7 +45,7 @@ def copy_by_threads(
     # apart from the lanes, so that a test for the border does not depend on them
     last, lane = sch.split(sch.fuse(*loops[-contiguous:]), [None, vector])
     turn, thread = sch.split(sch.fuse(*loops[:-contiguous], last), [None, threads])
-    sch.bind(thread, "threadIdx.x")
+    bind_threads(sch, thread, lanes)
     if vector in _VECTORS:
         sch.vectorize(lane)
     unroll(sch, turn, TURNS)
@@ -53,6 +55,14 @@ def copy_by_threads(
         sch.annotate(turn, "pragma_loop_partition_hint", 1)
     elif int(sch.get(turn).extent) * vector * element_bits // 8 <= STAGED_BYTES:
         sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
+
+
+def bind_threads(sch: s_tir.Schedule, thread: LoopRV, lanes: int | None = None) -> None:
+    """Bind a loop over a block's threads to threadIdx.x; or, with `lanes`, to warps of so many (threadIdx.y, x)."""
+    if lanes is not None:
+        warp, thread = sch.split(thread, [None, lanes])
+        sch.bind(warp, "threadIdx.y")
+    sch.bind(thread, "threadIdx.x")
 
 
 def as_vectors(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:

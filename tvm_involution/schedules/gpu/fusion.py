@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether an involution that generates its kernel on tensor cores beats a span convolution and one that reads it."""
+
+from __future__ import annotations
+
+import functools
+
+import tvm
+
+from ...te.mma_convolution import MmaFragments
+from ..window import Window
+from .box import copied_kernel, estimated_cycles
+from .tensor_core_involution import multiplied_on_tensor_cores
+
+# of the GPUs that defaults are chosen for: 3.03 TB/s of a copy at 1.7 GHz; a kernel more in a graph, assumed to take a
+# microsecond at least
+_MEMORY_BYTES_A_CYCLE, _KERNEL_CYCLES = 1780, 1700
+
+
+def fusing_pays(window: Window, hidden: int, fragments: MmaFragments, target: tvm.target.Target) -> bool:
+    """Return whether the kernel should be generated where it is used.
+
+    That saves the kernel's way to memory and back, and takes the cycles by which the box estimate is longer. The span's
+    products are not compared: on tensor cores they take a small part of the time that its result takes to memory.
+
+    Args:
+        hidden: channels that the kernel is generated from.
+    """
+    chunks = -(-hidden // fragments.chunk)
+    generated = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=chunks)
+    pixels = window.batch * window.out_rows * window.out_columns
+    kernel_bytes = pixels * window.groups * window.taps * window.element_bytes
+    saved = max(2 * kernel_bytes / _MEMORY_BYTES_A_CYCLE, _KERNEL_CYCLES)
+    given = estimated_cycles(window, target, copied_kernel)
+    return estimated_cycles(window, target, generated) < given + saved
