@@ -192,12 +192,8 @@ class _SpanAndInvolution(nn.Module):
 def _fusing(wanted: bool):
     """Have the pipeline fuse the kernel's generation, or not, whatever it expects of it."""
 
-    def forced(target: tvm.target.Target) -> tvm.transform.Pass:
-        if not wanted:
-            return tvm.transform.Sequential([])
-        made = FuseKernelGeneration(target)
-        made._inst._pays = lambda *_: True  # the pass inside TVM's wrapper
-        return made
+    def forced(target: tvm.target.Target, tf32: bool = False) -> tvm.transform.Pass:
+        return FuseKernelGeneration(target, tf32, fuse=wanted)
 
     with mock.patch.object(pipeline, "FuseKernelGeneration", forced):
         yield

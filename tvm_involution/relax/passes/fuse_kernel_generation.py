@@ -16,7 +16,7 @@ import tvm
 from tvm import relax
 from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
-from ...schedules.gpu import fusing_pays, mma_fragments
+from ...schedules.gpu import fusing_pays, fusing_works, mma_fragments
 from ...schedules.window import Window
 from ...te import MmaFragments, pack_span_mma, spanned_involution2d, spanned_involution2d_mma
 from ..operator import OP_NAME
@@ -37,11 +37,13 @@ class FuseKernelGeneration:
 
     Args:
         tf32: multiply float32 on tensor cores, which keep 10 bits of its mantissa.
+        fuse: whether to fuse wherever a schedule can, or nowhere; where it pays by default.
     """
 
-    def __init__(self, target: tvm.target.Target, tf32: bool = False):
+    def __init__(self, target: tvm.target.Target, tf32: bool = False, fuse: bool | None = None):
         self.target = target
         self.tf32 = tf32
+        self.fuse = fuse
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those involutions as calls of fused tensor programs."""
@@ -61,12 +63,12 @@ class FuseKernelGeneration:
         def rewrite(expr, matches):
             conv, call = matches[span], matches[involution]
             apart = any(uses.get(matches[part], 2) != 1 for part in (span, kernel))
-            if apart or not _is_span(conv, matches[bias]):
+            if self.fuse is False or apart or not _is_span(conv, matches[bias]):
                 return expr
             fragments = self._fragments(conv, call)
             if fragments is not None:
                 return self._on_tensor_cores(builder, call, matches[x], conv, matches[bias], fragments)
-            if not self._pays(conv, call):
+            if not (self.fuse or self._pays(conv, call)):
                 return expr
             return self._spanned(builder, call, matches[x], conv, matches[bias])
 
@@ -76,9 +78,10 @@ class FuseKernelGeneration:
         """Return the fragments of the span on tensor cores; None where it should not be fused there."""
         hidden = int(span.args[0].ty.shape[-1])
         fragments = mma_fragments(self.target, str(involution.ty.dtype), self.tf32, hidden)
-        if fragments is None or not fusing_pays(_window(span, involution), hidden, fragments, self.target):
+        if fragments is None:
             return None
-        return fragments
+        decide = fusing_works if self.fuse else fusing_pays
+        return fragments if decide(_window(span, involution), hidden, fragments, self.target) else None
 
     def _on_tensor_cores(self, builder, involution, x, conv, bias, fragments):
         attrs = _attributes(involution)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import tvm
 
@@ -26,10 +27,19 @@ def fusing_pays(window: Window, hidden: int, fragments: MmaFragments, target: tv
     Args:
         hidden: channels that the kernel is generated from.
     """
-    chunks = -(-hidden // fragments.chunk)
-    generated = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=chunks)
     pixels = window.batch * window.out_rows * window.out_columns
     kernel_bytes = pixels * window.groups * window.taps * window.element_bytes
     saved = max(2 * kernel_bytes / _MEMORY_BYTES_A_CYCLE, _KERNEL_CYCLES)
     given = estimated_cycles(window, target, copied_kernel)
-    return estimated_cycles(window, target, generated) < given + saved
+    return _generated_cycles(window, hidden, fragments, target) < given + saved
+
+
+def fusing_works(window: Window, hidden: int, fragments: MmaFragments, target: tvm.target.Target) -> bool:
+    """Return whether `TensorCoreInvolution` can generate the kernel where it is used; arguments as of `fusing_pays`."""
+    return math.isfinite(_generated_cycles(window, hidden, fragments, target))
+
+
+def _generated_cycles(window: Window, hidden: int, fragments: MmaFragments, target: tvm.target.Target) -> float:
+    chunks = -(-hidden // fragments.chunk)
+    generated = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=chunks)
+    return estimated_cycles(window, target, generated)
