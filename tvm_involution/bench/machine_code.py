@@ -14,10 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-# registers, KiB of shared memory and threads of a multiprocessor by architecture, and what a block reserves of its own
-# (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")
-_REGISTERS, _SHARED = 65536, {75: 64, 80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 120: 100}
-_THREADS, _RESERVED = {75: 1024, 86: 1536, 89: 1536, 120: 1536}, 1024
+from ..compute_capability import multiprocessor
+from ..lowering.cuda_code import find_nvcc, run_nvcc
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,9 @@ class KernelCode:
     stack_bytes: int
     spilled_bytes: int
     threads: int
-    """of a block"""
+    """of a block at most (its launch bound), 0 where it has none"""
+    tensor_core_products: int
+    """`mma.sync` in its PTX"""
     instructions: Counter[str]
     """by name without suffixes; none without cuobjdump"""
     loops: tuple[Counter[str], ...]
@@ -39,19 +39,13 @@ class KernelCode:
 
     def resident_threads(self, architecture: str) -> int:
         """Return how many threads a multiprocessor runs at a time."""
-        number = int(re.sub(r"\D", "", architecture))
-        warps = -(-self.threads // 32)
-        blocks = min(
-            _REGISTERS // (-(-self.registers // 8) * 8 * 32 * warps),
-            (_SHARED[number] << 10) // (self.shared_bytes + _RESERVED),
-            _THREADS.get(number, 2048) // (32 * warps),
-        )
+        blocks = multiprocessor(architecture).resident_blocks(self.threads, self.registers, self.shared_bytes)
         return blocks * self.threads
 
 
 def nvcc_present() -> bool:
     """Return whether CUDA C can be compiled here."""
-    return shutil.which("nvcc") is not None
+    return find_nvcc() is not None
 
 
 def compile_kernel(source: str, architecture: str, cuobjdump: str = "cuobjdump") -> KernelCode:
@@ -60,27 +54,51 @@ def compile_kernel(source: str, architecture: str, cuobjdump: str = "cuobjdump")
     Raises:
         RuntimeError: nvcc's message.
     """
+    (code,) = compile_kernels(source, architecture, cuobjdump).values()
+    return code
+
+
+def compile_kernels(source: str, architecture: str, cuobjdump: str = "cuobjdump") -> dict[str, KernelCode]:
+    """Compile a source, all its kernels at once, for `architecture`; return their code by name.
+
+    Raises:
+        RuntimeError: nvcc's message, or there is none.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise RuntimeError("nvcc is not on PATH")
     with tempfile.TemporaryDirectory() as folder:
-        path, binary = Path(folder, "kernel.cu"), Path(folder, "kernel.cubin")
-        path.write_text(source)
-        command = ["nvcc", "-cubin", f"-arch={architecture}", "-Xptxas", "-v", "-o", str(binary), str(path)]
-        compiled = subprocess.run(command, capture_output=True, text=True)
-        if compiled.returncode:
-            raise RuntimeError(compiled.stderr)
-        code: list[tuple[int, str, str]] = []
+        binary = Path(folder, "kernel.cubin")
+        said = run_nvcc(nvcc, source, architecture, binary, "-Xptxas", "-v", "--keep", "--keep-dir", folder)
+        (ptx,) = Path(folder).glob("*.ptx")
+        entries = _sections(ptx.read_text(), r"\.entry (\w+)\(")
+        dumped = {}
         if shutil.which(cuobjdump):
             dump = subprocess.run([cuobjdump, "-sass", str(binary)], capture_output=True, text=True, check=True)
-            code = _instructions(dump.stdout)
+            dumped = _sections(dump.stdout, r"Function : (\w+)")
+    reports = _sections(said, r"Compiling entry function '(\w+)'")
+    return {name: _kernel_code(reports[name], entries[name], dumped.get(name, "")) for name in reports}
 
+
+def _sections(text: str, heading: str) -> dict[str, str]:
+    """Return what follows each heading, by the heading's group."""
+    _, *parts = re.split(heading, text)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _kernel_code(report: str, ptx: str, sass: str) -> KernelCode:
     def used(pattern: str) -> int:
-        return sum(map(int, re.findall(pattern, compiled.stderr)))
+        return sum(map(int, re.findall(pattern, report)))
 
+    bound = re.search(r"\.maxntid (\d+)", ptx.split("{", 1)[0])
+    code = _instructions(sass)
     return KernelCode(
         registers=used(r"Used (\d+) registers"),
         shared_bytes=used(r"(\d+) bytes smem"),
         stack_bytes=used(r"(\d+) bytes stack frame"),
         spilled_bytes=used(r"(\d+) bytes spill"),
-        threads=int(re.findall(r"__launch_bounds__\((\d+)\)", source)[0]),
+        threads=int(bound.group(1)) if bound else 0,
+        tensor_core_products=len(re.findall(r"\bmma\.sync\.", ptx)),
         instructions=Counter(name for _, name, _ in code),
         loops=_loops(code),
     )

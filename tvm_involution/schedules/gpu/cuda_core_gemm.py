@@ -13,9 +13,9 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...target import compute_capability
 from ...te.gemm_convolution import CHUNK
 from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue
+from .limits import copies_asynchronously, shared_bytes
 from .pixels import flatten_pixels
 
 _VARIANTS = 12
@@ -68,8 +68,8 @@ class CudaCoreGemm(ScheduleRule):
 def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> list[_Plan]:
     """Return the plans that fit the target, those that should be fastest first."""
     pixels, channels, chunks, _ = (int(iter_var.dom.extent) for iter_var in sch.get(block).iter_vars)
-    shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
-    stages = min(3 if compute_capability(target) >= 80 else 1, chunks)
+    shared = shared_bytes(target)
+    stages = min(3 if copies_asynchronously(target) else 1, chunks)
     plans = []
     for tile_pixels in divisors(pixels, 128):
         for tile_channels in (c for c in divisors(channels, 128) if c % 16 == 0):
@@ -150,7 +150,7 @@ def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunab
 
 def _chunk_choices(sch: s_tir.Schedule, block: SBlockRV, plan: _Plan, target: tvm.target.Target) -> list[int]:
     """Return how many chunks may be copied at a time."""
-    shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
+    shared = shared_bytes(target)
     chunks = int(sch.get(block).iter_vars[2].dom.extent)
     return [n for n in divisors(chunks, 4) if n == 1 or (n * _bytes(plan) <= shared and chunks // n >= plan.stages)]
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From CUDA C to machine code for one architecture; needs a compiler, nvcc or NVRTC, but no GPU.
+
+On a machine without a GPU TVM 0.27 puts CUDA C itself into a library, and calls Python where that is loaded to have it
+compiled. Compiled here, by the same function and flags wherever TVM asks for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import tvm_ffi
+from tvm.support import nvcc as tvm_nvcc
+from tvm.target import Target
+
+from ..errors import UserError
+
+
+def find_nvcc() -> str | None:
+    """Return nvcc: the one on PATH, else that of the package nvidia-cuda-nvcc; None where there is none."""
+    if found := shutil.which("nvcc"):
+        return found
+    spec = importlib.util.find_spec("nvidia")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return next((str(path) for folder in folders or () for path in Path(folder).glob("cu*/bin/nvcc")), None)
+
+
+def check_cuda_compiler(architecture: str) -> None:
+    """Check that CUDA C can be compiled for `architecture`, such as `sm_90a`.
+
+    Raises:
+        UserError: no compiler here, or it does not know the architecture.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        if _has_nvrtc():
+            return  # it has no list of architectures; what it says goes on as it is
+        raise UserError(
+            "no compiler for CUDA here; put nvcc on PATH, or `pip install nvidia-cuda-nvcc nvidia-cuda-runtime "
+            "nvidia-cuda-cccl`"
+        )
+    known = _architectures(nvcc)
+    number = re.sub(r"\D", "", architecture)
+    if f"sm_{number}" not in known:
+        raise UserError(
+            f"{nvcc} cannot compile for {architecture}; it knows {', '.join(known)}: name one of them, or use another "
+            "version of CUDA"
+        )
+
+
+def compile_cuda(source: str, architecture: str) -> bytes:
+    """Return CUDA C compiled for `architecture` (a cubin).
+
+    Raises:
+        RuntimeError: the compiler's message.
+    """
+    nvcc = find_nvcc()
+    if nvcc is None:
+        return bytes(tvm_nvcc.compile_cuda(source, "cubin", architecture, compiler="nvrtc"))
+    with tempfile.TemporaryDirectory() as folder:
+        binary = Path(folder, "kernels.cubin")
+        run_nvcc(nvcc, source, architecture, binary)
+        return binary.read_bytes()
+
+
+def run_nvcc(nvcc: str, source: str, architecture: str, binary: Path, *flags: str) -> str:
+    """Compile CUDA C into the file `binary` and return what the compiler says.
+
+    TVM would add `--use_fast_math`; here divisions, roots and exponentials stay exact, for no kernel waits for them.
+
+    Raises:
+        RuntimeError: the compiler's message.
+    """
+    path = binary.with_suffix(".cu")
+    path.write_text(source)
+    command = [nvcc, "-cubin", f"-arch={architecture}", *flags, "-o", str(binary), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"nvcc failed for {architecture}: {done.stderr or done.stdout}")
+    return done.stderr + done.stdout
+
+
+@functools.cache
+def _architectures(nvcc: str) -> tuple[str, ...]:
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=False)
+    return tuple(listed.stdout.split())
+
+
+def _has_nvrtc() -> bool:
+    try:
+        return importlib.util.find_spec("cuda.bindings.nvrtc") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+@tvm_ffi.register_global_func("tvm_callback_cuda_compile", override=True)
+def _compile_for_current_target(source: str) -> bytes:
+    """Compile for TVM, which calls this where a GPU is: for the target around the call, else for that GPU."""
+    version = tvm_nvcc.get_target_compute_version(Target.current(allow_none=True))
+    return compile_cuda(source, f"sm_{version.replace('.', '')}")
