@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What NVIDIA's architectures offer, and which of them runs code for which.
 
-CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; what a target does not say comes from here.
+What a target does not say comes from here; the figures are those of the CUDA C++ Programming Guide, "Technical
+Specifications per Compute Capability".
 """
 
 from __future__ import annotations

@@ -43,8 +43,8 @@ def resolve_target(text: str) -> tvm.target.Target:
         raise UserError(f"target kind {target.kind.name!r} is not supported; expected llvm or cuda")
     if target.kind.name == "cuda" and compute_capability(target) < _OLDEST_GPU:
         raise UserError(
-            f"GPUs of {target.attrs['arch']} are not supported; expected an architecture from sm_{_OLDEST_GPU} on, such "
-            'as --target \'{"kind": "cuda", "arch": "sm_86"}\''
+            f"GPUs of {target.attrs['arch']} are not supported; expected sm_{_OLDEST_GPU} or newer, such as "
+            """--target '{"kind": "cuda", "arch": "sm_86"}'"""
         )
     if target.kind.name == "cuda" and target.host is None:
         target = tvm.target.Target(target, host=tvm.target.Target(_portable_host()))
