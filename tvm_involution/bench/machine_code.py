@@ -12,10 +12,9 @@ import subprocess
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..compute_capability import multiprocessor
-from ..lowering.cuda_code import find_nvcc, run_nvcc
+from ..lowering.cuda_code import CudaCode, compile_by_nvcc, find_nvcc, sections
 
 
 @dataclass(frozen=True)
@@ -64,26 +63,20 @@ def compile_kernels(source: str, architecture: str, cuobjdump: str = "cuobjdump"
     Raises:
         RuntimeError: nvcc's message, or there is none.
     """
-    nvcc = find_nvcc()
-    if nvcc is None:
-        raise RuntimeError("nvcc is not on PATH")
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder, "kernel.cubin")
-        said = run_nvcc(nvcc, source, architecture, binary, "-Xptxas", "-v", "--keep", "--keep-dir", folder)
-        (ptx,) = Path(folder).glob("*.ptx")
-        entries = _sections(ptx.read_text(), r"\.entry (\w+)\(")
-        dumped = {}
-        if shutil.which(cuobjdump):
-            dump = subprocess.run([cuobjdump, "-sass", str(binary)], capture_output=True, text=True, check=True)
-            dumped = _sections(dump.stdout, r"Function : (\w+)")
-    reports = _sections(said, r"Compiling entry function '(\w+)'")
-    return {name: _kernel_code(reports[name], entries[name], dumped.get(name, "")) for name in reports}
+    return read_kernels(compile_by_nvcc(source, architecture), cuobjdump)
 
 
-def _sections(text: str, heading: str) -> dict[str, str]:
-    """Return what follows each heading, by the heading's group."""
-    _, *parts = re.split(heading, text)
-    return dict(zip(parts[::2], parts[1::2], strict=True))
+def read_kernels(code: CudaCode, cuobjdump: str = "cuobjdump") -> dict[str, KernelCode]:
+    """Return what nvcc made of each kernel, by name."""
+    entries = sections(code.ptx, r"\.entry (\w+)\(")
+    sass = {}
+    if shutil.which(cuobjdump):
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(code.cubin)
+            file.flush()
+            dump = subprocess.run([cuobjdump, "-sass", file.name], capture_output=True, text=True, check=True)
+        sass = sections(dump.stdout, r"Function : (\w+)")
+    return {name: _kernel_code(report, entries[name], sass.get(name, "")) for name, report in code.reports.items()}
 
 
 def _kernel_code(report: str, ptx: str, sass: str) -> KernelCode:

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import tvm_ffi
@@ -54,38 +55,66 @@ def check_cuda_compiler(architecture: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class CudaCode:
+    """A source as nvcc compiled it."""
+
+    cubin: bytes
+    ptx: str
+    reports: dict[str, str]
+    """what ptxas says about each kernel: registers, shared memory, spills"""
+
+
 def compile_cuda(source: str, architecture: str) -> bytes:
     """Return CUDA C compiled for `architecture` (a cubin).
 
     Raises:
         RuntimeError: the compiler's message.
     """
-    nvcc = find_nvcc()
-    if nvcc is None:
+    if find_nvcc() is None:
         return bytes(tvm_nvcc.compile_cuda(source, "cubin", architecture, compiler="nvrtc"))
-    with tempfile.TemporaryDirectory() as folder:
-        binary = Path(folder, "kernels.cubin")
-        run_nvcc(nvcc, source, architecture, binary)
-        return binary.read_bytes()
+    return compile_by_nvcc(source, architecture).cubin
 
 
-def run_nvcc(nvcc: str, source: str, architecture: str, binary: Path, *flags: str) -> str:
-    """Compile CUDA C into the file `binary` and return what the compiler says.
+def compile_by_nvcc(source: str, architecture: str) -> CudaCode:
+    """Compile CUDA C for `architecture` by nvcc.
 
-    TVM would add `--use_fast_math`; here divisions, roots and exponentials stay exact, for no kernel waits for them.
+    ptxas saves registers for the sake of more blocks on a multiprocessor, now and then at the price of a spill. A
+    kernel to which that happens is content with one block and compiled again.
 
     Raises:
-        RuntimeError: the compiler's message.
+        RuntimeError: nvcc's message, or there is no nvcc.
     """
-    path = binary.with_suffix(".cu")
-    path.write_text(source)
-    # TVM's own functions that a kernel does not call, its types that CUDA 13 renames
-    quiet = "-diag-suppress=177,1444"
-    command = [nvcc, "-cubin", f"-arch={architecture}", quiet, *flags, "-o", str(binary), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"nvcc failed for {architecture}:\n{done.stdout}{done.stderr}")
-    return done.stderr + done.stdout
+    code = _run_nvcc(source, architecture)
+    spilled = [name for name, report in code.reports.items() if re.search(r"[1-9]\d* bytes spill", report)]
+    if not spilled:
+        return code
+    bound = rf"__launch_bounds__\((\d+)\)(?= (?:{'|'.join(spilled)})\()"
+    return _run_nvcc(re.sub(bound, r"__launch_bounds__(\1, 1)", source), architecture)
+
+
+def sections(text: str, heading: str) -> dict[str, str]:
+    """Return what follows each heading, by the group of the pattern `heading`."""
+    _, *parts = re.split(heading, text)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _run_nvcc(source: str, architecture: str) -> CudaCode:
+    """Compile as it is; divisions, roots and exponentials stay exact, unlike with the `--use_fast_math` of TVM."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise RuntimeError("there is no nvcc on PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        path, binary = Path(folder, "kernels.cu"), Path(folder, "kernels.cubin")
+        path.write_text(source)
+        command = [nvcc, "-cubin", f"-arch={architecture}", "-Xptxas", "-v", "--keep", "--keep-dir", folder]
+        # TVM's own functions that no kernel calls, types that CUDA 13 renames, decimal fractions
+        command += ["-diag-suppress=177,1444,1046", "-o", str(binary), str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"nvcc failed for {architecture}:\n{done.stdout}{done.stderr}")
+        reports = sections(done.stdout + done.stderr, r"Compiling entry function '(\w+)'")
+        return CudaCode(binary.read_bytes(), Path(folder, "kernels.ptx").read_text(), reports)
 
 
 @functools.cache
