@@ -24,7 +24,9 @@ from tvm_involution.compute_capability import REGISTERS, THREAD_REGISTERS, multi
 from tvm_involution.lowering import cuda_code
 from tvm_involution.relax.pack_imports import packed_cuda_modules
 from tvm_involution.schedules import GPU_RULES, default_schedule, gpu
+from tvm_involution.schedules.gpu import tensor_core_gemm
 from tvm_involution.schedules.gpu.limits import max_threads, shared_bytes
+from tvm_involution.schedules.rule import find_block
 from tvm_involution.target import resolve_target
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120")
@@ -195,14 +197,32 @@ def test_small_limits_are_kept():
         if rule in ("ThreadPerOutput", "Reduction", "NMS"):
             continue  # of a size of their own
         used.add(rule)
-        shared, threads = block_needs(schedule)
+        shared, threads = block_needs(schedule, small)
         assert shared <= 16384 and threads <= 64, program.name
     assert used == {"Involution", "InvolutionNCHW", "SpannedInvolution", "TensorCoreGemm", "CudaCoreGemm"}
 
 
-def block_needs(schedule: tvm.s_tir.Schedule) -> tuple[int, int]:
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80"])
+def test_shared_memory_is_foreseen(rng, architecture):
+    """Of tiles whose warps divide the sum, which share memory with the copies where they fit."""
+    target = resolve_target(f'{{"kind": "cuda", "arch": "{architecture}"}}')
+    for name in ("convolution_few_pixels_float16", "linear_float16"):
+        func = next(program.func for program in gpu_programs(target) if program.name == name)
+        schedule = tvm.s_tir.Schedule(func)
+        problem = tensor_core_gemm._problem(schedule, find_block(schedule, "mma"))
+        plans = [plan for plan in tensor_core_gemm._plans(problem, target) if plan.warps[2] > 1]
+        for plan in rng.choice(plans, 3):
+            print(name, plan)
+            shared, threads = block_needs(tensor_core_gemm._schedule(func, target, plan, False), target)
+            # a single pixel's results are there, too
+            own = tensor_core_gemm._shared_bytes(problem, plan)
+            assert own == shared if problem.pixels > 1 else own <= shared <= own + 4096
+            assert threads == plan.threads
+
+
+def block_needs(schedule: tvm.s_tir.Schedule, target: tvm.target.Target) -> tuple[int, int]:
     """Return the bytes of shared memory that a lowered program declares, and the threads of its blocks."""
-    source = cuda_emulator.build_cuda(schedule, resolve_target('{"kind": "cuda", "arch": "sm_80"}'))
+    source = cuda_emulator.build_cuda(schedule, target)
     sizes = {"half": 2, "nv_bfloat16": 2, "float": 4, "uint2": 8, "uint4": 16, "float4": 16, "half4": 8}
     shared = 0
     for line in source.source.splitlines():

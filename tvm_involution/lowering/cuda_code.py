@@ -112,7 +112,9 @@ def _run_nvcc(source: str, architecture: str) -> CudaCode:
         command += ["-diag-suppress=177,1444,1046", "-o", str(binary), str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"nvcc failed for {architecture}:\n{done.stdout}{done.stderr}")
+            lines = (done.stdout + done.stderr).splitlines()
+            errors = [line for line in lines if re.search(r"\b(error|fatal)\b", line)] or lines
+            raise RuntimeError("\n".join([f"nvcc failed for {architecture}:", *errors[:20]]))
         reports = sections(done.stdout + done.stderr, r"Compiling entry function '(\w+)'")
         return CudaCode(binary.read_bytes(), Path(folder, "kernels.ptx").read_text(), reports)
 

@@ -111,7 +111,7 @@ def _plans(problem: _Problem, target: tvm.target.Target) -> list[_Plan]:
         for columns in divisors(problem.columns, 16):
             for warps in _divisions(problem, packs, columns):
                 stages = min(stages_at_most, problem.chunks // warps[2])
-                while stages > 1 and stages * _stage_bytes(problem, packs, columns, warps[2]) > shared:
+                while stages > 1 and stages * sum(_copied_bytes(problem, packs, columns, warps[2])) > shared:
                     stages -= 1
                 plan = _Plan(packs, columns, warps, max(1, stages))
                 fits = plan.threads <= threads and _shared_bytes(problem, plan) <= shared
@@ -145,16 +145,26 @@ def _sums(problem: _Problem, plan: _Plan) -> int:
     return plan.packs // along_packs * problem.tiles * (plan.columns // along_columns) * 4
 
 
-def _stage_bytes(problem: _Problem, packs: int, columns: int, chunks: int) -> int:
-    """Return the shared memory that `chunks` chunks of a tile's weights and windows take."""
-    rows = packs * problem.tiles * ROWS + columns * COLUMNS
-    return rows * chunks * 64
+def _copied_bytes(problem: _Problem, packs: int, columns: int, chunks: int) -> tuple[int, int]:
+    """Return the shared memory that `chunks` chunks of a tile's weights and of its windows take."""
+    return packs * problem.tiles * ROWS * chunks * 64, columns * COLUMNS * chunks * 64
 
 
 def _shared_bytes(problem: _Problem, plan: _Plan) -> int:
-    copies = plan.stages * _stage_bytes(problem, plan.packs, plan.columns, plan.warps[2])
-    tile = plan.packs * problem.tiles * ROWS * plan.columns * COLUMNS * 4
-    return copies + (tile * plan.warps[2] if plan.warps[2] > 1 else 0)
+    """Return the shared memory of a block, as TVM plans it."""
+    along_sum = plan.warps[2]
+    free = [plan.stages * size for size in _copied_bytes(problem, plan.packs, plan.columns, along_sum)]
+    total = sum(free)
+    if along_sum > 1:
+        tile = plan.packs * problem.tiles * ROWS * plan.columns * COLUMNS * 4
+        # each warp's sums, then all of them added up, take the place of one of the copies where they fit
+        for needed in (along_sum * tile, tile):
+            place = min((size for size in free if size >= needed), default=None)
+            if place is None:
+                total += needed
+            else:
+                free.remove(place)
+    return total
 
 
 def _clocks(problem: _Problem, plan: _Plan) -> float:
