@@ -211,12 +211,11 @@ def test_shared_memory_is_foreseen(rng, architecture):
         schedule = tvm.s_tir.Schedule(func)
         problem = tensor_core_gemm._problem(schedule, find_block(schedule, "mma"))
         plans = [plan for plan in tensor_core_gemm._plans(problem, target) if plan.warps[2] > 1]
-        for plan in rng.choice(plans, 3):
+        for plan in [plans[i] for i in rng.choice(len(plans), 3)]:
             print(name, plan)
             shared, threads = block_needs(tensor_core_gemm._schedule(func, target, plan, False), target)
-            # a single pixel's results are there, too
             own = tensor_core_gemm._shared_bytes(problem, plan)
-            assert own == shared if problem.pixels > 1 else own <= shared <= own + 4096
+            assert own == shared if problem.pixels > 1 else own - 4096 <= shared <= own
             assert threads == plan.threads
 
 

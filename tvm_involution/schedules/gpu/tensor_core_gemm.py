@@ -157,11 +157,16 @@ def _shared_bytes(problem: _Problem, plan: _Plan) -> int:
     total = sum(free)
     if along_sum > 1:
         tile = plan.packs * problem.tiles * ROWS * plan.columns * COLUMNS * 4
-        # each warp's sums, then all of them added up, take the place of one of the copies where they fit
-        for needed in (along_sum * tile, tile):
-            place = min((size for size in free if size >= needed), default=None)
+        needed = [along_sum * tile, tile]  # each warp's sums, then all of them added up
+        if problem.pixels == 1:
+            # a block of one pixel's sums, by fused indices, for which TVM takes a power of two, and once more as results
+            rounded = tile // plan.packs << (plan.packs - 1).bit_length()
+            needed[1:] = [rounded, rounded]
+        for size in needed:
+            # in the place of one of the copies, where TVM's planner finds one neither too small nor far too large
+            place = min((other for other in free if size <= other <= 16 * size), default=None)
             if place is None:
-                total += needed
+                total += size
             else:
                 free.remove(place)
     return total
