@@ -55,6 +55,7 @@ def gpu_programs(target: tvm.target.Target) -> Iterator[Program]:
         for name, shape, out, kernel, tf32 in (
             ("pixels", (8, 28, 28, 128), 256, 1, False),
             ("few_pixels", (1, 7, 7, 512), 64, 1, False),
+            ("one_image", (1, 56, 56, 256), 128, 1, False),
             ("window", (2, 15, 13, 24), 40, 3, False),
             ("tf32", (8, 28, 28, 128), 256, 1, True),
         ):
@@ -115,13 +116,13 @@ def _convolution(name, dtype, shape, out, kernel, target, tf32) -> Program:
 
 
 def _one_pixel(dtype, target) -> Program:
-    """A linear layer of one row."""
+    """A linear layer of one row, as large as a classifier's."""
     fragments = mma_fragments(target, dtype)
-    (x,) = _placeholders(dtype, (1, 500))
-    weight = np.zeros((30, 500, 1, 1), "float32")
+    (x,) = _placeholders(dtype, (1, 2048))
+    weight = np.zeros((1000, 2048, 1, 1), "float32")
     packed = pack_weight_mma(weight, fragments, 1) if fragments else pack_weight(weight, 16)
     w = te.placeholder(packed.shape, dtype, "w")
-    y = conv2d_mma(matrix_windows(x), w, 30, fragments, dtype) if fragments else matmul_packed(x, w, 30)
+    y = conv2d_mma(matrix_windows(x), w, 1000, fragments, dtype) if fragments else matmul_packed(x, w, 1000)
     rule = "TensorCoreGemm" if fragments else "Reduction"
     return _program("linear", dtype, [x, w], y, rule, fragments is not None)
 

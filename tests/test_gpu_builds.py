@@ -206,7 +206,7 @@ def test_small_limits_are_kept():
 def test_shared_memory_is_foreseen(rng, architecture):
     """Of tiles whose warps divide the sum, which share memory with the copies where they fit."""
     target = resolve_target(f'{{"kind": "cuda", "arch": "{architecture}"}}')
-    for name in ("convolution_few_pixels_float16", "linear_float16"):
+    for name in ("convolution_one_image_float16", "linear_float16"):
         func = next(program.func for program in gpu_programs(target) if program.name == name)
         schedule = tvm.s_tir.Schedule(func)
         problem = tensor_core_gemm._problem(schedule, find_block(schedule, "mma"))

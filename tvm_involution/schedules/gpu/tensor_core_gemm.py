@@ -159,7 +159,7 @@ def _shared_bytes(problem: _Problem, plan: _Plan) -> int:
         tile = plan.packs * problem.tiles * ROWS * plan.columns * COLUMNS * 4
         needed = [along_sum * tile, tile]  # each warp's sums, then all of them added up
         if problem.pixels == 1:
-            # a block of one pixel's sums, by fused indices, for which TVM takes a power of two, and once more as results
+            # one pixel's sums have fused indices, for which TVM takes a power of two; and its results are there, too
             rounded = tile // plan.packs << (plan.packs - 1).bit_length()
             needed[1:] = [rounded, rounded]
         for size in needed:
