@@ -24,6 +24,7 @@ from reference import relative_norm
 from tuning_networks import SIZE, small_network
 
 import tvm_involution as ti
+from tvm_involution.bench.machine_code import nvcc_present
 from tvm_involution.relax.network import resolve_network
 from tvm_involution.target import resolve_target, target_key
 from tvm_involution.tuning import measure
@@ -352,6 +353,7 @@ def test_a_fleet_without_servers_is_named(tmp_path):
         ti.tune(small_network(), trials=4, image_size=SIZE, log_dir=tmp_path, rpc=address, rpc_key="here")
 
 
+@pytest.mark.skipif(not nvcc_present(), reason="needs nvcc")
 def test_cuda_up_to_measuring(tmp_path):
     """Tasks, candidates and building for a GPU work without one."""
     target = resolve_target("nvidia/nvidia-h100")
