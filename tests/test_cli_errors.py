@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,13 @@ def test_wrong_use(words: list[str], message: str) -> None:
 )
 def test_bad_input_of_tuning(words: list[str], message: str) -> None:
     assert message in run_cli(*words).error_line()
+
+
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl"), reason="this machine has an NVIDIA GPU")
+@pytest.mark.parametrize("words", [["tune", "rednet26"], ["compile", "rednet26", "-o", "x.so"]])
+def test_this_machines_gpu_where_there_is_none(words: list[str]) -> None:
+    line = run_cli(*words, "--target", "cuda").error_line()
+    assert "no NVIDIA GPU on this machine; name the card to build for" in line
 
 
 def test_no_words_show_the_help() -> None:

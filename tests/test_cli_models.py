@@ -41,3 +41,8 @@ def test_targets_json() -> None:
     by_name = {entry["name"]: entry for entry in data}
     assert by_name["llvm"]["present"] is True
     assert set(by_name["cuda"]) == {"name", "description", "present", "tuned"}
+    descriptions = " ".join(entry["description"] for entry in data)
+    for architecture in ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120"):
+        assert f"cuda {architecture}: " in descriptions
+    assert by_name["nvidia/nvidia-t4"]["description"].endswith("64 KiB shared memory, tensor cores for float16")
+    assert by_name["nvidia/nvidia-a100"]["description"].endswith("tensor cores for float16, bfloat16, tf32")

@@ -14,6 +14,7 @@ from conftest import tiny_rednet
 from reference import relative_norm
 
 import tvm_involution as ti
+from tvm_involution.bench.machine_code import nvcc_present
 from tvm_involution.target import resolve_target
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -124,6 +125,7 @@ def test_library_for_another_cpu(tmp_path):
         ti.load(path)
 
 
+@pytest.mark.skipif(not nvcc_present(), reason="needs nvcc")
 def test_library_for_a_gpu_elsewhere(tmp_path):
     path = tmp_path / "net.so"
     library = ti.compile(tiny_rednet(), "nvidia/nvidia-h100", image_size=(32, 32))

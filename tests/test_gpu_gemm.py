@@ -281,6 +281,7 @@ def test_tf32_only_where_asked_for():
     assert "mma" not in PackWeights(TARGETS["sm_75"], tf32=True)(mod).script()
 
 
+@pytest.mark.skipif(not nvcc_present(), reason="needs nvcc")
 def test_compiled_library_uses_tensor_cores(tmp_path):
     module = torch.nn.Conv2d(16, 32, 1).eval()
     library = ti.compile(module, "nvidia/nvidia-a100", image_size=(8, 8), dtype="float16")

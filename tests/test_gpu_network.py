@@ -3,24 +3,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cuda_emulator
 import numpy as np
 import pytest
+import skimage
 import torch
 import tvm
 import tvm_ffi
 from conftest import tiny_rednet
 from cuda_emulator import run_cuda
+from emulated_network import run_emulated
+from PIL import Image
 from programs import TOLERANCE, as_dtype
 from reference import relative_norm
 from tvm import tirx
 
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.importer import export_module, import_exported_program
+from tvm_involution.relax.network import resolve_network
 from tvm_involution.relax.passes.apply_schedules import SOURCE_ATTR
+from tvm_involution.runtime.preprocessing import picture_to_array
 from tvm_involution.schedules import default_schedule
+from tvm_involution.target import resolve_target
 
 pytestmark = pytest.mark.skipif(not cuda_emulator.available, reason="needs g++")
+BOUNDS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1e-2}
 
 
 def test_every_kernel(rng):
@@ -43,6 +52,21 @@ def test_every_kernel(rng):
         assert error < TOLERANCE[dtype], (rule, func)
         rules.add(rule)
     assert ("SpannedInvolution" if dtype == "float32" else "TensorCoreInvolution") in rules
+
+
+def test_trained_network_on_a_photograph(rng):
+    """All kernels one after the other, as on a GPU, on real activations."""
+    dtype, architecture = str(rng.choice(list(BOUNDS))), str(rng.choice(["sm_80", "sm_90a", "sm_120"]))
+    print(dtype, architecture)
+    network = resolve_network("rednet_photos")
+    with Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png") as picture:
+        x = picture_to_array(picture.convert("RGB").resize((96, 96)), network.preprocessing)
+    with torch.no_grad():
+        expected = network.module.double()(torch.from_numpy(x).double()).numpy()
+    target = resolve_target(f'{{"kind": "cuda", "arch": "{architecture}"}}')
+    actual = run_emulated(network.module.float(), x, target, dtype)
+    assert relative_norm(actual, expected) < BOUNDS[dtype]
+    assert network.classes[actual.argmax()] == "astronaut"
 
 
 def run_plain(func: tirx.PrimFunc, arrays: list[np.ndarray], output) -> np.ndarray:

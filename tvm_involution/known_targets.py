@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import tvm
 
+from .compute_capability import multiprocessor
+from .schedules.gpu import mma_fragments
 from .target import gpu_name, host_cpu, target_key
 from .tuning.folders import log_folders
 from .tuning.manifest import read_manifest
@@ -17,6 +19,8 @@ _SHOWN_TAGS = (
     "nvidia/geforce-rtx-3090",
     "nvidia/geforce-rtx-4090",
     "nvidia/nvidia-h100",
+    "nvidia/nvidia-b100",
+    "nvidia/geforce-rtx-5060-ti",
     "raspberry-pi/4b-aarch64",
 )
 
@@ -50,9 +54,20 @@ def list_targets() -> list[TargetInfo]:
     for tag in _SHOWN_TAGS:
         if tag in known:
             target = tvm.target.Target(tag)
-            arch = target.attrs.get("arch", target.attrs.get("mcpu", ""))
-            rows.append(TargetInfo(tag, f"{target.kind.name} {arch}".strip(), False, _tuned(target)))
+            rows.append(TargetInfo(tag, _describe(target), False, _tuned(target)))
     return rows
+
+
+def _describe(target: tvm.target.Target) -> str:
+    if target.kind.name != "cuda":
+        return f"{target.kind.name} {target.attrs.get('mcpu', '')}".strip()
+    architecture = str(target.attrs["arch"])
+    shared = multiprocessor(architecture).shared_bytes >> 10
+    products = {"float16": False, "bfloat16": False, "tf32": True}
+    known = [
+        name for name, tf32 in products.items() if mma_fragments(target, "float32" if tf32 else name, tf32) is not None
+    ]
+    return f"cuda {architecture}: {shared} KiB shared memory, tensor cores for {', '.join(known)}"
 
 
 def _tuned(target: tvm.target.Target) -> tuple[str, ...]:

@@ -10,8 +10,12 @@ import platform
 
 import tvm
 
+from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, WARP_THREADS, capability_of
 from .errors import UserError
 from .runtime.threads import physical_cores
+
+# Turing, the first with tensor cores that `mma` reaches, and the oldest that CUDA 13 compiles for
+_OLDEST_GPU = 75
 
 
 def resolve_target(text: str) -> tvm.target.Target:
@@ -20,7 +24,7 @@ def resolve_target(text: str) -> tvm.target.Target:
     `llvm` is this machine's CPU with its features and physical cores; `cuda` is this machine's first GPU.
 
     Raises:
-        UserError: unknown target (with close tags), or `cuda` without a GPU.
+        UserError: unknown target (with close tags), a GPU that is too old, or `cuda` without a GPU.
     """
     text = text.strip()
     if text == "llvm":
@@ -29,7 +33,7 @@ def resolve_target(text: str) -> tvm.target.Target:
         return _local_gpu()
     try:
         spec = json.loads(text) if text.startswith("{") else text
-        target = tvm.target.Target(spec)
+        target = tvm.target.Target(_with_limits(spec) if isinstance(spec, dict) else spec)
     except Exception as error:  # TVM raises several kinds, with a stack of C++ frames in the message
         tags = [*tvm.target.list_tags(), *tvm.target.Target.list_kinds()]
         near = difflib.get_close_matches(text, tags, n=3)
@@ -37,6 +41,11 @@ def resolve_target(text: str) -> tvm.target.Target:
         raise UserError(f"unknown target {text!r}: expected llvm, cuda, a TVM tag or JSON; {hint}") from error
     if target.kind.name not in ("llvm", "cuda"):
         raise UserError(f"target kind {target.kind.name!r} is not supported; expected llvm or cuda")
+    if target.kind.name == "cuda" and compute_capability(target) < _OLDEST_GPU:
+        raise UserError(
+            f"GPUs of {target.attrs['arch']} are not supported; expected sm_{_OLDEST_GPU} or newer, such as "
+            """--target '{"kind": "cuda", "arch": "sm_86"}'"""
+        )
     if target.kind.name == "cuda" and target.host is None:
         target = tvm.target.Target(target, host=tvm.target.Target(_portable_host()))
     return target
@@ -86,7 +95,7 @@ def vector_registers(target: tvm.target.Target) -> int:
 
 def compute_capability(target: tvm.target.Target) -> int:
     """Return a GPU's compute capability, times ten: 90 for sm_90a."""
-    return int("".join(filter(str.isdigit, str(target.attrs["arch"]))))
+    return capability_of(str(target.attrs.get("arch", "")))
 
 
 def lowering_config(target: tvm.target.Target) -> dict[str, bool]:
@@ -115,6 +124,20 @@ def gpu_name() -> str | None:
         return str(device.device_name) if device.exist else None
     except (OSError, RuntimeError, AttributeError):
         return None
+
+
+def _with_limits(spec: dict[str, object]) -> dict[str, object]:
+    """Return a CUDA target's JSON with the limits that TVM's tags have and its tuner asks for."""
+    if spec.get("kind") != "cuda":
+        return spec
+    limits = {
+        "max_shared_memory_per_block": STATIC_SHARED_BYTES,
+        "max_threads_per_block": BLOCK_THREADS,
+        "max_num_threads": BLOCK_THREADS,
+        "registers_per_block": REGISTERS,
+        "thread_warp_size": WARP_THREADS,
+    }
+    return {**limits, **spec}
 
 
 def _portable_host() -> dict[str, object]:

@@ -12,12 +12,9 @@ import subprocess
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
-# registers, KiB of shared memory and threads of a multiprocessor by architecture, and what a block reserves of its own
-# (CUDA C++ Programming Guide, "Technical Specifications per Compute Capability")
-_REGISTERS, _SHARED = 65536, {75: 64, 80: 164, 86: 100, 87: 164, 89: 100, 90: 228, 100: 228, 120: 100}
-_THREADS, _RESERVED = {75: 1024, 86: 1536, 89: 1536, 120: 1536}, 1024
+from ..compute_capability import multiprocessor
+from ..lowering.cuda_code import CudaCode, compile_by_nvcc, find_nvcc, sections
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,9 @@ class KernelCode:
     stack_bytes: int
     spilled_bytes: int
     threads: int
-    """of a block"""
+    """of a block at most (its launch bound), 0 where it has none"""
+    tensor_core_products: int
+    """`mma.sync` in its PTX"""
     instructions: Counter[str]
     """by name without suffixes; none without cuobjdump"""
     loops: tuple[Counter[str], ...]
@@ -39,19 +38,13 @@ class KernelCode:
 
     def resident_threads(self, architecture: str) -> int:
         """Return how many threads a multiprocessor runs at a time."""
-        number = int(re.sub(r"\D", "", architecture))
-        warps = -(-self.threads // 32)
-        blocks = min(
-            _REGISTERS // (-(-self.registers // 8) * 8 * 32 * warps),
-            (_SHARED[number] << 10) // (self.shared_bytes + _RESERVED),
-            _THREADS.get(number, 2048) // (32 * warps),
-        )
+        blocks = multiprocessor(architecture).resident_blocks(self.threads, self.registers, self.shared_bytes)
         return blocks * self.threads
 
 
 def nvcc_present() -> bool:
     """Return whether CUDA C can be compiled here."""
-    return shutil.which("nvcc") is not None
+    return find_nvcc() is not None
 
 
 def compile_kernel(source: str, architecture: str, cuobjdump: str = "cuobjdump") -> KernelCode:
@@ -60,27 +53,45 @@ def compile_kernel(source: str, architecture: str, cuobjdump: str = "cuobjdump")
     Raises:
         RuntimeError: nvcc's message.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path, binary = Path(folder, "kernel.cu"), Path(folder, "kernel.cubin")
-        path.write_text(source)
-        command = ["nvcc", "-cubin", f"-arch={architecture}", "-Xptxas", "-v", "-o", str(binary), str(path)]
-        compiled = subprocess.run(command, capture_output=True, text=True)
-        if compiled.returncode:
-            raise RuntimeError(compiled.stderr)
-        code: list[tuple[int, str, str]] = []
-        if shutil.which(cuobjdump):
-            dump = subprocess.run([cuobjdump, "-sass", str(binary)], capture_output=True, text=True, check=True)
-            code = _instructions(dump.stdout)
+    (code,) = compile_kernels(source, architecture, cuobjdump).values()
+    return code
 
+
+def compile_kernels(source: str, architecture: str, cuobjdump: str = "cuobjdump") -> dict[str, KernelCode]:
+    """Compile a source, all its kernels at once, for `architecture`; return their code by name.
+
+    Raises:
+        RuntimeError: nvcc's message, or there is none.
+    """
+    return read_kernels(compile_by_nvcc(source, architecture), cuobjdump)
+
+
+def read_kernels(code: CudaCode, cuobjdump: str = "cuobjdump") -> dict[str, KernelCode]:
+    """Return what nvcc made of each kernel, by name."""
+    entries = sections(code.ptx, r"\.entry (\w+)\(")
+    sass = {}
+    if shutil.which(cuobjdump):
+        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(code.cubin)
+            file.flush()
+            dump = subprocess.run([cuobjdump, "-sass", file.name], capture_output=True, text=True, check=True)
+        sass = sections(dump.stdout, r"Function : (\w+)")
+    return {name: _kernel_code(report, entries[name], sass.get(name, "")) for name, report in code.reports.items()}
+
+
+def _kernel_code(report: str, ptx: str, sass: str) -> KernelCode:
     def used(pattern: str) -> int:
-        return sum(map(int, re.findall(pattern, compiled.stderr)))
+        return sum(map(int, re.findall(pattern, report)))
 
+    bound = re.search(r"\.maxntid (\d+)", ptx.split("{", 1)[0])
+    code = _instructions(sass)
     return KernelCode(
         registers=used(r"Used (\d+) registers"),
         shared_bytes=used(r"(\d+) bytes smem"),
         stack_bytes=used(r"(\d+) bytes stack frame"),
         spilled_bytes=used(r"(\d+) bytes spill"),
-        threads=int(re.findall(r"__launch_bounds__\((\d+)\)", source)[0]),
+        threads=int(bound.group(1)) if bound else 0,
+        tensor_core_products=len(re.findall(r"\bmma\.sync\.", ptx)),
         instructions=Counter(name for _, name, _ in code),
         loops=_loops(code),
     )

@@ -16,6 +16,7 @@ from tvm import relax
 
 from .. import __version__, lowering
 from ..files import atomic_write
+from ..lowering.cuda_code import check_cuda_compiler
 from ..runtime.library_file import seal
 from ..runtime.metadata import LibraryMetadata, TensorSpec
 from ..runtime.tvm_runtime import tvm_version
@@ -42,6 +43,7 @@ class CompiledLibrary:
 
         Raises:
             UserError: the folder cannot be written, or no linker for the target is at hand.
+            RuntimeError: the compiler of CUDA's message, where it does not take a kernel.
         """
         with atomic_write(path) as temporary:
             link_shared(self._executable, self._target, temporary)
@@ -84,6 +86,8 @@ def compile(  # the contract's verb
         UserError: whatever is wrong with the arguments, in one line.
     """
     resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
+    if resolved.kind.name == "cuda":
+        check_cuda_compiler(str(resolved.attrs["arch"]))
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
     batches = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)

@@ -15,6 +15,8 @@ import tvm
 from tvm import relax
 
 from ..errors import UserError
+from ..lowering.cuda_code import compile_cuda
+from .pack_imports import cuda_imports_packer
 
 
 def link_shared(executable: relax.VMExecutable, target: tvm.target.Target, path: Path) -> None:
@@ -26,10 +28,21 @@ def link_shared(executable: relax.VMExecutable, target: tvm.target.Target, path:
     Raises:
         UserError: no such linker, or it failed.
     """
-    executable.export_library(str(path), fcompile=shared_linker(linker_of(target), target_triple(target)))
+    export_library(executable, target, path, linker_of(target))
 
 
-def shared_linker(command: list[str], triple: str) -> Callable[..., None]:
+def export_library(
+    executable: relax.VMExecutable, target: tvm.target.Target, path: str | Path, linker: list[str]
+) -> None:
+    """Write `executable` as the shared object `path`, by the command `linker`."""
+    options = {}
+    if target.kind.name == "cuda":
+        architecture = str(target.attrs["arch"])
+        options["fpack_imports"] = cuda_imports_packer(lambda source: compile_cuda(source, architecture))
+    executable.export_library(str(path), fcompile=_shared_linker(linker, target_triple(target)), **options)
+
+
+def _shared_linker(command: list[str], triple: str) -> Callable[..., None]:
     """Return what TVM's `export_library` takes as `fcompile`: link objects for `triple` by `command`."""
 
     def link(output: str, objects: list[str], options: list[str] | None = None, **_: object) -> None:

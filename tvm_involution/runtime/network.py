@@ -130,7 +130,7 @@ def load(path: str | os.PathLike[str], device: str | None = None) -> CompiledNet
     check_runnable(path, metadata, tvm_version())
     load_runtime()
     if wanted == "cuda":
-        check_cuda_device(int(index or 0))
+        check_cuda_device(int(index or 0), str(metadata.target.get("arch", "")))
     return CompiledNetwork(Path(path), metadata, int(index or 0))
 
 

@@ -12,11 +12,12 @@ import importlib.util
 from functools import lru_cache
 from pathlib import Path
 
+from ..compute_capability import runs_on
 from ..errors import UserError
 from .ffi import tvm_ffi
 
-# DLPack's device type, and kExist of TVM's DeviceAttrKind
-_CUDA, _EXISTS = 2, 0
+# DLPack's device type, and kExist and kComputeVersion of TVM's DeviceAttrKind
+_CUDA, _EXISTS, _COMPUTE_VERSION = 2, 0, 4
 
 
 @lru_cache(maxsize=1)
@@ -50,15 +51,23 @@ def load_cuda_runtime() -> None:
         ) from error
 
 
-def check_cuda_device(index: int) -> None:
-    """Load the CUDA part of the runtime and check that GPU `index` exists.
+def check_cuda_device(index: int, architecture: str) -> None:
+    """Load the CUDA part of the runtime and check that GPU `index` exists and runs code for `architecture`.
 
     Raises:
-        UserError: no driver, no CUDA runtime, or no such GPU.
+        UserError: no driver, no CUDA runtime, no such GPU, or one of another architecture.
     """
     load_cuda_runtime()
-    if not tvm_ffi.get_global_func("runtime.GetDeviceAttr")(_CUDA, index, _EXISTS):
+    attribute = tvm_ffi.get_global_func("runtime.GetDeviceAttr")
+    if not attribute(_CUDA, index, _EXISTS):
         raise UserError(f"no GPU cuda:{index} on this machine; choose one that `nvidia-smi -L` lists")
+    version = str(attribute(_CUDA, index, _COMPUTE_VERSION))
+    if not runs_on(architecture, version):
+        own = f"sm_{version.replace('.', '')}"
+        raise UserError(
+            f"the library was compiled for {architecture}, cuda:{index} is {own}; compile it again there with --target "
+            f"""cuda, or with --target '{{"kind": "cuda", "arch": "{own}"}}'"""
+        )
 
 
 def tvm_version() -> str:

@@ -30,7 +30,7 @@ from tvm.support.popen_pool import PopenPoolExecutor, StatusKind
 
 from .. import lowering
 from ..errors import UserError
-from ..relax.link import linker_of, shared_linker, target_triple
+from ..relax.link import export_library, linker_of
 from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import physical_cores, run_on_pool
 
@@ -219,7 +219,7 @@ def _build(mod: tvm.IRModule, target: tvm.target.Target, folder: str, linker: li
     executable = lowering.build(RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod), target)
     os.makedirs(folder)
     path = os.path.join(folder, "candidate.so")
-    executable.export_library(path, fcompile=shared_linker(linker, target_triple(target)))
+    export_library(executable, target, path, linker)
     return path
 
 

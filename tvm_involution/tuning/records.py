@@ -17,7 +17,7 @@ from tvm import s_tir, tirx
 from ..errors import UserError
 from ..runtime.tvm_runtime import tvm_version
 from ..schedules.gpu import register_mma_intrinsics
-from ..target import target_key, vector_bytes
+from ..target import compute_capability, target_key, vector_bytes
 from .database import FAILED, TuningDatabase, exists, seconds
 from .folders import log_folders
 from .manifest import read_manifest
@@ -104,7 +104,8 @@ def _serves(folder: Path, target: tvm.target.Target) -> bool:
         return False
     if target.kind.name == "cuda":
         limit = "max_shared_memory_per_block"
-        return _arch(other) <= _arch(target) and int(other.attrs.get(limit, 0)) <= int(target.attrs.get(limit, 0))
+        fits = int(other.attrs.get(limit, 0)) <= int(target.attrs.get(limit, 0))
+        return fits and compute_capability(other) <= compute_capability(target)
     return vector_bytes(other) == vector_bytes(target)
 
 
@@ -112,7 +113,7 @@ def _distance(folder: Path, target: tvm.target.Target) -> float:
     other = _target_of(folder)
     assert other is not None
     if target.kind.name == "cuda":
-        return _arch(target) - _arch(other)
+        return compute_capability(target) - compute_capability(other)
     return abs(int(other.attrs.get("num-cores") or 0) - int(target.attrs.get("num-cores") or 0))
 
 
@@ -122,7 +123,3 @@ def _target_of(folder: Path) -> tvm.target.Target | None:
         return tvm.target.Target(manifest.target) if manifest is not None else None
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(f"the manifest of {folder} names no target; tune again or remove the folder") from error
-
-
-def _arch(target: tvm.target.Target) -> int:
-    return int("".join(c for c in str(target.attrs.get("arch", "sm_0")) if c.isdigit()))

@@ -13,12 +13,14 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...target import compute_capability
 from ...te.gemm_convolution import CHUNK
 from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue
+from .limits import copies_asynchronously, max_threads, shared_bytes
 from .pixels import flatten_pixels
 
 _VARIANTS = 12
+# of a block, of all that a target allows
+_THREADS = 256
 _GROUP = 4
 # what a multiprocessor does in a clock: multiply-adds, and bytes from the second-level cache
 _MULTIPLY_ADDS, _L2_BYTES, _CHUNK_CLOCKS, _BLOCK_CLOCKS = 128, 32, 200, 1000
@@ -68,8 +70,8 @@ class CudaCoreGemm(ScheduleRule):
 def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> list[_Plan]:
     """Return the plans that fit the target, those that should be fastest first."""
     pixels, channels, chunks, _ = (int(iter_var.dom.extent) for iter_var in sch.get(block).iter_vars)
-    shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
-    stages = min(3 if compute_capability(target) >= 80 else 1, chunks)
+    shared, threads = shared_bytes(target), min(max_threads(target), _THREADS)
+    stages = min(3 if copies_asynchronously(target) else 1, chunks)
     plans = []
     for tile_pixels in divisors(pixels, 128):
         for tile_channels in (c for c in divisors(channels, 128) if c % 16 == 0):
@@ -78,7 +80,7 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
                     plan = _Plan(tile_pixels, tile_channels, thread_pixels, groups, stages)
                     copied = (tile_pixels * CHUNK, tile_channels * CHUNK)
                     even = all(elements % (plan.threads * _GROUP) == 0 for elements in copied)
-                    if even and 32 <= plan.threads <= 256 and plan.threads % 32 == 0 and _bytes(plan) <= shared:
+                    if even and 32 <= plan.threads <= threads and plan.threads % 32 == 0 and _bytes(plan) <= shared:
                         plans.append(plan)
     smallest = _Plan(1, 16, 1, 1, 1)
     return sorted(plans, key=lambda plan: _clocks(plan, pixels, channels, chunks)) or [smallest]
@@ -150,7 +152,7 @@ def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunab
 
 def _chunk_choices(sch: s_tir.Schedule, block: SBlockRV, plan: _Plan, target: tvm.target.Target) -> list[int]:
     """Return how many chunks may be copied at a time."""
-    shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
+    shared = shared_bytes(target)
     chunks = int(sch.get(block).iter_vars[2].dom.extent)
     return [n for n in divisors(chunks, 4) if n == 1 or (n * _bytes(plan) <= shared and chunks // n >= plan.stages)]
 

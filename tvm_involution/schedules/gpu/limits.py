@@ -1,35 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a block of threads may use, read from the target."""
+"""What a block of threads may use, read from the target; where it does not say, what its architecture has."""
 
 from __future__ import annotations
 
-import re
-
 import tvm
 
-# every CUDA GPU gives a block at least these
-_SHARED_BYTES, _THREADS, _WARP = 48 << 10, 1024, 32
+from ...compute_capability import (
+    BLOCK_THREADS,
+    REGISTERS,
+    STATIC_SHARED_BYTES,
+    WARP_THREADS,
+    Multiprocessor,
+    multiprocessor,
+)
+from ...target import compute_capability
 
 
 def shared_bytes(target: tvm.target.Target) -> int:
     """Return how much statically declared shared memory a block may use."""
-    return min(int(target.attrs.get("max_shared_memory_per_block", _SHARED_BYTES)), _SHARED_BYTES)
+    # some of TVM's tags give what a launch may ask for, which is more
+    return min(int(target.attrs.get("max_shared_memory_per_block", STATIC_SHARED_BYTES)), STATIC_SHARED_BYTES)
 
 
 def max_threads(target: tvm.target.Target) -> int:
     """Return how many threads a block may have."""
-    return int(target.attrs.get("max_num_threads", _THREADS))
+    return min(int(target.attrs.get(name, BLOCK_THREADS)) for name in ("max_num_threads", "max_threads_per_block"))
+
+
+def registers(target: tvm.target.Target) -> int:
+    """Return how many registers a block may have."""
+    return int(target.attrs.get("registers_per_block", REGISTERS))
 
 
 def warp_size(target: tvm.target.Target) -> int:
     """Return the number of threads that share an instruction."""
-    return int(target.attrs.get("thread_warp_size", _WARP))
+    return int(target.attrs.get("thread_warp_size", WARP_THREADS))
 
 
-def compute_capability(target: tvm.target.Target) -> int:
-    """Return the architecture as a number, 90 for `sm_90a`."""
-    found = re.match(r"sm_(\d+)", str(target.attrs.get("arch", "")))
-    return int(found.group(1)) if found else 50
+def multiprocessor_of(target: tvm.target.Target) -> Multiprocessor:
+    """Return what blocks beside each other share."""
+    return multiprocessor(str(target.attrs.get("arch", "")))
+
+
+def copies_asynchronously(target: tvm.target.Target) -> bool:
+    """Return whether threads may copy to shared memory without waiting (`cp.async`)."""
+    return compute_capability(target) >= 80
 
 
 def vector_bytes(target: tvm.target.Target, dtype: str) -> int:

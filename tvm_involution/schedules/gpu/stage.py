@@ -50,10 +50,12 @@ def copy_by_threads(
         sch.vectorize(lane)
     unroll(sch, turn, TURNS)
     element_bits = tvm.DataType(str(sch.get(block).writes[0].source.dtype)).bits
+    turns = int(sch.get(turn).extent)
     if not tests:
         # the last, partial turn apart: the others need no test
         sch.annotate(turn, "pragma_loop_partition_hint", 1)
-    elif int(sch.get(turn).extent) * vector * element_bits // 8 <= STAGED_BYTES:
+    elif turns <= TURNS and turns * vector * element_bits // 8 <= STAGED_BYTES:
+        # only loops that are unrolled can index registers
         sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
 
 

@@ -17,13 +17,15 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...target import compute_capability
 from ...te.mma_convolution import COLUMNS, LANES, ROWS, MmaFragments
 from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue
+from .limits import copies_asynchronously, max_threads, registers, shared_bytes
 from .mma_intrinsics import mma_intrinsic
 from .pixels import flatten_pixels
 
 _VARIANTS = 12
+# of a block, of all that a target allows
+_THREADS = 256
 # registers of a lane that sums may take: half, the rest is fragments and addresses
 _SUMS = 128
 # what a lane has beside them, about
@@ -102,20 +104,18 @@ def _problem(sch: s_tir.Schedule, block: SBlockRV) -> _Problem:
 
 def _plans(problem: _Problem, target: tvm.target.Target) -> list[_Plan]:
     """Return the plans that fit the target, those that should be fastest first."""
-    asynchronous = compute_capability(target) >= 80
-    shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
-    threads = int(target.attrs.get("max_threads_per_block", 1024))
-    registers = int(target.attrs.get("registers_per_block", 65536))
+    stages_at_most = 4 if copies_asynchronously(target) else 1
+    shared, threads = shared_bytes(target), min(max_threads(target), _THREADS)
     plans = []
     for packs in divisors(problem.packs, 8):
         for columns in divisors(problem.columns, 16):
             for warps in _divisions(problem, packs, columns):
-                stages = min(4 if asynchronous else 1, problem.chunks // warps[2])
-                while stages > 1 and stages * _stage_bytes(problem, packs, columns, warps[2]) > shared:
+                stages = min(stages_at_most, problem.chunks // warps[2])
+                while stages > 1 and stages * sum(_copied_bytes(problem, packs, columns, warps[2])) > shared:
                     stages -= 1
                 plan = _Plan(packs, columns, warps, max(1, stages))
-                fits = plan.threads <= min(threads, 256) and _shared_bytes(problem, plan) <= shared
-                if fits and plan.threads * (_sums(problem, plan) + _OTHER_REGISTERS) <= registers:
+                fits = plan.threads <= threads and _shared_bytes(problem, plan) <= shared
+                if fits and plan.threads * (_sums(problem, plan) + _OTHER_REGISTERS) <= registers(target):
                     plans.append(plan)
     return sorted(plans, key=lambda plan: _clocks(problem, plan))
 
@@ -145,16 +145,31 @@ def _sums(problem: _Problem, plan: _Plan) -> int:
     return plan.packs // along_packs * problem.tiles * (plan.columns // along_columns) * 4
 
 
-def _stage_bytes(problem: _Problem, packs: int, columns: int, chunks: int) -> int:
-    """Return the shared memory that `chunks` chunks of a tile's weights and windows take."""
-    rows = packs * problem.tiles * ROWS + columns * COLUMNS
-    return rows * chunks * 64
+def _copied_bytes(problem: _Problem, packs: int, columns: int, chunks: int) -> tuple[int, int]:
+    """Return the shared memory that `chunks` chunks of a tile's weights and of its windows take."""
+    return packs * problem.tiles * ROWS * chunks * 64, columns * COLUMNS * chunks * 64
 
 
 def _shared_bytes(problem: _Problem, plan: _Plan) -> int:
-    copies = plan.stages * _stage_bytes(problem, plan.packs, plan.columns, plan.warps[2])
-    tile = plan.packs * problem.tiles * ROWS * plan.columns * COLUMNS * 4
-    return copies + (tile * plan.warps[2] if plan.warps[2] > 1 else 0)
+    """Return the shared memory of a block, as TVM plans it."""
+    along_sum = plan.warps[2]
+    free = [plan.stages * size for size in _copied_bytes(problem, plan.packs, plan.columns, along_sum)]
+    total = sum(free)
+    if along_sum > 1:
+        tile = plan.packs * problem.tiles * ROWS * plan.columns * COLUMNS * 4
+        needed = [along_sum * tile, tile]  # each warp's sums, then all of them added up
+        if problem.pixels == 1:
+            # one pixel's sums have fused indices, for which TVM takes a power of two; and its results are there, too
+            rounded = tile // plan.packs << (plan.packs - 1).bit_length()
+            needed[1:] = [rounded, rounded]
+        for size in needed:
+            # in the place of one of the copies, where TVM's planner finds one neither too small nor far too large
+            place = min((other for other in free if size <= other <= 16 * size), default=None)
+            if place is None:
+                total += size
+            else:
+                free.remove(place)
+    return total
 
 
 def _clocks(problem: _Problem, plan: _Plan) -> float:
@@ -330,7 +345,6 @@ def _finish(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, lane: LoopR
 
 def _chunk_choices(problem: _Problem, plan: _Plan, target: tvm.target.Target) -> list[int]:
     """Return how many chunks a warp may take at a time."""
-    shared = int(target.attrs.get("max_shared_memory_per_block", 49152))
-    most = shared // _shared_bytes(problem, plan)
+    most = shared_bytes(target) // _shared_bytes(problem, plan)
     steps = problem.chunks // plan.warps[2]
     return [n for n in divisors(steps, 4) if n == 1 or (n <= most and steps // n >= plan.stages)]
