@@ -52,7 +52,6 @@ def main(description: str | None) -> None:
 
 def run_steps(settings: Settings, steps: list[str]) -> None:
     """Run steps one after another within the time; what they print goes to OUT/log.txt."""
-    choose_cuda_compiler()
     shutil.rmtree(settings.scratch, ignore_errors=True)  # code of an earlier version
     with (settings.out / "log.txt").open("a") as log:
         for number, step in enumerate(steps):
@@ -91,11 +90,6 @@ def check_gpu() -> None:
 
     if gpu_name() is None:
         sys.exit("no NVIDIA GPU on this machine; --target llvm tries the benchmark on the CPU")
-
-
-def choose_cuda_compiler() -> None:
-    """Let TVM compile by nvcc, by NVRTC where there is none; the user's own choice wins."""
-    os.environ.setdefault("TVM_CUDA_COMPILE_MODE", "nvcc" if shutil.which("nvcc") else "nvrtc")
 
 
 def _run_process(step: str, seconds: float, log) -> str:

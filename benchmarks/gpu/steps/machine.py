@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 
 import torch
 
 from tvm_involution.bench.machine import describe_machine
+from tvm_involution.lowering.cuda_code import find_nvcc
 from tvm_involution.runtime.threads import thread_count
 
 from ..peers import allow_tf32
@@ -54,7 +54,7 @@ def describe(on_gpu: bool) -> dict[str, object]:
         found["cache_mib"] = round(properties.L2_cache_size / 2**20, 1)
         found["driver"] = _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
         found["cuda"] = torch.version.cuda
-        found["cuda compiler"] = os.environ.get("TVM_CUDA_COMPILE_MODE", "nvrtc")
+        found["cuda compiler"] = find_nvcc() or "nvrtc"
     found["nvcc"] = _first_line(["nvcc", "--version"], "release")
     found["kernel"] = platform.release()
     for package in _PACKAGES:
