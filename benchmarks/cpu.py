@@ -50,10 +50,11 @@ def print_markdown(comparison: Comparison) -> None:
     print(" ".join(f"{key}={value}" for key, value in comparison.machine.items()))
     print(f"{comparison.title()}\n")
     timed = [result for result in comparison.results if result.median_ms is not None]
-    peers = [r.median_ms for r in timed if r.network.startswith("resnet") and r.contender != OURS.name]
-    print("| network | in | median ms | min ms | against the best peer's ResNet | relative error |")
+    print("| network | in | median ms | min ms | against the best peer's ResNet of that depth | relative error |")
     print("|---|---|---|---|---|---|")
     for row in timed:
+        depth = row.network.removeprefix("rednet").removeprefix("resnet")
+        peers = [r.median_ms for r in timed if r.network == f"resnet{depth}" and r.contender != OURS.name]
         ratio = f"{row.median_ms / min(peers):.2f}x" if peers else "-"
         figures = f"{row.median_ms:.1f} | {row.min_ms:.1f} | {ratio} | {row.relative_error:.0e}"
         print(f"| {row.network} | {row.contender} {row.version} | {figures} |")
