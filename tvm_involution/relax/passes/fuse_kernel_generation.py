@@ -20,6 +20,7 @@ from ...schedules.gpu import fusing_pays, fusing_works, mma_fragments
 from ...schedules.window import Window
 from ...te import MmaFragments, pack_span_mma, spanned_involution2d, spanned_involution2d_mma
 from ..operator import OP_NAME
+from ..rewrite import update_functions
 from ..uses import count_uses
 from .pack_weights import packed_weight, widest_pack
 
@@ -47,11 +48,7 @@ class FuseKernelGeneration:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those involutions as calls of fused tensor programs."""
-        builder = relax.BlockBuilder(mod)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                builder.update_func(name, self._fuse(func, builder))
-        return builder.get()
+        return update_functions(mod, self._fuse)
 
     def _fuse(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
         x, hidden, weight, bias = wildcard(), wildcard(), is_const(), is_const()

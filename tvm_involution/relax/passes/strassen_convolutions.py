@@ -14,6 +14,7 @@ from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
 from ...te import conv2d_strassen, pack_strassen_weight
 from ...te.strassen import paired_axis
+from ..rewrite import update_functions
 from .pack_weights import widest_pack
 
 _MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 64, 128
@@ -32,11 +33,7 @@ class StrassenConvolutions:
         """Return `mod` with those convolutions as calls of tensor programs."""
         if self.target.kind.name != "llvm":
             return mod
-        builder = relax.BlockBuilder(mod)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                builder.update_func(name, self._lower(func, builder))
-        return builder.get()
+        return update_functions(mod, self._lower)
 
     def _lower(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
         x, weight = wildcard(), is_const()

@@ -15,6 +15,7 @@ from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
 from ...schedules.cpu.winograd import strip_width
 from ...te import conv2d_winograd, pack_winograd_weight
+from ..rewrite import update_functions
 from .pack_weights import pack_width
 
 TILE = 4
@@ -32,11 +33,7 @@ class WinogradConvolutions:
         """Return `mod` with those convolutions as calls of tensor programs."""
         if self.target.kind.name != "llvm":
             return mod
-        builder = relax.BlockBuilder(mod)
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                builder.update_func(name, self._lower(func, builder))
-        return builder.get()
+        return update_functions(mod, self._lower)
 
     def _lower(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
         x, weight = wildcard(), is_const()
