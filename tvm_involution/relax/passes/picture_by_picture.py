@@ -67,6 +67,8 @@ def _layers_apart(func: relax.Function) -> int:
         return 0
     batch = _batch(func.params[0])
     bindings = blocks[0].bindings
+    if not all(isinstance(binding, relax.VarBinding) for binding in bindings):
+        return 0
     largest = max((_bytes(binding.var.ty) for binding in bindings), default=0)
     if batch < 2 or largest < _CACHE_BYTES:
         return 0
