@@ -19,7 +19,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 
 from tvm_involution import lowering
-from tvm_involution.relax.link import linker_of, shared_linker, target_triple
+from tvm_involution.relax.link import export_library, linker_of
 from tvm_involution.runtime.arrays import numpy_dtype
 from tvm_involution.runtime.threads import run_on_pool
 from tvm_involution.schedules import default_schedule
@@ -86,7 +86,7 @@ def build(mod: tvm.IRModule, target: tvm.target.Target, folder: Path, logs: Path
     schedule, rule = _recorded(mod, target, logs) or default_schedule(mod["main"], target)
     executable = lowering.build(mod if schedule is None else schedule.mod, target)
     path = Path(tempfile.mkdtemp(dir=folder)) / "program.so"
-    executable.export_library(str(path), fcompile=shared_linker(linker_of(target), target_triple(target)))
+    export_library(executable, target, path, linker_of(target))
     return Built(str(path), arguments_of(mod), rule)
 
 
