@@ -13,6 +13,7 @@ import math
 
 import tvm
 from tvm import relax, tirx
+from tvm_ffi import structural_walk
 
 from ..rewrite import rewrite_functions
 
@@ -41,7 +42,7 @@ class CentreTensors:
 class _Centre(relax.PyExprMutator):
     def __init__(self, mod: tvm.IRModule):
         super().__init__(mod)
-        self.kernels = {var for var, func in mod.functions_items() if isinstance(func, tirx.PrimFunc)}
+        self.kernels = {var for var, func in mod.functions_items() if isinstance(func, tirx.PrimFunc) and _is_own(func)}
         self.exposed: set[relax.Var] = set()
 
     def visit_function_(self, func: relax.Function) -> relax.Function:
@@ -60,6 +61,13 @@ class _Centre(relax.PyExprMutator):
         spare = int(self.lookup_binding(storage).args[0].values[0]) - needed
         offset = tirx.const(spare // 2 // _ALIGNMENT * _ALIGNMENT, "int64")
         return relax.Call(call.op, [storage, offset, shape, dtype, *rest], call.attrs, call.ty_args)
+
+
+def _is_own(func: tirx.PrimFunc) -> bool:
+    """Return whether all of `func` is our code: a sort, for example, calls a function that knows no offsets."""
+    names: list[str] = []
+    structural_walk(func.body, (tvm.ir.Call, lambda call: names.append(str(getattr(call.op, "name", "")))))
+    return not any("packed" in name for name in names)
 
 
 def _exposed(func: relax.Function, kernels: set[tvm.ir.GlobalVar]) -> set[relax.Var]:
