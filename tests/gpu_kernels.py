@@ -21,12 +21,14 @@ from tvm_involution.te import (
     matmul_packed,
     matrix_windows,
     nms,
+    pack_span_mma,
     pack_weight,
     pack_weight_gemm,
     pack_weight_mma,
     paste_masks,
     roi_align,
     spanned_involution2d,
+    spanned_involution2d_mma,
 )
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -51,6 +53,8 @@ def gpu_programs(target: tvm.target.Target) -> Iterator[Program]:
             if dtype == "float32" or stride == 2:  # nvcc takes longest for this rule
                 yield _involution(f"involution_nchw_s{stride}", "InvolutionNCHW", "NCHW", dtype, stride)
             yield _spanned(dtype, stride)
+            if (fragments := mma_fragments(target, dtype, tf32=True)) is not None:
+                yield _spanned_mma(dtype, stride, fragments)
         # tiles of large products, and warps that divide the sum of small ones
         for name, shape, out, kernel, tf32 in (
             ("pixels", (8, 28, 28, 128), 256, 1, False),
@@ -96,6 +100,17 @@ def _spanned(dtype, stride) -> Program:
     inputs = _placeholders(dtype, *shapes)
     result = topi.nn.relu(spanned_involution2d(*inputs, 7, stride, 3))
     return _program(f"spanned_s{stride}", dtype, inputs, result, "SpannedInvolution")
+
+
+def _spanned_mma(dtype, stride, fragments) -> Program:
+    channels, groups, size, hidden = 64, 4, 14, 16
+    out = size // stride
+    weight, bias = np.zeros((groups * 49, hidden, 1, 1), "float32"), np.zeros(groups * 49, "float32")
+    weight, bias = pack_span_mma(weight, bias, (7, 7), fragments)
+    inputs = _placeholders(dtype, (2, size, size, channels), (2, out, out, hidden), weight.shape)
+    inputs.append(te.placeholder(bias.shape, str(bias.dtype), "bias"))
+    result = topi.nn.relu(spanned_involution2d_mma(*inputs, (7, 7), groups, fragments, stride, 3))
+    return _program(f"spanned_mma_s{stride}", dtype, inputs, result, "TensorCoreInvolution", tensor_cores=True)
 
 
 def _convolution(name, dtype, shape, out, kernel, target, tf32) -> Program:

@@ -23,6 +23,8 @@ from tvm_involution.bench.machine_code import KernelCode, compile_kernels, nvcc_
 from tvm_involution.compute_capability import REGISTERS, THREAD_REGISTERS, multiprocessor, runs_on
 from tvm_involution.lowering import cuda_code
 from tvm_involution.relax.pack_imports import packed_cuda_modules
+from tvm_involution.relax.passes import apply_schedules
+from tvm_involution.relax.passes.apply_schedules import RULE_ATTR
 from tvm_involution.schedules import GPU_RULES, default_schedule, gpu
 from tvm_involution.schedules.gpu import tensor_core_gemm
 from tvm_involution.schedules.gpu.limits import max_threads, shared_bytes
@@ -107,15 +109,26 @@ def test_whole_network(tmp_path, rng, monkeypatch, architecture):
         compiled.append(cuda_code.compile_by_nvcc(source, wanted))
         return compiled[-1].cubin
 
+    rules = {}
+
+    def count_kernels(mod: tvm.IRModule):
+        functions = mod.functions_items()
+        rules.update({f.name_hint: func.attrs[RULE_ATTR] for f, func in functions if RULE_ATTR in (func.attrs or {})})
+        return apply_schedules.count_kernels(mod)
+
     monkeypatch.setattr("tvm_involution.relax.link.compile_cuda", compile_cuda)
+    monkeypatch.setattr("tvm_involution.relax.compiler.count_kernels", count_kernels)
     library = ti.compile(tiny_rednet(), target, image_size=(32, 32), batch=2, dtype=dtype)
     library.save(tmp_path / "net.so")
     assert library.metadata.kernels.rule == library.metadata.kernels.total > 20
     (built,) = compiled
     for kernel, code in read_kernels(built).items():
         print(kernel, code)
-        products = "conv2d" in kernel or "linear" in kernel
-        check_code(code, target, dtype == "float16" and products)
+        name = kernel.rpartition("_kernel")[0]
+        on_tensor_cores = rules[name] in ("TensorCoreGemm", "TensorCoreInvolution")
+        check_code(code, target, on_tensor_cores)
+        if "conv2d" in name or "linear" in name:
+            assert on_tensor_cores == (dtype == "float16"), name
     ((form, code),) = embedded_cuda(tmp_path / "net.so")
     assert form == "cubin" and code == built.cubin
 
@@ -199,7 +212,8 @@ def test_small_limits_are_kept():
         used.add(rule)
         shared, threads = block_needs(schedule, small)
         assert shared <= 16384 and threads <= 64, program.name
-    assert used == {"Involution", "InvolutionNCHW", "SpannedInvolution", "TensorCoreGemm", "CudaCoreGemm"}
+    tiled = {rule.name for rule in GPU_RULES} - {"ThreadPerOutput", "Reduction", "NMS", "DlightFallback"}
+    assert used == tiled
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_80"])
