@@ -23,7 +23,7 @@ TARGET = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "nu
 
 @pytest.fixture(autouse=True)
 def caches_of_a_kilobyte(monkeypatch):
-    monkeypatch.setattr(picture_by_picture, "_CACHE_BYTES", 1 << 10)
+    monkeypatch.setattr(picture_by_picture, "CACHE_BYTES", 1 << 10)
 
 
 class MixedPictures(nn.Module):

@@ -14,6 +14,8 @@ from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, W
 from .errors import UserError
 from .runtime.threads import physical_cores
 
+CACHE_BYTES = 4 << 20
+"""of the second-level caches of some cores"""
 # Turing, the first with tensor cores that `mma` reaches, and the oldest that CUDA 13 compiles for
 _OLDEST_GPU = 75
 
@@ -68,6 +70,11 @@ def reference_cpu() -> tvm.target.Target:
     wrongly for `znver4` (`te.conv2d_strassen` as it is written).
     """
     return tvm.target.Target({**host_cpu(), "opt-level": 1})
+
+
+def core_count(target: tvm.target.Target) -> int:
+    """Return the cores of a CPU that the target names, 1 where it does not."""
+    return int(target.attrs.get("num-cores") or 1)
 
 
 def target_key(target: tvm.target.Target) -> str:

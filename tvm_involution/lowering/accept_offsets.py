@@ -7,6 +7,8 @@ import tvm
 from tvm import tirx
 from tvm_ffi import structural_map
 
+from .programs import rewrite_cpu_programs
+
 
 @tvm.transform.module_pass(opt_level=0, name="AcceptOffsets")
 class AcceptOffsets:
@@ -14,11 +16,7 @@ class AcceptOffsets:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with every `PrimFunc` for a CPU rewritten."""
-        for name, func in mod.functions_items():
-            target = (func.attrs or {}).get("target")
-            if isinstance(func, tirx.PrimFunc) and target is not None and target.kind.name == "llvm":
-                mod[name] = _with_offsets(func)
-        return mod
+        return rewrite_cpu_programs(mod, _with_offsets)
 
 
 def _with_offsets(func: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -15,6 +15,8 @@ import tvm
 from tvm import s_tir, tirx
 from tvm_ffi import structural_map, structural_walk
 
+from .programs import rewrite_cpu_programs
+
 # fewer weights than this stay in the caches, from the first tile on
 _BYTES = 64 << 10
 _LINE = 64
@@ -30,15 +32,7 @@ class PrefetchWeights:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with every `PrimFunc` for a CPU rewritten."""
-        for name, func in mod.functions_items():
-            if isinstance(func, tirx.PrimFunc) and _is_for_cpu(func):
-                mod[name] = _prefetch(func)
-        return mod
-
-
-def _is_for_cpu(func: tirx.PrimFunc) -> bool:
-    target = (func.attrs or {}).get("target")
-    return target is not None and target.kind.name == "llvm"
+        return rewrite_cpu_programs(mod, _prefetch)
 
 
 def _prefetch(func: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -4,11 +4,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
+
+from ..target import core_count
+
+_Plan = TypeVar("_Plan")
 
 PARALLEL_GRAIN = 500_000
 """multiply-adds below which one core is faster than all"""
@@ -38,6 +43,19 @@ class ScheduleRule(ABC):
         """
 
 
+def default_or_space(
+    plans: Sequence[_Plan], schedule: Callable[[_Plan], s_tir.Schedule | None], tunable: bool
+) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+    """Return what `ScheduleRule.apply` does where each of `plans`, the default first, is a structural variant.
+
+    Args:
+        schedule: schedules by a plan, with `choose` where `tunable`; None where that is impossible.
+    """
+    if not tunable:
+        return schedule(plans[0]) if plans else None
+    return [made for plan in plans if (made := schedule(plan)) is not None] or None
+
+
 def choose(sch: s_tir.Schedule, candidates: Sequence[int], default: int, tunable: bool) -> int | s_tir.schedule.ExprRV:
     """Decide on one of `candidates`: `default`, or with `tunable` a random variable that stands at `default`."""
     if not tunable or len(candidates) == 1:
@@ -63,7 +81,7 @@ def divisors(extent: int, limit: int) -> list[int]:
 
 def balanced_parts(tasks: int, extent: int, target: tvm.target.Target) -> int:
     """Return in how many parts to divide a loop of `extent` so that the cores get equal shares of `tasks` x parts."""
-    cores = int(target.attrs.get("num-cores") or 1)
+    cores = core_count(target)
     # some slack for cores that get less than a core: a share of 1/16 may be idle
     even = (parts for parts in divisors(extent, 8) if -(-tasks * parts // cores) * cores <= tasks * parts * 17 / 16)
     return next(even, 1)
@@ -136,6 +154,12 @@ def unroll_and_vectorize(sch: s_tir.Schedule, loops: list[LoopRV], lane: LoopRV)
     for loop in loops:
         sch.unroll(loop)
     sch.vectorize(lane)
+
+
+def spread_over_cache(sch: s_tir.Schedule, block: SBlockRV) -> None:
+    """Give each row of what `block` writes an odd number of cache lines: rows then fall on all sets of the cache."""
+    line = 512 // tvm.DataType(str(sch.get(block).writes[0].source.dtype)).bits
+    sch.storage_align(block, 0, -2, 2 * line, line)
 
 
 def inline_into(sch: s_tir.Schedule, block: SBlockRV, keep: SBlockRV | None = None) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from tvm import te, tirx
 
 from .convolution import pack_weight
+from .select import select
 
 # the left factors of the seven products, from blocks of x: [even or odd pixels][half of the input channels]
 _LEFT = np.array(
@@ -119,10 +120,7 @@ def _chosen(factors: np.ndarray, indices: Sequence[tirx.PrimExpr], value):
     if not indices:
         return _weighted(factors, value)
     first, *rest = indices
-    result = _chosen(factors[-1], rest, value)
-    for number in range(len(factors) - 2, -1, -1):
-        result = tirx.Select(first == number, _chosen(factors[number], rest, value), result)
-    return result
+    return select(first, len(factors), lambda number: _chosen(factors[number], rest, value))
 
 
 def _weighted(factors: np.ndarray, value):

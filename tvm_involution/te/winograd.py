@@ -13,6 +13,7 @@ import numpy as np
 from tvm import te, tirx
 
 from .convolution import pack_weight
+from .select import select
 
 KERNEL = 3
 
@@ -115,10 +116,7 @@ def conv2d_winograd(
 
 def _combine(matrix: np.ndarray, row, value):
     """Return the sum of `value(column)` weighted by a row of `matrix`; schedules unroll `row`, so it is a constant."""
-    result = _weighted(matrix[-1], value)
-    for number in range(len(matrix) - 2, -1, -1):
-        result = tirx.Select(row == number, _weighted(matrix[number], value), result)
-    return result
+    return select(row, len(matrix), lambda number: _weighted(matrix[number], value))
 
 
 def _weighted(factors: Sequence[float], value):

@@ -9,13 +9,12 @@ that the other's cache holds. Where the cores share no cache (two chiplets, two 
 
 from __future__ import annotations
 
-import math
-
 import tvm
 from tvm import relax, tirx
 from tvm_ffi import structural_walk
 
 from ..rewrite import rewrite_functions
+from ..sizes import tensor_bytes
 
 # what the allocator aligns to, and kernels rely on
 _ALIGNMENT = 64
@@ -57,8 +56,7 @@ class _Centre(relax.PyExprMutator):
 
     def _centred(self, call: relax.Call) -> relax.Call:
         storage, _, shape, dtype, *rest = call.args
-        needed = math.prod(int(d) for d in shape.values) * tvm.DataType(str(call.ty.dtype)).bits // 8
-        spare = int(self.lookup_binding(storage).args[0].values[0]) - needed
+        spare = int(self.lookup_binding(storage).args[0].values[0]) - tensor_bytes(call.ty)
         offset = tirx.const(spare // 2 // _ALIGNMENT * _ALIGNMENT, "int64")
         return relax.Call(call.op, [storage, offset, shape, dtype, *rest], call.attrs, call.ty_args)
 

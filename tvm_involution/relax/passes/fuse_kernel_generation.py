@@ -18,7 +18,9 @@ from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
 from ...schedules.gpu import fusing_pays, fusing_works, mma_fragments
 from ...schedules.window import Window
+from ...target import CACHE_BYTES
 from ...te import MmaFragments, pack_span_mma, spanned_involution2d, spanned_involution2d_mma
+from ..conv2d import is_dense_nhwc
 from ..operator import OP_NAME
 from ..rewrite import update_functions
 from ..uses import count_uses
@@ -26,8 +28,6 @@ from .pack_weights import packed_weight, widest_pack
 
 # TVM's OpPatternKind: elementwise operations may join behind it
 _OUT_ELEMENTWISE_FUSABLE = 4
-# of the second-level caches of some cores
-_CACHE_BYTES = 4 << 20
 # hidden channels up to which a GPU generates the kernel on CUDA cores where it is used
 _GPU_HIDDEN, _GPU_HIDDEN_HALF = 64, 8
 
@@ -104,7 +104,7 @@ class FuseKernelGeneration:
         if self.target.kind.name == "cuda":
             return int(span.args[0].ty.shape[-1]) <= (_GPU_HIDDEN_HALF if half or self.tf32 else _GPU_HIDDEN)
         elements = math.prod(int(d) for d in span.ty.shape.values)
-        return half or elements * 4 > _CACHE_BYTES
+        return half or elements * 4 > CACHE_BYTES
 
     def _spanned(self, builder, involution, x, conv, bias):
         attrs = _attributes(involution)
@@ -161,8 +161,7 @@ def _window(span: relax.Call, involution: relax.Call) -> Window:
 
 def _is_span(conv: relax.Call, bias: tvm.ir.GenericConst) -> bool:
     attrs = conv.attrs
-    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
     out_channels, _, *window = (int(d) for d in conv.args[1].ty.shape.values)
-    plain = attrs.groups == 1 and all(int(s) == 1 for s in attrs.strides) and not any(int(p) for p in attrs.padding)
+    plain = all(int(s) == 1 for s in attrs.strides) and not any(int(p) for p in attrs.padding)
     channel_bias = [int(d) for d in bias.ty.shape.values] == [1, 1, 1, out_channels]
-    return layouts == ("NHWC", "OIHW", "NHWC") and window == [1, 1] and plain and channel_bias
+    return is_dense_nhwc(conv) and window == [1, 1] and plain and channel_bias

@@ -22,6 +22,7 @@ from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
 from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
 from ...te.im2col import Windows, conv2d_windows, matrix_windows
 from ...te.mma_convolution import conv2d_mma, pack_weight_mma
+from ..conv2d import is_dense_nhwc
 from ..rewrite import rewrite_functions
 
 
@@ -90,8 +91,7 @@ class _Packer(relax.PyExprMutator):
 
     def _conv2d(self, call: relax.Call) -> relax.Expr:
         weight, attrs = call.args[1], call.attrs
-        layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
-        if not isinstance(weight, GenericConst) or layouts != ("NHWC", "OIHW", "NHWC") or attrs.groups != 1:
+        if not isinstance(weight, GenericConst) or not is_dense_nhwc(call):
             return call
         stride_h, stride_w = (int(s) for s in attrs.strides)
         top, left, bottom, right = (int(p) for p in attrs.padding)

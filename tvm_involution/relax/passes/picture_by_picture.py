@@ -8,19 +8,18 @@ where the fewest bytes do.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
+from ...target import CACHE_BYTES, core_count
 from ..operator import OP_NAME
+from ..sizes import tensor_bytes
 
 # with more cores one picture is too little work for all of them
 _MAX_CORES = 4
-# a batch whose largest feature map has fewer bytes stays in the second-level caches
-_CACHE_BYTES = 4 << 20
 # operators that read and write feature maps; what is elementwise joins them
 _KERNELS = {"relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d", OP_NAME}
 # operators that treat the pictures of a batch, along the first axis, independently of each other
@@ -51,8 +50,7 @@ class PictureByPicture:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those functions divided."""
-        cores = int(self.target.attrs.get("num-cores") or 1)
-        if self.target.kind.name != "llvm" or cores > _MAX_CORES:
+        if self.target.kind.name != "llvm" or core_count(self.target) > _MAX_CORES:
             return mod
         for name, func in mod.functions_items():
             if isinstance(func, relax.Function) and (count := _layers_apart(func)):
@@ -69,17 +67,22 @@ def _layers_apart(func: relax.Function) -> int:
     bindings = blocks[0].bindings
     if not all(isinstance(binding, relax.VarBinding) for binding in bindings):
         return 0
-    largest = max((_bytes(binding.var.ty) for binding in bindings), default=0)
-    if batch < 2 or largest < _CACHE_BYTES:
+    largest = max((tensor_bytes(binding.var.ty) for binding in bindings), default=0)
+    # smaller batches stay in the caches, whatever runs together
+    if batch < 2 or largest < CACHE_BYTES:
         return 0
+    last_uses = _last_uses(func, bindings)
     cost = sum(_map_bytes(binding.value, batch) + _weight_bytes(binding.value) / batch for binding in bindings)
     best, cheapest = 0, cost
+    needed = last_uses.get(func.params[0], 0)
     for count, binding in enumerate(bindings, 1):
         if not _is_independent(binding, batch):
             break
         cost += _weight_bytes(binding.value) * (1 - 1 / batch) - _map_bytes(binding.value, batch)
-        if cost < cheapest and _live(func, bindings, count) == {binding.var}:
+        # only the last value may be needed behind the cut
+        if cost < cheapest and needed <= count:
             best, cheapest = count, cost
+        needed = max(needed, last_uses.get(binding.var, 0))
     return best
 
 
@@ -103,11 +106,10 @@ def _is_independent(binding: relax.Binding, batch: int) -> bool:
     )
 
 
-def _live(func: relax.Function, bindings: Sequence[relax.Binding], count: int) -> set[relax.Var]:
-    """Return what the bindings behind the first `count`, and the function's result, need of those before."""
-    known = {*func.params, *(binding.var for binding in bindings[:count])}
-    later = [*(binding.value for binding in bindings[count:]), func.body.body]
-    return {var for value in later for var in relax.analysis.free_vars(value) if var in known}
+def _last_uses(func: relax.Function, bindings: Sequence[relax.Binding]) -> dict[relax.Var, int]:
+    """Return the number of the last binding, from 1, that uses each variable; the function's result comes after all."""
+    values = [*(binding.value for binding in bindings), func.body.body]
+    return {var: number for number, value in enumerate(values, 1) for var in relax.analysis.free_vars(value)}
 
 
 def _divide(mod: tvm.IRModule, name: tvm.ir.GlobalVar, func: relax.Function, count: int) -> tvm.IRModule:
@@ -166,20 +168,13 @@ def _one(ty: relax.TensorType) -> relax.TensorType:
     return relax.TensorType([1, *ty.shape.values[1:]], ty.dtype)
 
 
-def _bytes(ty: relax.Type) -> int:
-    if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
-        return 0
-    sizes = [int(d) if isinstance(d, tvm.tirx.IntImm) else 1 for d in ty.shape.values]
-    return math.prod(sizes) * tvm.DataType(str(ty.dtype)).bits // 8
-
-
 def _map_bytes(value: relax.Expr, batch: int) -> float:
     """Return the bytes of a picture's feature maps that `value` reads and writes."""
     if not isinstance(value, relax.Call) or getattr(value.op, "name", "") not in _KERNELS:
         return 0
     maps = [value, *(arg for arg in value.args if isinstance(arg, relax.Var))]
-    return sum(_bytes(each.ty) for each in maps) / batch
+    return sum(tensor_bytes(each.ty) for each in maps) / batch
 
 
 def _weight_bytes(value: relax.Expr) -> int:
-    return sum(_bytes(arg.ty) for arg in getattr(value, "args", ()) if isinstance(arg, GenericConst))
+    return sum(tensor_bytes(arg.ty) for arg in getattr(value, "args", ()) if isinstance(arg, GenericConst))

@@ -8,13 +8,13 @@ than what they are multiplied with. docs/benchmarks.md has the gains. The error 
 
 from __future__ import annotations
 
+import numpy as np
 import tvm
 from tvm import relax
-from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
 from ...te import conv2d_strassen, pack_strassen_weight
 from ...te.strassen import paired_axis
-from ..rewrite import update_functions
+from ..conv2d import rewrite_convolutions
 from .pack_weights import widest_pack
 
 _MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 64, 128
@@ -33,38 +33,25 @@ class StrassenConvolutions:
         """Return `mod` with those convolutions as calls of tensor programs."""
         if self.target.kind.name != "llvm":
             return mod
-        return update_functions(mod, self._lower)
+        return rewrite_convolutions(mod, self._pays, self._lower)
 
-    def _lower(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
-        x, weight = wildcard(), is_const()
-        lanes = widest_pack(self.target)
+    def _lower(self, builder: relax.BlockBuilder, call: relax.Call, x: relax.Expr, weight: np.ndarray) -> relax.Expr:
+        return builder.call_te(
+            conv2d_strassen,
+            x,
+            relax.const(pack_strassen_weight(weight, widest_pack(self.target))),
+            stride=tuple(int(s) for s in call.attrs.strides),
+            primfunc_name_hint="conv2d_strassen",
+        )
 
-        def rewrite(call, matches):
-            if not _pays(call, lanes):
-                return call
-            return builder.call_te(
-                conv2d_strassen,
-                matches[x],
-                relax.const(pack_strassen_weight(matches[weight].value.numpy(), lanes)),
-                stride=tuple(int(s) for s in call.attrs.strides),
-                primfunc_name_hint="conv2d_strassen",
-            )
-
-        return rewrite_call(is_op("relax.nn.conv2d")(x, weight), rewrite, func)
-
-
-def _pays(call: relax.Call, lanes: int) -> bool:
-    attrs, ty = call.attrs, call.ty
-    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
-    out_channels, in_channels, *window = (int(d) for d in call.args[1].ty.shape.values)
-    plain = attrs.groups == 1 and window == [1, 1] and not any(int(p) for p in attrs.padding)
-    if layouts != ("NHWC", "OIHW", "NHWC") or not plain or str(ty.dtype) != "float32":
-        return False
-    if not all(isinstance(d, tvm.tirx.IntImm) for d in ty.shape.values):
-        return False
-    batch, height, width, _ = (int(d) for d in ty.shape.values)
-    if in_channels % 2 or out_channels % (2 * lanes) or paired_axis(batch, height) is None:
-        return False
-    pixels = batch * height * width
-    long_enough = in_channels >= _MIN_IN_CHANNELS and out_channels >= _MIN_OUT_CHANNELS
-    return long_enough and in_channels * out_channels <= _MAX_WEIGHTS * pixels * (in_channels + out_channels)
+    def _pays(self, call: relax.Call) -> bool:
+        out_channels, in_channels, *window = (int(d) for d in call.args[1].ty.shape.values)
+        if window != [1, 1] or any(int(p) for p in call.attrs.padding) or str(call.ty.dtype) != "float32":
+            return False
+        batch, height, width, _ = (int(d) for d in call.ty.shape.values)
+        packed = in_channels % 2 == 0 and out_channels % (2 * widest_pack(self.target)) == 0
+        if not packed or paired_axis(batch, height) is None:
+            return False
+        long_enough = in_channels >= _MIN_IN_CHANNELS and out_channels >= _MIN_OUT_CHANNELS
+        maps = batch * height * width * (in_channels + out_channels)
+        return long_enough and in_channels * out_channels <= _MAX_WEIGHTS * maps

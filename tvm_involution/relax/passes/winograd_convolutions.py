@@ -9,13 +9,13 @@ direct sum, about 2e-6 in float32.
 
 from __future__ import annotations
 
+import numpy as np
 import tvm
 from tvm import relax
-from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
 from ...schedules.cpu.winograd import strip_width
 from ...te import conv2d_winograd, pack_winograd_weight
-from ..rewrite import update_functions
+from ..conv2d import rewrite_convolutions
 from .pack_weights import pack_width
 
 TILE = 4
@@ -33,38 +33,26 @@ class WinogradConvolutions:
         """Return `mod` with those convolutions as calls of tensor programs."""
         if self.target.kind.name != "llvm":
             return mod
-        return update_functions(mod, self._lower)
+        return rewrite_convolutions(mod, _pays, self._lower)
 
-    def _lower(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
-        x, weight = wildcard(), is_const()
-
-        def rewrite(call, matches):
-            if not _pays(call):
-                return call
-            array = matches[weight].value.numpy()
-            tiles = -(-int(call.ty.shape[2]) // TILE)
-            return builder.call_te(
-                conv2d_winograd,
-                matches[x],
-                relax.const(pack_winograd_weight(array, TILE, pack_width(self.target, array.shape[0]))),
-                out_channels=array.shape[0],
-                padding=tuple(int(p) for p in call.attrs.padding),
-                strip=strip_width(tiles, self.target),
-                primfunc_name_hint="conv2d_winograd",
-            )
-
-        return rewrite_call(is_op("relax.nn.conv2d")(x, weight), rewrite, func)
+    def _lower(self, builder: relax.BlockBuilder, call: relax.Call, x: relax.Expr, weight: np.ndarray) -> relax.Expr:
+        out_channels, tiles = weight.shape[0], -(-int(call.ty.shape[2]) // TILE)
+        return builder.call_te(
+            conv2d_winograd,
+            x,
+            relax.const(pack_winograd_weight(weight, TILE, pack_width(self.target, out_channels))),
+            out_channels=out_channels,
+            padding=tuple(int(p) for p in call.attrs.padding),
+            strip=strip_width(tiles, self.target),
+            primfunc_name_hint="conv2d_winograd",
+        )
 
 
 def _pays(call: relax.Call) -> bool:
-    attrs, ty = call.attrs, call.ty
-    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
-    unit = all(int(v) == 1 for v in (*attrs.strides, *attrs.dilation, attrs.groups))
-    if layouts != ("NHWC", "OIHW", "NHWC") or not unit or str(ty.dtype) not in ("float32", "float16", "bfloat16"):
-        return False
     out_channels, in_channels, *window = (int(d) for d in call.args[1].ty.shape.values)
-    if window != [3, 3] or not all(isinstance(d, tvm.tirx.IntImm) for d in ty.shape.values):
+    unit = all(int(v) == 1 for v in (*call.attrs.strides, *call.attrs.dilation))
+    if window != [3, 3] or not unit or str(call.ty.dtype) not in ("float32", "float16", "bfloat16"):
         return False
-    batch, height, width, _ = (int(d) for d in ty.shape.values)
+    batch, height, width, _ = (int(d) for d in call.ty.shape.values)
     tiles = batch * -(-height // TILE) * -(-width // TILE)
     return tiles >= _MIN_TILES and min(out_channels, in_channels) >= _MIN_CHANNELS

@@ -18,6 +18,7 @@ from ...target import vector_bytes, vector_registers
 from ..rule import (
     ScheduleRule,
     choose,
+    default_or_space,
     divisors,
     find_block,
     fuse_epilogue,
@@ -51,19 +52,15 @@ class Involution(ScheduleRule):
         lanes = vector_bytes(target) // 4
         width = largest_divisor(group_channels, lanes)
         parallel, *other = thread_choices(math.prod(extents))
-        plan = _Plan(width, longest_strip(target), False, parallel)
-        default = _schedule(func, target, plan, tunable)
-        if not tunable or default is None:
-            return default
         registers = vector_registers(target)
-        plans = [replace(plan, parallel=choice) for choice in other]
+        default = _Plan(width, longest_strip(target), False, parallel)
+        plans = [default, *(replace(default, parallel=choice) for choice in other)]
         # two vectors a strip share the broadcast kernel values, and halve the pixels that fit
         for vectors in (1, 2):
             for channels_first in (False, True):
                 if group_channels % (width * vectors) == 0 and (vectors > 1 or channels_first):
                     plans.append(_Plan(width * vectors, (registers - 2) // vectors, channels_first, parallel))
-        variants = (_schedule(func, target, plan, tunable) for plan in plans)
-        return [default, *(variant for variant in variants if variant is not None)]
+        return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
 
 
 @dataclass(frozen=True)

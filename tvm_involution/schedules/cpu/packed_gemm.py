@@ -23,16 +23,18 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...target import vector_bytes, vector_registers
+from ...target import core_count, vector_bytes, vector_registers
 from ..rule import (
     ScheduleRule,
     balanced_parts,
     choose,
+    default_or_space,
     divisors,
     find_block,
     fuse_epilogue,
     largest_divisor,
     loop_extents,
+    spread_over_cache,
     thread_choices,
     vectorize_last,
 )
@@ -80,12 +82,8 @@ class PackedGemm(ScheduleRule):
         block = find_block(sch, "conv2d")
         if block is None or find_block(sch, "conv2d_out") is None or loop_extents(sch, sch.get_loops(block)) is None:
             return None
-        plans = _plans(sch, block, target)
-        default = _schedule(func, target, plans[0], tunable)
-        if not tunable or default is None:
-            return default
-        others = (_schedule(func, target, plan, tunable) for plan in plans[1:_VARIANTS])
-        return [default, *(other for other in others if other is not None)]
+        plans = _plans(sch, block, target)[:_VARIANTS]
+        return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
@@ -122,11 +120,12 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         sch.reorder(*tiles, part, channel_outer, *sums)
         task = sch.fuse(*tiles, part)
         sch.compute_at(copy, task, preserve_unit_loops=True)
-        _spread(sch, copy, lanes)
+        spread_over_cache(sch, copy)
+        vectorize_last(sch, copy, lanes)
         home = channel_outer
     elif plan.grouped:
         count = math.prod(loop_extents(sch, tiles) or [1])
-        size = largest_divisor(count, max(1, min(_GROUP, count // _cores(target))))
+        size = largest_divisor(count, max(1, min(_GROUP, count // core_count(target))))
         sch.reorder(*tiles, part, channel_outer, *sums)
         group, home = sch.split(sch.fuse(*tiles), [None, size])
         sch.reorder(group, part, channel_outer, home)
@@ -221,10 +220,6 @@ def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     return pixels > sets * (_L1_WAYS - 1)
 
 
-def _cores(target: tvm.target.Target) -> int:
-    return int(target.attrs.get("num-cores") or 1)
-
-
 def _pack_bytes(sch: s_tir.Schedule, block: SBlockRV) -> int:
     """Return the size of the weights of one pack of output channels."""
     return (
@@ -232,13 +227,6 @@ def _pack_bytes(sch: s_tir.Schedule, block: SBlockRV) -> int:
         // int(sch.get(block).reads[-1].source.shape[0])
         * _bytes(sch.get(block).reads[-1].source)
     )
-
-
-def _spread(sch: s_tir.Schedule, copy: SBlockRV, lanes: int) -> None:
-    """Give the copy's pixels an odd number of cache lines each, and copy by vectors."""
-    line = 64 // _bytes(sch.get(copy).writes[0].source)
-    sch.storage_align(copy, 0, -2, 2 * line, line)
-    vectorize_last(sch, copy, lanes)
 
 
 def pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:

@@ -16,6 +16,7 @@ from ...target import vector_bytes
 from ..rule import (
     ScheduleRule,
     choose,
+    default_or_space,
     divisors,
     find_block,
     fuse_epilogue,
@@ -41,10 +42,7 @@ class SpannedInvolution(ScheduleRule):
         blocks = [find_block(sch, name) for name in ("involution2d", "kernel", "conv2d", "conv2d_out")]
         if any(block is None for block in blocks):
             return None
-        variants = [_schedule(func, target, channels_first, tunable) for channels_first in (False, True)]
-        if not tunable or variants[0] is None:
-            return variants[0]
-        return [variant for variant in variants if variant is not None]
+        return default_or_space((False, True), lambda first: _schedule(func, target, first, tunable), tunable)
 
 
 def _schedule(

@@ -18,11 +18,13 @@ from ..rule import (
     ScheduleRule,
     balanced_parts,
     choose,
+    default_or_space,
     divisors,
     find_block,
     fuse_epilogue,
     largest_divisor,
     loop_extents,
+    spread_over_cache,
     unroll_and_vectorize,
     vectorize_last,
 )
@@ -44,12 +46,8 @@ class Strassen(ScheduleRule):
         products = find_block(sch, "strassen")
         if products is None:
             return None
-        default, *others = _tiles(sch, products, target)
-        first = _schedule(func, target, default, tunable)
-        if not tunable or first is None:
-            return first
-        variants = (_schedule(func, target, tile, tunable) for tile in others[: _VARIANTS - 1])
-        return [first, *(variant for variant in variants if variant is not None)]
+        tiles = _tiles(sch, products, target)[:_VARIANTS]
+        return default_or_space(tiles, lambda tile: _schedule(func, target, tile, tunable), tunable)
 
 
 def _tiles(sch: s_tir.Schedule, products: SBlockRV, target: tvm.target.Target) -> list[tuple[int, int]]:
@@ -89,7 +87,6 @@ def _schedule(
     axis = paired_axis(*(int(d) for d in sch.get(out).writes[0].source.shape[:2]))
     packed = int(sch.get(products).reads[-1].source.shape[-1])
     lanes = largest_divisor(packed, vector_bytes(target) // 4)
-    line = 512 // tvm.DataType(str(sch.get(products).writes[0].source.dtype)).bits
     packs = channels // packed
     parts = choose(sch, divisors(packs, 8), balanced_parts(batch * rows * (width // columns), packs, target), tunable)
 
@@ -123,8 +120,7 @@ def _schedule(
     c, lane = sch.split(c, [None, largest_divisor(half, lanes)])
     sch.reorder(b, y, z, c, k, lane)
     unroll_and_vectorize(sch, [k], lane)
-    # an odd number of cache lines a pixel: they fall on all sets of the first-level cache
-    sch.storage_align(factors, 0, -2, 2 * line, line)
+    spread_over_cache(sch, factors)
 
     # last: the primitives above take no block in two parts
     sch.decompose_reduction(products, step_outer)

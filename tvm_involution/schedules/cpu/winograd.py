@@ -17,6 +17,7 @@ from ..rule import (
     ScheduleRule,
     balanced_parts,
     choose,
+    default_or_space,
     divisors,
     find_block,
     fuse_epilogue,
@@ -44,12 +45,8 @@ class Winograd(ScheduleRule):
         if sums is None or loop_extents(sch, sch.get_loops(sums)) is None:
             return None
         columns = int(sch.get(sch.get_loops(sums)[2]).extent)
-        default, *others = reversed(divisors(columns, _rows_limit(sch, sums, target)))
-        first = _schedule(func, target, default, tunable)
-        if not tunable or first is None:
-            return first
-        variants = (_schedule(func, target, rows, tunable) for rows in others[: _VARIANTS - 1])
-        return [first, *(variant for variant in variants if variant is not None)]
+        heights = divisors(columns, _rows_limit(sch, sums, target))[: -_VARIANTS - 1 : -1]
+        return default_or_space(heights, lambda rows: _schedule(func, target, rows, tunable), tunable)
 
 
 def strip_width(tiles: int, target: tvm.target.Target) -> int:

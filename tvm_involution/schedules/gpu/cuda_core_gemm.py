@@ -14,7 +14,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...te.gemm_convolution import CHUNK
-from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue
+from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, shared_bytes
 from .pixels import flatten_pixels
 
@@ -59,12 +59,8 @@ class CudaCoreGemm(ScheduleRule):
         block = find_block(sch, "conv2d")
         if block is None or find_block(sch, "im2col") is None or find_block(sch, "mma") is not None:
             return None
-        plans = _plans(sch, block, target)
-        default = _schedule(func, plans[0], target, tunable)
-        if not tunable or default is None:
-            return default
-        others = (_schedule(func, plan, target, tunable) for plan in plans[1:_VARIANTS])
-        return [default, *(other for other in others if other is not None)]
+        plans = _plans(sch, block, target)[:_VARIANTS]
+        return default_or_space(plans, lambda plan: _schedule(func, plan, target, tunable), tunable)
 
 
 def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> list[_Plan]:

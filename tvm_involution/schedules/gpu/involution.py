@@ -13,7 +13,7 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
-from ..rule import ScheduleRule, find_block
+from ..rule import ScheduleRule, default_or_space, find_block
 from ..window import Window, read_window
 from .aggregate import aggregate
 from .box import Box, boxes, copied_kernel
@@ -42,9 +42,8 @@ class Involution(ScheduleRule):
         ]
         if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
             return None
-        found = boxes(window, target, copied_kernel)[: _VARIANTS if tunable else 1]
-        spaces = [space for box in found if (space := _schedule(func, window, box, tunable)) is not None]
-        return spaces if tunable and spaces else next(iter(spaces), None)
+        found = boxes(window, target, copied_kernel)[:_VARIANTS]
+        return default_or_space(found, lambda box: _schedule(func, window, box, tunable), tunable)
 
 
 def _schedule(func: tirx.PrimFunc, window: Window, box: Box, tunable: bool) -> s_tir.Schedule | None:

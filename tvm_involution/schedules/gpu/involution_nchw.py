@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import s_tir, tirx
 
-from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue, largest_divisor
+from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue, largest_divisor
 from ..window import Window, read_window
 from .limits import max_threads, shared_bytes, warp_size
 from .stage import TURNS, copy_by_threads, unroll
@@ -68,9 +68,8 @@ class InvolutionNCHW(ScheduleRule):
         ]
         if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
             return None
-        boxes = _boxes(window, target)[: _VARIANTS if tunable else 1]
-        spaces = [space for box in boxes if (space := _schedule(func, box, tunable)) is not None]
-        return spaces if tunable and spaces else next(iter(spaces), None)
+        boxes = _boxes(window, target)[:_VARIANTS]
+        return default_or_space(boxes, lambda box: _schedule(func, box, tunable), tunable)
 
 
 def _boxes(window: Window, target: tvm.target.Target) -> list[_Box]:

@@ -14,7 +14,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV
 
-from ..rule import ScheduleRule, find_block, largest_divisor
+from ..rule import ScheduleRule, default_or_space, find_block, largest_divisor
 from ..window import Window, read_window
 from .aggregate import aggregate
 from .box import Box, boxes, multiplied_kernel
@@ -43,10 +43,9 @@ class SpannedInvolution(ScheduleRule):
             return None
         hidden = int(sch.get(sch.get_loops(find_block(sch, "conv2d"))[-1]).extent)
         kernel_cost = functools.partial(multiplied_kernel, hidden=hidden)
-        found = boxes(window, target, kernel_cost)[: _VARIANTS if tunable else 1]
+        found = boxes(window, target, kernel_cost)[:_VARIANTS]
         vector = vector_bytes(target, window.dtype) // window.element_bytes
-        spaces = [space for box in found if (space := _schedule(func, window, box, vector, tunable)) is not None]
-        return spaces if tunable and spaces else next(iter(spaces), None)
+        return default_or_space(found, lambda box: _schedule(func, window, box, vector, tunable), tunable)
 
 
 def _schedule(func: tirx.PrimFunc, window: Window, box: Box, vector: int, tunable: bool) -> s_tir.Schedule | None:

@@ -18,7 +18,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...te.mma_convolution import COLUMNS, LANES, ROWS, MmaFragments
-from ..rule import ScheduleRule, choose, divisors, find_block, fuse_epilogue
+from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, registers, shared_bytes
 from .mma_intrinsics import mma_intrinsic
 from .pixels import flatten_pixels
@@ -80,14 +80,8 @@ class TensorCoreGemm(ScheduleRule):
         block = find_block(sch, "mma")
         if block is None or find_block(sch, "im2col") is None or find_block(sch, "conv2d_out") is None:
             return None
-        plans = _plans(_problem(sch, block), target)
-        if not plans:
-            return None
-        default = _schedule(func, target, plans[0], tunable)
-        if not tunable or default is None:
-            return default
-        others = (_schedule(func, target, plan, tunable) for plan in plans[1:_VARIANTS])
-        return [default, *(other for other in others if other is not None)]
+        plans = _plans(_problem(sch, block), target)[:_VARIANTS]
+        return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
 
 
 def _problem(sch: s_tir.Schedule, block: SBlockRV) -> _Problem:

@@ -18,7 +18,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...te.mma_convolution import COLUMNS, LANES, MmaFragments
 from ...te.mma_spanned_involution import Slab, column_pixels, slab_of
-from ..rule import ScheduleRule, find_block
+from ..rule import ScheduleRule, default_or_space, find_block
 from ..window import Window, read_window
 from .aggregate import RowwiseAggregation, aggregate_by_rows
 from .box import Box, KernelCost, boxes, copy_instructions
@@ -45,9 +45,8 @@ class TensorCoreInvolution(ScheduleRule):
         chunks = int(sch.get(mma).reads[0].source.shape[1])
         fragments = _fragments(sch, mma)
         kernel_cost = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=chunks)
-        found = boxes(window, target, kernel_cost)[: _VARIANTS if tunable else 1]
-        spaces = [space for box in found if (space := _schedule(func, window, box, fragments, tunable)) is not None]
-        return spaces if tunable and spaces else next(iter(spaces), None)
+        found = boxes(window, target, kernel_cost)[:_VARIANTS]
+        return default_or_space(found, lambda box: _schedule(func, window, box, fragments, tunable), tunable)
 
 
 def _fragments(sch: s_tir.Schedule, mma: SBlockRV) -> MmaFragments:

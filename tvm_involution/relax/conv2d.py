@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What passes that lower convolutions share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
+
+from .rewrite import update_functions
+
+Lower = Callable[[relax.BlockBuilder, relax.Call, relax.Expr, np.ndarray], relax.Expr]
+"""Given a builder, a convolution, its input and its weight (O, I, KH, KW), returns what to put in its place."""
+
+
+def is_dense_nhwc(call: relax.Call) -> bool:
+    """Return whether a `relax.nn.conv2d` is one in NHWC by weights in OIHW, without groups."""
+    attrs = call.attrs
+    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
+    return layouts == ("NHWC", "OIHW", "NHWC") and int(attrs.groups) == 1
+
+
+def is_static(call: relax.Call) -> bool:
+    """Return whether the sizes of the result are known."""
+    return all(isinstance(d, tvm.tirx.IntImm) for d in call.ty.shape.values)
+
+
+def rewrite_convolutions(mod: tvm.IRModule, pays: Callable[[relax.Call], bool], lower: Lower) -> tvm.IRModule:
+    """Return `mod` with those convolutions by constant weights lowered of which `pays` is true; dense, static, NHWC."""
+
+    def rewrite_function(func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
+        x, weight = wildcard(), is_const()
+
+        def rewrite(call, matches):
+            if not is_dense_nhwc(call) or not is_static(call) or not pays(call):
+                return call
+            return lower(builder, call, matches[x], matches[weight].value.numpy())
+
+        return rewrite_call(is_op("relax.nn.conv2d")(x, weight), rewrite, func)
+
+    return update_functions(mod, rewrite_function)
