@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the lowering of scheduled programs makes of them: sums in registers, weights prefetched."""
+"""What the lowering of scheduled programs makes of them: sums in registers, weights and residuals prefetched."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from tvm_involution.schedules.cpu.dot_bf16 import has_dot_bf16
 from tvm_involution.target import resolve_target
 from tvm_involution.te import conv2d_packed, matmul_packed, pack_weight
 
-# target -> its prefetch of data into a cache
+# target -> its prefetch of data into the second-level cache, where weights go
 PREFETCHES = {
-    "x86_64-linux-gnu -mcpu=znver4": "prefetcht[012]",
-    "x86_64-linux-gnu -mcpu=haswell": "prefetcht[012]",
-    "aarch64-linux-gnu -mattr=+neon": "prfm",
+    "x86_64-linux-gnu -mcpu=znver4": "prefetcht1",
+    "x86_64-linux-gnu -mcpu=haswell": "prefetcht1",
+    "aarch64-linux-gnu -mattr=+neon": r"prfm\s+pldl2keep",
 }
+# and into the first, where residuals go
+FIRST_LEVEL = {"prefetcht1": "prefetcht0", r"prfm\s+pldl2keep": r"prfm\s+pldl1keep"}
 
 
 def target_of(text: str) -> tvm.target.Target:
@@ -33,13 +35,18 @@ def target_of(text: str) -> tvm.target.Target:
     return tvm.target.Target({"kind": "llvm", "mtriple": triple, name: [value] if name == "mattr" else value})
 
 
-def convolution(inputs: int, outputs: int, lanes: int = 16) -> tirx.PrimFunc:
-    """1x1 of 14x14 pixels, with bias and ReLU."""
-    x = te.placeholder((1, 14, 14, inputs), "float32", "x")
-    weight = te.placeholder((outputs // lanes, 1, 1, inputs, lanes), "float32", "weight")
-    bias = te.placeholder((1, 1, 1, outputs), "float32", "bias")
-    out = topi.nn.relu(topi.add(conv2d_packed(x, weight, outputs), bias))
-    return te.create_prim_func([x, weight, bias, out]).with_attr("global_symbol", "main")
+def convolution(inputs: int, outputs: int, residual: bool = False, dtype: str = "float32") -> tirx.PrimFunc:
+    """1x1 of 14x14 pixels, with bias, the residual where there is one, and ReLU."""
+    x = te.placeholder((1, 14, 14, inputs), dtype, "x")
+    pairs = (inputs // 2, 16, 2) if dtype == "bfloat16" else (inputs, 16)
+    weight = te.placeholder((outputs // 16, 1, 1, *pairs), dtype, "weight")
+    bias = te.placeholder((1, 1, 1, outputs), dtype, "bias")
+    arguments = [x, weight, bias]
+    out = topi.add(conv2d_packed(x, weight, outputs), bias)
+    if residual:
+        arguments.append(te.placeholder(out.shape, dtype, "residual"))
+        out = topi.add(out, arguments[-1])
+    return te.create_prim_func([*arguments, topi.nn.relu(out)]).with_attr("global_symbol", "main")
 
 
 def assembly(func: tirx.PrimFunc, target: tvm.target.Target) -> str:
@@ -55,6 +62,22 @@ def test_weights_are_prefetched(text):
     assert re.search(PREFETCHES[text], assembly(convolution(256, 128), target))
     assert not re.search(PREFETCHES[text], assembly(convolution(64, 64), target))
     assert not re.search(PREFETCHES[text], assembly(convolution(2048, 16), target))
+    if has_dot_bf16(target):
+        assert re.search(PREFETCHES[text], assembly(convolution(256, 128, dtype="bfloat16"), target))
+
+
+@pytest.mark.parametrize("text", list(PREFETCHES))
+def test_residuals_are_prefetched(text):
+    """A tile's lines before it is multiplied: of 98 KiB of a residual, not of 12, nor of a bias."""
+    target, prefetch = target_of(text), FIRST_LEVEL[PREFETCHES[text]]
+    source = assembly(convolution(32, 128, residual=True), target)
+    # a loop's body: its prefetches, then the products, then the store
+    body = source[re.search(prefetch, source).start() :]
+    assert re.search(r"fmadd|fmla", body) and len(re.findall(prefetch, source)) > 1
+    assert not re.search(prefetch, assembly(convolution(32, 16, residual=True), target))
+    assert not re.search(prefetch, assembly(convolution(32, 128), target))
+    if has_dot_bf16(target):
+        assert re.search(prefetch, assembly(convolution(32, 256, residual=True, dtype="bfloat16"), target))
 
 
 @pytest.mark.parametrize("text", list(PREFETCHES))

@@ -12,6 +12,7 @@ from ..target import lowering_config
 from .accept_offsets import AcceptOffsets
 from .convert_to_bfloat16 import ConvertToBfloat16
 from .keep_locals_in_registers import KeepLocalsInRegisters
+from .prefetch_residuals import PrefetchResiduals
 from .prefetch_weights import PrefetchWeights
 
 _NAME = "tvm_involution"
@@ -29,7 +30,8 @@ def _pipeline() -> tuple[tvm.transform.Pass, ...]:
     def finalize() -> tvm.transform.Pass:
         return tvm.transform.Sequential([KeepLocalsInRegisters(), ConvertToBfloat16(), finalize_host()])
 
-    return tvm.transform.Sequential([PrefetchWeights(), AcceptOffsets(), lower]), finalize, finalize_device
+    prepare = [PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), lower]
+    return tvm.transform.Sequential(prepare), finalize, finalize_device
 
 
 register_tir_pipeline(_NAME, _pipeline)

@@ -11,6 +11,7 @@ from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, gene
 from .mma_convolution import MmaFragments, conv2d_mma, pack_weight_mma
 from .mma_spanned_involution import pack_span_mma, spanned_involution2d_mma
 from .nms import nms
+from .paired_involution import pack_paired_span, paired_spanned_involution2d
 from .paste_masks import paste_masks
 from .roi_align import roi_align
 from .strassen import conv2d_strassen, pack_strassen_weight
@@ -36,12 +37,14 @@ __all__ = [
     "matmul_packed",
     "matrix_windows",
     "nms",
+    "pack_paired_span",
     "pack_span_mma",
     "pack_strassen_weight",
     "pack_weight",
     "pack_weight_gemm",
     "pack_weight_mma",
     "pack_winograd_weight",
+    "paired_spanned_involution2d",
     "paste_masks",
     "roi_align",
     "spanned_involution2d",

@@ -16,10 +16,19 @@ import tvm
 from tvm import relax
 from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
+from ...schedules.cpu.dot_bf16 import has_dot_bf16
 from ...schedules.gpu import fusing_pays, fusing_works, mma_fragments
 from ...schedules.window import Window
 from ...target import CACHE_BYTES
-from ...te import MmaFragments, pack_span_mma, spanned_involution2d, spanned_involution2d_mma
+from ...te import (
+    MmaFragments,
+    pack_paired_span,
+    pack_span_mma,
+    paired_spanned_involution2d,
+    spanned_involution2d,
+    spanned_involution2d_mma,
+)
+from ...te.paired_involution import CHANNELS as PAIRED_CHANNELS
 from ..conv2d import is_dense_nhwc
 from ..operator import OP_NAME
 from ..rewrite import update_functions
@@ -67,7 +76,8 @@ class FuseKernelGeneration:
                 return self._on_tensor_cores(builder, call, matches[x], conv, matches[bias], fragments)
             if not (self.fuse or self._pays(conv, call)):
                 return expr
-            return self._spanned(builder, call, matches[x], conv, matches[bias])
+            lower = self._in_pairs if self._pairs(conv, call) else self._spanned
+            return lower(builder, call, matches[x], conv, matches[bias])
 
         return rewrite_call(involution, rewrite, func)
 
@@ -82,17 +92,10 @@ class FuseKernelGeneration:
 
     def _on_tensor_cores(self, builder, involution, x, conv, bias, fragments):
         attrs = _attributes(involution)
-        weight, kernel_size = conv.args[1].value.numpy(), attrs["kernel_size"]
-        packed = pack_span_mma(weight, bias.value.numpy().reshape(-1), kernel_size, fragments)
-        groups = weight.shape[0] // math.prod(kernel_size)
-        return builder.call_te(
-            functools.partial(spanned_involution2d_mma, groups=groups, fragments=fragments, **attrs),
-            x,
-            conv.args[0],
-            *map(relax.const, packed),
-            primfunc_name_hint="spanned_involution2d",
-            primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
-        )
+        weight = conv.args[1].value.numpy()
+        packed = pack_span_mma(weight, bias.value.numpy().reshape(-1), attrs["kernel_size"], fragments)
+        function = functools.partial(spanned_involution2d_mma, groups=_groups(conv, attrs), fragments=fragments)
+        return _call(builder, function, x, conv, map(relax.const, packed), attrs)
 
     def _pays(self, span: relax.Call, involution: relax.Call) -> bool:
         """Half types on CPUs; float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md).
@@ -106,28 +109,48 @@ class FuseKernelGeneration:
         elements = math.prod(int(d) for d in span.ty.shape.values)
         return half or elements * 4 > CACHE_BYTES
 
-    def _spanned(self, builder, involution, x, conv, bias):
+    def _pairs(self, span: relax.Call, involution: relax.Call) -> bool:
+        """Return whether the CPU can aggregate by dot products of bfloat16."""
+        window = _window(span, involution)
+        neighbours = window.kernel_columns > 1 and window.dilation[1] == 1
+        vectors = window.group_channels % PAIRED_CHANNELS == 0
+        return window.dtype == "bfloat16" and has_dot_bf16(self.target) and neighbours and vectors
+
+    def _in_pairs(self, builder, involution, x, conv, bias):
         attrs = _attributes(involution)
         weight = conv.args[1].value.numpy()
-        groups = weight.shape[0] // math.prod(attrs["kernel_size"])
+        lanes = widest_pack(self.target)
+        packed = pack_paired_span(weight, bias.value.numpy().reshape(-1), attrs["kernel_size"], lanes)
+        function = functools.partial(paired_spanned_involution2d, groups=_groups(conv, attrs))
+        return _call(builder, function, x, conv, map(relax.const, packed), attrs)
+
+    def _spanned(self, builder, involution, x, conv, bias):
+        attrs = _attributes(involution)
+        weight, inner = conv.args[1].value.numpy(), None
         if self.target.kind.name == "llvm":
             # the schedule makes whole packs, and the kernel in float32
+            inner = "float32"
             empty = -weight.shape[0] % widest_pack(self.target)
             weight = np.pad(weight, ((0, empty), (0, 0), (0, 0), (0, 0)))
             bias = relax.const(np.pad(bias.value.numpy().astype("float32"), ((0, 0), (0, 0), (0, 0), (0, empty))))
         packed = packed_weight(self.target, weight, str(x.ty.dtype))
-        return builder.call_te(
-            spanned_involution2d,
-            x,
-            conv.args[0],
-            packed,
-            bias,
-            **attrs,
-            groups=groups,
-            inner_dtype="float32" if self.target.kind.name == "llvm" else None,
-            primfunc_name_hint="spanned_involution2d",
-            primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
-        )
+        function = functools.partial(spanned_involution2d, groups=_groups(conv, attrs), inner_dtype=inner)
+        return _call(builder, function, x, conv, (packed, bias), attrs)
+
+
+def _call(builder, function, x, conv, span, attrs) -> relax.Call:
+    return builder.call_te(
+        functools.partial(function, **attrs),
+        x,
+        conv.args[0],
+        *span,
+        primfunc_name_hint="spanned_involution2d",
+        primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
+    )
+
+
+def _groups(conv: relax.Call, attrs: dict[str, tuple[int, int]]) -> int:
+    return int(conv.ty.shape[-1]) // math.prod(attrs["kernel_size"])
 
 
 _PAIRS = ("kernel_size", "stride", "padding", "dilation")
@@ -150,7 +173,7 @@ def _window(span: relax.Call, involution: relax.Call) -> Window:
         out_rows=rows,
         out_columns=columns,
         channels=channels,
-        groups=int(span.ty.shape[-1]) // math.prod(attrs["kernel_size"]),
+        groups=_groups(span, attrs),
         kernel_rows=attrs["kernel_size"][0],
         kernel_columns=attrs["kernel_size"][1],
         stride=attrs["stride"],

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel generation and aggregation in one (`te.spanned_involution2d`), a strip of pixels at a time.
+"""Kernel generation and aggregation in one, a strip of pixels at a time.
 
 The span convolution makes the kernels of a strip for all groups, which stay in the first two levels of cache; then the
 strip is aggregated as in `Involution`. In float32 that takes the time of the two apart, whose tensors are in the
 cache anyway. It pays for the half types: the generated kernel and the padded input stay in float32, so nothing is
-rounded, stored and widened again in the innermost loop.
+rounded, stored and widened again in the innermost loop; or in bfloat16 (`te.paired_spanned_involution2d`), by dot
+products of two taps.
 """
 
 from __future__ import annotations
 
 import tvm
 from tvm import s_tir, tirx
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import vector_bytes
 from ..rule import (
@@ -32,7 +34,7 @@ from .packed_gemm import is_paired, pack_width
 
 
 class SpannedInvolution(ScheduleRule):
-    """Schedule the blocks of `te.spanned_involution2d` and the epilogue."""
+    """Schedule the blocks of `te.spanned_involution2d` or `te.paired_spanned_involution2d`, and the epilogue."""
 
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
@@ -61,7 +63,8 @@ def _schedule(
         return None
     if epilogue is None:
         epilogue = sch.cache_write(involution, 0, "local")
-    groups = group_count(sch, involution)
+    pixels_paired = str(sch.get(involution).reads[0].source.dtype) == "uint32"
+    width = dot_bf16.SUMS if pixels_paired else largest_divisor(extents[3] // group_count(sch, involution), lanes)
     if find_block(sch, "taps") is not None:
         sch.compute_inline("taps")
     inline_into(sch, kernel, keep=span)
@@ -70,7 +73,6 @@ def _schedule(
             inline_into(sch, producer)
             parallel_vectorize(sch, producer, target)
 
-    width = largest_divisor(extents[3] // groups, lanes)
     strips = divisors(extents[2], longest_strip(target))
 
     # aggregation: the outermost loops
@@ -107,14 +109,21 @@ def _schedule(
     sch.set_scope(involution, 0, "local")
     for loop in (kernel_column, pixel):
         sch.unroll(loop)
-    sch.vectorize(lane)
-    sch.decompose_reduction(involution, kernel_row)
+    _vectorize_sums(sch, involution, kernel_row, lane, dot_bf16.PIXELS if pixels_paired else None)
+    _vectorize_sums(sch, span, window_row, tap, dot_bf16.INTRINSIC if paired else None)
     if paired:
-        zero = sch.decompose_reduction(span, window_row)
-        sch.vectorize(sch.get_loops(zero)[-1])
-        sch.tensorize(tap, dot_bf16.INTRINSIC)
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
-    else:
-        sch.vectorize(tap)
-        sch.decompose_reduction(span, window_row)
     return sch
+
+
+def _vectorize_sums(
+    sch: s_tir.Schedule, block: SBlockRV, outermost: LoopRV, lane: LoopRV, intrinsic: str | None
+) -> None:
+    """Start the sums of `block` before `outermost`, and make `lane` a vector or `intrinsic`."""
+    if intrinsic is None:
+        sch.vectorize(lane)
+        sch.decompose_reduction(block, outermost)
+        return
+    zero = sch.decompose_reduction(block, outermost)
+    sch.vectorize(sch.get_loops(zero)[-1])
+    sch.tensorize(lane, intrinsic)
