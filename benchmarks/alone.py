@@ -16,7 +16,9 @@ from tvm_involution.runtime.threads import run_on_pool, thread_count
 from tvm_involution.schedules import default_schedule
 from tvm_involution.target import resolve_target
 
-_ROUNDS, _CALLS = 15, 20
+_ROUNDS, _CALLS = 30, 20
+# seconds until the system has given each thread a core, after compiling
+_WARM_UP = 1.0
 
 
 class Kernel:
@@ -57,6 +59,9 @@ def print_table(layer: str, ways: Sequence[str], rows: Iterable[tuple[str, Seque
     print(f"| {' | '.join([layer, *columns, 'ratio'])} |")
     print("|---" * (len(columns) + 2) + "|")
     for name, kernels in rows:
+        start = time.perf_counter()
+        while time.perf_counter() - start < _WARM_UP:
+            kernels[0].microseconds()
         times = np.array([[kernel.microseconds() for kernel in kernels] for _ in range(_ROUNDS)])
         cells = []
         for kernel, median in zip(kernels, np.median(times, axis=0), strict=True):
