@@ -4,7 +4,8 @@
     python benchmarks/half_types.py [--crops 40]
 
 The trained `rednet_photos` on held-out crops of photographs (scikit-image's and scikit-learn's), compiled for this CPU:
-the graph is that of GPUs, half types enter at the same places. The reference is the PyTorch module in float64.
+the graph is that of GPUs, half types enter at the same places, and on CPUs with AVX512_BF16 the generated kernel is
+rounded, too. The reference is the PyTorch module in float64.
 """
 
 from __future__ import annotations
