@@ -34,6 +34,7 @@ import matplotlib.pyplot as plt
 
 SIZE = 224
 ROUNDS = 30
+WARM_UP = 1.0  # seconds
 
 
 class WithHeatMaps(nn.Module):
@@ -88,8 +89,9 @@ def bars(title: str, rows: list[tuple[str, float, str]]) -> None:
 
 
 def milliseconds(call: Callable[[], object]) -> float:
-    """Return the median time of a call, after a warm-up."""
-    for _ in range(5):
+    """Return the median time of a call, after a warm-up: compiling leaves clocks and threads unsettled."""
+    start = time.perf_counter()
+    while time.perf_counter() - start < WARM_UP:
         call()
     times = []
     for _ in range(ROUNDS):
