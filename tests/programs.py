@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import ml_dtypes
 import numpy as np
 import tvm
-from tvm import te
+from tvm import s_tir, te, tirx
 
 from tvm_involution import lowering
 from tvm_involution.schedules import rules_for
@@ -42,3 +42,12 @@ def run_expression(
     result = tvm.runtime.empty(shape, dtype)
     library["main"](*(tvm.runtime.tensor(as_dtype(array, dtype)) for array in arrays), result)
     return result.numpy().astype(np.float64)
+
+
+def random_point(rng: np.random.Generator, func: tirx.PrimFunc, spaces: Sequence[s_tir.Schedule]) -> s_tir.Schedule:
+    """Return `func` scheduled by one of `spaces` with fresh decisions, and print them."""
+    space = spaces[int(rng.integers(len(spaces)))]
+    point = s_tir.Schedule(func, seed=int(rng.integers(1, 2**30)))
+    s_tir.Trace(space.trace.insts, {}).apply_to_schedule(point, remove_postproc=False)
+    print(point.trace)
+    return point

@@ -13,9 +13,9 @@ import torch
 import tvm
 import tvm_ffi
 from cuda_emulator import build_cuda, run_cuda
-from programs import TOLERANCE, as_dtype
+from programs import TOLERANCE, as_dtype, random_point
 from reference import relative_norm
-from tvm import relax, s_tir, te, tirx, topi
+from tvm import relax, te, tirx, topi
 
 import tvm_involution as ti
 from tvm_involution.bench.machine_code import compile_kernel, nvcc_present
@@ -156,9 +156,7 @@ def test_random_points_of_the_space(rng, case, dtype, arch):
     default, _ = default_schedule(func, target)
     assert tvm_ffi.structural_equal(spaces[0].mod, default.mod)
     for index in rng.choice(len(spaces), 3, replace=False):
-        point = s_tir.Schedule(func, seed=int(rng.integers(1, 2**30)))
-        s_tir.Trace(spaces[index].trace.insts, {}).apply_to_schedule(point, remove_postproc=False)
-        print(point.trace)
+        point = random_point(rng, func, [spaces[index]])
         (actual,) = run_cuda(point, arrays, target)
         assert relative_norm(actual, expected) < TOLERANCE[dtype]
 

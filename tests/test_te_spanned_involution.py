@@ -8,9 +8,9 @@ import pytest
 import reference
 import torch
 import tvm
-from programs import TOLERANCE, as_dtype
+from programs import TOLERANCE, as_dtype, random_point
 from reference import relative_norm
-from tvm import s_tir, te, tirx, topi
+from tvm import te, tirx, topi
 
 import tvm_involution as ti
 from tvm_involution import lowering
@@ -62,10 +62,14 @@ class Program:
         self.dtype = dtype
 
     def error(self, func: tirx.PrimFunc, target: tvm.target.Target) -> float:
-        library = lowering.build(func.with_attr("global_symbol", "main"), target)
-        result = tvm.runtime.empty(self.expected.shape, self.dtype)
-        library["main"](*map(tvm.runtime.tensor, self.arrays), result)
-        return relative_norm(result.numpy().astype(np.float64), self.expected)
+        return error_of(func, self.arrays, self.expected, target)
+
+
+def error_of(func: tirx.PrimFunc, arrays: list[np.ndarray], expected: np.ndarray, target: tvm.target.Target) -> float:
+    library = lowering.build(func.with_attr("global_symbol", "main"), target)
+    result = tvm.runtime.tensor(np.full(expected.shape, np.nan, arrays[0].dtype))
+    library["main"](*map(tvm.runtime.tensor, arrays), result)
+    return relative_norm(result.numpy().astype(np.float64), expected)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -88,10 +92,7 @@ def test_schedules(rng, case, dtype, target):
     default, spaces = (SpannedInvolution().apply(program.func, resolved, tunable) for tunable in (False, True))
     assert default_schedule(program.func, resolved)[1] == "SpannedInvolution"
     assert program.error(default.mod["main"], resolved) < TOLERANCE[dtype]
-    space = spaces[int(rng.integers(len(spaces)))]
-    point = s_tir.Schedule(program.func, seed=int(rng.integers(1, 2**30)))
-    s_tir.Trace(space.trace.insts, {}).apply_to_schedule(point, remove_postproc=False)
-    print(point.trace)
+    point = random_point(rng, program.func, spaces)
     assert program.error(point.mod["main"], resolved) < TOLERANCE[dtype]
 
 
@@ -130,13 +131,6 @@ def paired_program(rng, case) -> tuple[tirx.PrimFunc, list[np.ndarray], np.ndarr
     return func, arrays, np.maximum(sums.transpose(0, 2, 3, 1) * exact[2], 0)
 
 
-def error_of(func: tirx.PrimFunc, arrays: list[np.ndarray], expected: np.ndarray, target: tvm.target.Target) -> float:
-    library = lowering.build(func.with_attr("global_symbol", "main"), target)
-    result = tvm.runtime.tensor(np.full(expected.shape, np.nan, arrays[0].dtype))
-    library["main"](*map(tvm.runtime.tensor, arrays), result)
-    return relative_norm(result.numpy().astype(np.float64), expected)
-
-
 @pytest.mark.parametrize("case", PAIRED, ids=str)
 def test_pairs_as_written(rng, case):
     assert error_of(*paired_program(rng, case), reference_cpu()) < TOLERANCE["bfloat16"]
@@ -152,9 +146,7 @@ def test_pairs_as_scheduled(rng, case):
     assert rule == "SpannedInvolution"
     assert error_of(schedule.mod["main"], arrays, expected, target) < TOLERANCE["bfloat16"]
     spaces = SpannedInvolution().apply(func, target, tunable=True)
-    point = s_tir.Schedule(func, seed=int(rng.integers(1, 2**30)))
-    trace = spaces[int(rng.integers(len(spaces)))].trace
-    s_tir.Trace(trace.insts, {}).apply_to_schedule(point, remove_postproc=False)
+    point = random_point(rng, func, spaces)
     assert error_of(point.mod["main"], arrays, expected, target) < TOLERANCE["bfloat16"]
 
 

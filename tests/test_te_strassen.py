@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import tvm
-from programs import run_expression
+from programs import random_point, run_expression
 from reference import relative_norm
 from torch import nn
 from tvm import s_tir, te, topi
@@ -71,10 +71,7 @@ def test_schedules(rng, case, target):
     func = program.primfunc()
     default, spaces = (Strassen().apply(func, resolved, tunable) for tunable in (False, True))
     assert program.error(default, resolved) < 1e-5
-    space = spaces[int(rng.integers(len(spaces)))]
-    point = s_tir.Schedule(func, seed=int(rng.integers(1, 2**30)))
-    s_tir.Trace(space.trace.insts, {}).apply_to_schedule(point, remove_postproc=False)
-    print(point.trace)
+    point = random_point(rng, func, spaces)
     assert program.error(point, resolved) < 1e-5
 
 

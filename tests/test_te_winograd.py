@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 import tvm
-from programs import TOLERANCE, as_dtype
+from programs import TOLERANCE, as_dtype, random_point
 from reference import relative_norm
 from torch import nn
 from torch.nn import functional as F
-from tvm import s_tir, te, tirx, topi
+from tvm import te, tirx, topi
 
 from tvm_involution import lowering
 from tvm_involution.relax import pipeline
@@ -76,10 +76,7 @@ def test_schedules(rng, case, dtype, target):
     resolved, program = resolve_target(target), Program(rng, case, 4, dtype)
     default, spaces = (Winograd().apply(program.func, resolved, tunable) for tunable in (False, True))
     assert program.error(default.mod["main"], resolved) < TOLERANCE[dtype]
-    space = spaces[int(rng.integers(len(spaces)))]
-    point = s_tir.Schedule(program.func, seed=int(rng.integers(1, 2**30)))
-    s_tir.Trace(space.trace.insts, {}).apply_to_schedule(point, remove_postproc=False)
-    print(point.trace)
+    point = random_point(rng, program.func, spaces)
     assert program.error(point.mod["main"], resolved) < TOLERANCE[dtype]
 
 

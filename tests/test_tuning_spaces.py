@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tvm
 import tvm_ffi
-from programs import TOLERANCE, as_dtype
+from programs import TOLERANCE, as_dtype, random_point
 from reference import relative_norm
-from tvm import s_tir, te
+from tvm import te
 
 from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule, rules_for
@@ -74,9 +74,7 @@ def test_random_points(rng, name, dtype, target):
     spaces = next(s for s in (rule.apply(func, resolved, True) for rule in rules_for(resolved)) if s is not None)
     assert any(space.trace.decisions for space in spaces), "nothing to choose"
     for space in spaces:
-        point = s_tir.Schedule(func, seed=int(rng.integers(1, 2**30)))
-        s_tir.Trace(space.trace.insts, {}).apply_to_schedule(point, remove_postproc=False)
-        print(point.trace)
+        point = random_point(rng, func, [space])
         assert relative_norm(run(point.mod["main"], arrays, dtype, resolved), expected) < TOLERANCE[dtype]
 
 

@@ -11,6 +11,7 @@ from tvm import tirx
 from tvm_ffi import structural_equal, structural_map
 
 from ..schedules.cpu.dot_bf16 import has_dot_bf16
+from .programs import rewrite_cpu_programs
 
 _LANES = 16
 _FUNCTION = "tvm_involution_to_bf16"
@@ -33,14 +34,16 @@ class ConvertToBfloat16:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with every `PrimFunc` for a CPU that has the instruction rewritten."""
-        for name, func in mod.functions_items():
-            target = func.attrs.get("target") if isinstance(func, tirx.PrimFunc) else None
-            if target is not None and has_dot_bf16(target):
-                body = structural_map(func.body, (tirx.Cast, _convert))
-                if not body.same_as(func.body):
-                    zero = tirx.const(0, "int32")
-                    mod[name] = func.with_body(tirx.AttrStmt(zero, "pragma_import_llvm", _LLVM_FUNCTION, body))
-        return mod
+        return rewrite_cpu_programs(mod, _with_instruction)
+
+
+def _with_instruction(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    if not has_dot_bf16(func.attrs["target"]):
+        return func
+    body = structural_map(func.body, (tirx.Cast, _convert))
+    if body.same_as(func.body):
+        return func
+    return func.with_body(tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", _LLVM_FUNCTION, body))
 
 
 def _convert(cast: tirx.Cast) -> tirx.PrimExpr:

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import tvm
 from tvm import s_tir, tirx
 from tvm_ffi import structural_map, structural_walk
 
@@ -31,7 +30,7 @@ class Nest:
         """Return where a region of the block begins, by the loops' variables."""
         iter_vars = self.realize.block.iter_vars
         values = {iter_var.var: value for iter_var, value in zip(iter_vars, self.realize.iter_values, strict=True)}
-        return [substitute(part.min, values) for part in region.region]
+        return [_substitute(part.min, values) for part in region.region]
 
 
 def nests(stmt: tirx.Stmt, loops: tuple[tirx.For, ...] = ()) -> list[Nest]:
@@ -49,6 +48,21 @@ def sums_of(found: Sequence[Nest]) -> Nest | None:
     """Return the products by packed weights among a program's nests; None where there are none, or several."""
     sums = [nest for nest in found if nest.realize.block.name_hint in _SUMS]
     return sums[0] if len(sums) == 1 else None
+
+
+def moving(loops: Sequence[tirx.For], indices: Sequence[tirx.PrimExpr]) -> list[tirx.For]:
+    """Return those of `loops` that `indices` depend on."""
+    return [loop for loop in loops if any(_uses(index, loop.loop_var) for index in indices)]
+
+
+def turns(
+    indices: Sequence[tirx.PrimExpr], loops: Sequence[tirx.For], running: Sequence[tirx.For]
+) -> Iterator[list[tirx.PrimExpr]]:
+    """Yield `indices` at each turn of the loops `running`, the others of `loops` at their first."""
+    first = {loop.loop_var: tirx.const(0, "int64") for loop in loops}
+    for numbers in itertools.product(*(range(int(loop.extent)) for loop in running)):
+        at = {loop.loop_var: tirx.const(n, "int64") for loop, n in zip(running, numbers, strict=True)}
+        yield [_substitute(index, {**first, **at}) for index in indices]
 
 
 def prefetch(buffer: tirx.Buffer, indices: Sequence[tirx.PrimExpr | int], level: int) -> tirx.Stmt:
@@ -71,23 +85,11 @@ def put_before(func: tirx.PrimFunc, home: tirx.For, statements: Sequence[tirx.St
     return func.with_body(structural_map(func.body, (tirx.For, insert)))
 
 
-def substitute(expr: tirx.PrimExpr, values: dict[tirx.Var, tirx.PrimExpr]) -> tirx.PrimExpr:
-    """Return `expr` with variables replaced."""
+def _substitute(expr: tirx.PrimExpr, values: Mapping[tirx.Var, tirx.PrimExpr]) -> tirx.PrimExpr:
     return structural_map(expr, (tirx.Var, lambda var: values.get(var, var)))
 
 
-def uses(expr: tirx.PrimExpr, var: tirx.Var) -> bool:
-    """Return whether `var` occurs in `expr`."""
+def _uses(expr: tirx.PrimExpr, var: tirx.Var) -> bool:
     found = []
     structural_walk(expr, (tirx.Var, lambda other: found.append(other) if other.same_as(var) else None))
     return bool(found)
-
-
-def element_bytes(buffer: tirx.Buffer) -> int:
-    """Return the bytes of an element."""
-    return tvm.DataType(str(buffer.dtype)).bits // 8
-
-
-def total_bytes(buffer: tirx.Buffer) -> int:
-    """Return the bytes of a buffer of constant shape."""
-    return math.prod(int(size) for size in buffer.shape) * element_bytes(buffer)

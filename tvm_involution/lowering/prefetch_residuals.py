@@ -7,26 +7,14 @@ apart, which no hardware foresees. They come from the last cache or from the oth
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import tvm
 from tvm import tirx
 from tvm_ffi import structural_equal
 
-from .prefetch import (
-    LEVEL_1,
-    LINE,
-    Nest,
-    element_bytes,
-    nests,
-    prefetch,
-    put_before,
-    substitute,
-    sums_of,
-    total_bytes,
-    uses,
-)
+from ..schedules.buffers import element_bytes, total_bytes
+from .prefetch import LEVEL_1, LINE, Nest, moving, nests, prefetch, put_before, sums_of, turns
 from .programs import rewrite_cpu_programs
 
 # smaller residuals stay in the caches
@@ -73,16 +61,11 @@ def _residuals(epilogue: Nest) -> list[tirx.BufferRegion]:
 
 def _lines(epilogue: Nest, residual: tirx.BufferRegion, shared: int) -> list[tirx.Stmt]:
     """Return the prefetches of what the loops behind the first `shared` read."""
-    inner = epilogue.loops[shared:]
-    *pixel, channel = epilogue.point(residual)
-    moving = [loop for loop in inner if any(uses(index, loop.loop_var) for index in pixel)]
-    still = [loop for loop in inner if loop not in moving]
-    first = {loop.loop_var: tirx.const(0, "int64") for loop in still}
-    channels = math.prod(int(loop.extent) for loop in still)
-    prefetches = []
-    for numbers in itertools.product(*(range(int(loop.extent)) for loop in moving)):
-        at = {loop.loop_var: tirx.const(n, "int64") for loop, n in zip(moving, numbers, strict=True)}
-        *indices, start = (substitute(index, {**first, **at}) for index in (*pixel, channel))
-        for behind in range(0, channels, LINE // element_bytes(residual.source)):
-            prefetches.append(prefetch(residual.source, [*indices, start + behind], LEVEL_1))
-    return prefetches
+    inner, point = epilogue.loops[shared:], epilogue.point(residual)
+    pixels = moving(inner, point[:-1])
+    channels = math.prod(int(loop.extent) for loop in inner if loop not in pixels)
+    return [
+        prefetch(residual.source, [*pixel, channel + behind], LEVEL_1)
+        for *pixel, channel in turns(point, inner, pixels)
+        for behind in range(0, channels, LINE // element_bytes(residual.source))
+    ]

@@ -8,25 +8,13 @@ sum asks for the line of its own step in the next pack.
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import tvm
 from tvm import tirx
 
-from .prefetch import (
-    LEVEL_2,
-    LINE,
-    Nest,
-    element_bytes,
-    nests,
-    prefetch,
-    put_before,
-    substitute,
-    sums_of,
-    total_bytes,
-    uses,
-)
+from ..schedules.buffers import element_bytes, total_bytes
+from .prefetch import LEVEL_2, LINE, Nest, moving, nests, prefetch, put_before, sums_of, turns
 from .programs import rewrite_cpu_programs
 
 # fewer weights than this stay in the caches, from the first tile on
@@ -65,14 +53,10 @@ def _next_lines(sums: Nest, inner: tuple[tirx.For, ...]) -> list[tirx.Stmt]:
     region = sums.realize.block.reads[-1]
     weight = region.source
     point = sums.point(region)[:4]
-    steps = [loop for loop in inner if any(uses(index, loop.loop_var) for index in point[1:])]
-    still = {loop.loop_var: tirx.const(0, "int64") for loop in inner if loop not in steps}
     line_bytes = math.prod(int(size) for size in weight.shape[4:]) * element_bytes(weight)
     lanes = int(weight.shape[4]) * LINE // line_bytes
     prefetches = []
-    for numbers in itertools.product(*(range(int(loop.extent)) for loop in steps)):
-        moving = {loop.loop_var: tirx.const(n, "int64") for loop, n in zip(steps, numbers, strict=True)}
-        pack, *rest = (substitute(index, {**still, **moving}) for index in point)
+    for pack, *rest in turns(point, inner, moving(inner, point[1:])):
         for lane in range(0, int(weight.shape[4]), max(1, lanes)):
             indices = [pack + 1, *rest, tirx.const(lane, "int64"), *([0] * (len(weight.shape) - 5))]
             prefetches.append(prefetch(weight, indices, LEVEL_2))

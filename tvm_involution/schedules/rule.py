@@ -149,6 +149,19 @@ def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
         sch.vectorize(inner)
 
 
+def vectorize_sums(
+    sch: s_tir.Schedule, block: SBlockRV, outermost: LoopRV, lane: LoopRV, intrinsic: str | None
+) -> None:
+    """Start the sums of `block` before `outermost`, and make `lane` a vector or `intrinsic`."""
+    if intrinsic is None:
+        sch.vectorize(lane)
+        sch.decompose_reduction(block, outermost)
+        return
+    zero = sch.decompose_reduction(block, outermost)
+    sch.vectorize(sch.get_loops(zero)[-1])
+    sch.tensorize(lane, intrinsic)
+
+
 def unroll_and_vectorize(sch: s_tir.Schedule, loops: list[LoopRV], lane: LoopRV) -> None:
     """Unroll `loops` and vectorize `lane`."""
     for loop in loops:

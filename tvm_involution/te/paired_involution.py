@@ -12,6 +12,7 @@ import numpy as np
 from tvm import te, tirx
 
 from ..errors import UserError
+from .accumulate import cast_sums
 from .checks import Pair, as_pair, check_shape, check_window_fits
 from .convolution import conv2d_packed, pack_weight
 from .involution import involution2d_output_size
@@ -118,7 +119,7 @@ def paired_spanned_involution2d(
         return te.sum(_low(pixels) * left + _high(pixels) * right, axis=[u, v])
 
     sums = te.compute((n, out_h, out_w, channels), tap, name="involution2d", tag="involution2d")
-    return te.compute(sums.shape, lambda *index: sums(*index).astype(x.dtype), name="involution2d_cast", tag="elemwise")
+    return cast_sums(sums, x.dtype, "involution2d_cast")
 
 
 # of a pair's bits; a number in bfloat16 is the upper half of the same in float32

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import tvm
-from tvm import relax
+from tvm import relax, te
+from tvm.ir import GenericConst
 from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
 from ...schedules.cpu.dot_bf16 import has_dot_bf16
@@ -71,89 +73,74 @@ class FuseKernelGeneration:
             apart = any(uses.get(matches[part], 2) != 1 for part in (span, kernel))
             if self.fuse is False or apart or not _is_span(conv, matches[bias]):
                 return expr
-            fragments = self._fragments(conv, call)
-            if fragments is not None:
-                return self._on_tensor_cores(builder, call, matches[x], conv, matches[bias], fragments)
-            if not (self.fuse or self._pays(conv, call)):
+            window = _window(conv, call)
+            fused = self._fused(conv, matches[bias], window)
+            if fused is None:
                 return expr
-            lower = self._in_pairs if self._pairs(conv, call) else self._spanned
-            return lower(builder, call, matches[x], conv, matches[bias])
+            function, constants = fused
+            return builder.call_te(
+                functools.partial(function, groups=window.groups, **_attributes(call)),
+                matches[x],
+                conv.args[0],
+                *map(relax.const, constants),
+                primfunc_name_hint="spanned_involution2d",
+                primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
+            )
 
         return rewrite_call(involution, rewrite, func)
 
-    def _fragments(self, span: relax.Call, involution: relax.Call) -> MmaFragments | None:
+    def _fused(
+        self, span: relax.Call, bias: GenericConst, window: Window
+    ) -> tuple[Callable[..., te.Tensor], tuple[np.ndarray, np.ndarray]] | None:
+        """Return the expression of both and the span's weight and bias as it takes them; None where they stay apart."""
+        hidden, kernel_size = int(span.args[0].ty.shape[-1]), (window.kernel_rows, window.kernel_columns)
+        fragments = self._fragments(window, hidden)
+        if fragments is None and not (self.fuse or self._pays(span, window, hidden)):
+            return None
+        weight, taps = span.args[1].value.numpy(), bias.value.numpy().reshape(-1)
+        if fragments is not None:
+            function = functools.partial(spanned_involution2d_mma, fragments=fragments)
+            return function, pack_span_mma(weight, taps, kernel_size, fragments)
+        if self._pairs(window):
+            return paired_spanned_involution2d, pack_paired_span(weight, taps, kernel_size, widest_pack(self.target))
+        inner = None
+        if self.target.kind.name == "llvm":
+            # the schedule makes whole packs, and the kernel in float32
+            inner = "float32"
+            empty = -len(taps) % widest_pack(self.target)
+            weight = np.pad(weight, ((0, empty), (0, 0), (0, 0), (0, 0)))
+            taps = np.pad(taps.astype("float32"), (0, empty))
+        packed = packed_weight(self.target, weight, window.dtype), taps.reshape(1, 1, 1, -1)
+        return functools.partial(spanned_involution2d, inner_dtype=inner), packed
+
+    def _fragments(self, window: Window, hidden: int) -> MmaFragments | None:
         """Return the fragments of the span on tensor cores; None where it should not be fused there."""
-        hidden = int(span.args[0].ty.shape[-1])
-        fragments = mma_fragments(self.target, str(involution.ty.dtype), self.tf32, hidden)
+        fragments = mma_fragments(self.target, window.dtype, self.tf32, hidden)
         if fragments is None:
             return None
         decide = fusing_works if self.fuse else fusing_pays
-        return fragments if decide(_window(span, involution), hidden, fragments, self.target) else None
+        return fragments if decide(window, hidden, fragments, self.target) else None
 
-    def _on_tensor_cores(self, builder, involution, x, conv, bias, fragments):
-        attrs = _attributes(involution)
-        weight = conv.args[1].value.numpy()
-        packed = pack_span_mma(weight, bias.value.numpy().reshape(-1), attrs["kernel_size"], fragments)
-        function = functools.partial(spanned_involution2d_mma, groups=_groups(conv, attrs), fragments=fragments)
-        return _call(builder, function, x, conv, map(relax.const, packed), attrs)
-
-    def _pays(self, span: relax.Call, involution: relax.Call) -> bool:
+    def _pays(self, span: relax.Call, window: Window, hidden: int) -> bool:
         """Half types on CPUs; float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md).
 
         On a GPU's CUDA cores where the products take less time than the kernel's way through memory: with few hidden
         channels, fewer in the half types and tf32, whose span alone runs on tensor cores (docs/gpu.md).
         """
-        half = str(involution.ty.dtype) in ("float16", "bfloat16")
+        half = window.dtype in ("float16", "bfloat16")
         if self.target.kind.name == "cuda":
-            return int(span.args[0].ty.shape[-1]) <= (_GPU_HIDDEN_HALF if half or self.tf32 else _GPU_HIDDEN)
+            return hidden <= (_GPU_HIDDEN_HALF if half or self.tf32 else _GPU_HIDDEN)
         elements = math.prod(int(d) for d in span.ty.shape.values)
         return half or elements * 4 > CACHE_BYTES
 
-    def _pairs(self, span: relax.Call, involution: relax.Call) -> bool:
+    def _pairs(self, window: Window) -> bool:
         """Return whether the CPU can aggregate by dot products of bfloat16."""
-        window = _window(span, involution)
         neighbours = window.kernel_columns > 1 and window.dilation[1] == 1
         vectors = window.group_channels % PAIRED_CHANNELS == 0
         return window.dtype == "bfloat16" and has_dot_bf16(self.target) and neighbours and vectors
 
-    def _in_pairs(self, builder, involution, x, conv, bias):
-        attrs = _attributes(involution)
-        weight = conv.args[1].value.numpy()
-        lanes = widest_pack(self.target)
-        packed = pack_paired_span(weight, bias.value.numpy().reshape(-1), attrs["kernel_size"], lanes)
-        function = functools.partial(paired_spanned_involution2d, groups=_groups(conv, attrs))
-        return _call(builder, function, x, conv, map(relax.const, packed), attrs)
 
-    def _spanned(self, builder, involution, x, conv, bias):
-        attrs = _attributes(involution)
-        weight, inner = conv.args[1].value.numpy(), None
-        if self.target.kind.name == "llvm":
-            # the schedule makes whole packs, and the kernel in float32
-            inner = "float32"
-            empty = -weight.shape[0] % widest_pack(self.target)
-            weight = np.pad(weight, ((0, empty), (0, 0), (0, 0), (0, 0)))
-            bias = relax.const(np.pad(bias.value.numpy().astype("float32"), ((0, 0), (0, 0), (0, 0), (0, empty))))
-        packed = packed_weight(self.target, weight, str(x.ty.dtype))
-        function = functools.partial(spanned_involution2d, groups=_groups(conv, attrs), inner_dtype=inner)
-        return _call(builder, function, x, conv, (packed, bias), attrs)
-
-
-def _call(builder, function, x, conv, span, attrs) -> relax.Call:
-    return builder.call_te(
-        functools.partial(function, **attrs),
-        x,
-        conv.args[0],
-        *span,
-        primfunc_name_hint="spanned_involution2d",
-        primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
-    )
-
-
-def _groups(conv: relax.Call, attrs: dict[str, tuple[int, int]]) -> int:
-    return int(conv.ty.shape[-1]) // math.prod(attrs["kernel_size"])
-
-
-_PAIRS = ("kernel_size", "stride", "padding", "dilation")
+_PER_AXIS = ("kernel_size", "stride", "padding", "dilation")
 
 
 def _attributes(involution: relax.Call) -> dict[str, tuple[int, int]]:
@@ -161,7 +148,7 @@ def _attributes(involution: relax.Call) -> dict[str, tuple[int, int]]:
         rows, columns = involution.attrs[name]
         return int(rows), int(columns)
 
-    return {name: pair(name) for name in _PAIRS}
+    return {name: pair(name) for name in _PER_AXIS}
 
 
 def _window(span: relax.Call, involution: relax.Call) -> Window:
@@ -173,7 +160,7 @@ def _window(span: relax.Call, involution: relax.Call) -> Window:
         out_rows=rows,
         out_columns=columns,
         channels=channels,
-        groups=_groups(span, attrs),
+        groups=int(span.ty.shape[-1]) // math.prod(attrs["kernel_size"]),
         kernel_rows=attrs["kernel_size"][0],
         kernel_columns=attrs["kernel_size"][1],
         stride=attrs["stride"],

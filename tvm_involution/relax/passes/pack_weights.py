@@ -50,10 +50,10 @@ def pack_lanes(out_channels: int) -> int:
     return min((64, 32, 16), key=lambda lanes: (-(-out_channels // lanes) * lanes > 1.1 * out_channels, -lanes))
 
 
-def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> GenericConst:
-    """Return the weight (O, I, KH, KW) as a constant in the order in which schedules for `target` walk it."""
+def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> np.ndarray:
+    """Return the weight (O, I, KH, KW) in the order in which schedules for `target` walk it."""
     pairs = dtype == "bfloat16" and has_dot_bf16(target)
-    return relax.const(pack_weight(weight, pack_width(target, weight.shape[0]), pairs))
+    return pack_weight(weight, pack_width(target, weight.shape[0]), pairs)
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
@@ -105,7 +105,7 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             conv2d_packed,
             call.args[0],
-            packed_weight(self.target, array, str(call.ty.dtype)),
+            relax.const(packed_weight(self.target, array, str(call.ty.dtype))),
             out_channels=array.shape[0],
             stride=window[0],
             padding=window[1],
@@ -125,7 +125,7 @@ class _Packer(relax.PyExprMutator):
         return self.builder_.call_te(
             matmul_packed,
             x,
-            packed_weight(self.target, matrix, str(call.ty.dtype)),
+            relax.const(packed_weight(self.target, matrix, str(call.ty.dtype))),
             out_channels=matrix.shape[0],
             primfunc_name_hint="linear",
         )

@@ -24,6 +24,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import core_count, vector_bytes, vector_registers
+from ..buffers import element_bytes, total_bytes
 from ..rule import (
     ScheduleRule,
     balanced_parts,
@@ -37,6 +38,7 @@ from ..rule import (
     spread_over_cache,
     thread_choices,
     vectorize_last,
+    vectorize_sums,
 )
 from . import dot_bf16
 from .elementwise import schedule_producers
@@ -140,14 +142,10 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     sch.set_scope(block, 0, "local")
     for loop in (step, *row_inner, vector):
         sch.unroll(loop)
+    outermost = reduced[0] if len(reduced) > 1 else step_outer
+    vectorize_sums(sch, block, outermost, lane, dot_bf16.INTRINSIC if paired else None)
     if paired:
-        zero = sch.decompose_reduction(block, reduced[0] if len(reduced) > 1 else step_outer)
-        sch.vectorize(sch.get_loops(zero)[-1])
-        sch.tensorize(lane, dot_bf16.INTRINSIC)
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
-    else:
-        sch.vectorize(lane)
-        sch.decompose_reduction(block, reduced[0] if len(reduced) > 1 else step_outer)
     vectorize_last(sch, epilogue, lanes)
     return sch
 
@@ -215,18 +213,15 @@ def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     channels = int(region.source.shape[-1])
     out_width = int(sch.get(block).iter_vars[2].dom.extent)
     stride = max(1, width // out_width) if height > 1 or width > 1 else 1
-    distance = channels * stride * _bytes(region.source)
+    distance = channels * stride * element_bytes(region.source)
     sets = _L1_WAY // math.gcd(_L1_WAY, distance)
     return pixels > sets * (_L1_WAYS - 1)
 
 
 def _pack_bytes(sch: s_tir.Schedule, block: SBlockRV) -> int:
     """Return the size of the weights of one pack of output channels."""
-    return (
-        _elements(sch, block, -1)
-        // int(sch.get(block).reads[-1].source.shape[0])
-        * _bytes(sch.get(block).reads[-1].source)
-    )
+    weight = sch.get(block).reads[-1].source
+    return total_bytes(weight) // int(weight.shape[0])
 
 
 def pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:
@@ -237,10 +232,6 @@ def pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:
 def is_paired(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     """Return whether two input channels lie side by side in the packed weight, for dot products."""
     return len(sch.get(block).reads[-1].source.shape) == 6
-
-
-def _bytes(buffer: tirx.Buffer) -> int:
-    return tvm.DataType(str(buffer.dtype)).bits // 8
 
 
 def _elements(sch: s_tir.Schedule, block: SBlockRV, read: int) -> int:

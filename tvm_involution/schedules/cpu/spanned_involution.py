@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import vector_bytes
 from ..rule import (
@@ -26,6 +25,7 @@ from ..rule import (
     largest_divisor,
     loop_extents,
     vectorize_last,
+    vectorize_sums,
 )
 from . import dot_bf16
 from .elementwise import parallel_vectorize
@@ -109,21 +109,8 @@ def _schedule(
     sch.set_scope(involution, 0, "local")
     for loop in (kernel_column, pixel):
         sch.unroll(loop)
-    _vectorize_sums(sch, involution, kernel_row, lane, dot_bf16.PIXELS if pixels_paired else None)
-    _vectorize_sums(sch, span, window_row, tap, dot_bf16.INTRINSIC if paired else None)
+    vectorize_sums(sch, involution, kernel_row, lane, dot_bf16.PIXELS if pixels_paired else None)
+    vectorize_sums(sch, span, window_row, tap, dot_bf16.INTRINSIC if paired else None)
     if paired:
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
     return sch
-
-
-def _vectorize_sums(
-    sch: s_tir.Schedule, block: SBlockRV, outermost: LoopRV, lane: LoopRV, intrinsic: str | None
-) -> None:
-    """Start the sums of `block` before `outermost`, and make `lane` a vector or `intrinsic`."""
-    if intrinsic is None:
-        sch.vectorize(lane)
-        sch.decompose_reduction(block, outermost)
-        return
-    zero = sch.decompose_reduction(block, outermost)
-    sch.vectorize(sch.get_loops(zero)[-1])
-    sch.tensorize(lane, intrinsic)
