@@ -18,9 +18,9 @@ import tvm
 from tvm_involution import lowering
 from tvm_involution.bench.machine_code import KernelCode, compile_kernels
 from tvm_involution.compute_capability import BLOCK_THREADS, STATIC_SHARED_BYTES
+from tvm_involution.frontend.importer import import_exported_program
+from tvm_involution.frontend.network import resolve_network
 from tvm_involution.relax import pipeline
-from tvm_involution.relax.importer import import_exported_program
-from tvm_involution.relax.network import resolve_network
 from tvm_involution.target import resolve_target
 
 ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"]

@@ -17,9 +17,9 @@ import tvm
 from tvm import s_tir, tirx
 
 from tvm_involution.bench.machine_code import compile_kernel
+from tvm_involution.frontend.importer import import_exported_program
+from tvm_involution.frontend.network import resolve_network
 from tvm_involution.relax import pipeline
-from tvm_involution.relax.importer import import_exported_program
-from tvm_involution.relax.network import resolve_network
 from tvm_involution.schedules import default_schedule
 from tvm_involution.schedules.rule import find_block
 from tvm_involution.target import lowering_config, resolve_target

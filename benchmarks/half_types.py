@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import tvm_involution as ti
-from tvm_involution.relax.network import resolve_network
+from tvm_involution.frontend.network import resolve_network
 from tvm_involution.runtime.arrays import numpy_dtype
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import tvm_involution as ti
-from tvm_involution.relax import compiler, pipeline
+from tvm_involution import compiler
+from tvm_involution.relax import pipeline
 from tvm_involution.runtime.machine import cpu_name
 
 CALLS = 50

@@ -10,9 +10,9 @@ from cuda_emulator import run_cuda
 from programs import as_dtype
 from tvm import relax
 
+from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.constants import to_float
-from tvm_involution.relax.importer import export_module, import_exported_program
 
 
 def run_emulated(module: torch.nn.Module, x: np.ndarray, target: tvm.target.Target, dtype: str) -> np.ndarray:

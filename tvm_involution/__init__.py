@@ -19,7 +19,7 @@ from .errors import UserError
 
 if TYPE_CHECKING:
     from . import nn, te
-    from .relax.compiler import CompiledLibrary, compile
+    from .compiler import CompiledLibrary, compile
     from .runtime import CompiledNetwork, load
     from .tuning.tuner import tune
     from .zoo import list_models
@@ -39,9 +39,9 @@ __all__ = [
 
 # name -> (module, attribute); a module itself where the attribute is None
 _LAZY: dict[str, tuple[str, str | None]] = {
-    "CompiledLibrary": (".relax.compiler", "CompiledLibrary"),
+    "CompiledLibrary": (".compiler", "CompiledLibrary"),
     "CompiledNetwork": (".runtime", "CompiledNetwork"),
-    "compile": (".relax.compiler", "compile"),
+    "compile": (".compiler", "compile"),
     "list_models": (".zoo", "list_models"),
     "load": (".runtime", "load"),
     "nn": (".nn", None),

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import tvm
 
 from .compute_capability import multiprocessor
+from .records.folders import log_folders
+from .records.manifest import read_manifest
 from .schedules.gpu import mma_fragments
 from .target import gpu_name, host_cpu, target_key
-from .tuning.folders import log_folders
-from .tuning.manifest import read_manifest
 
 _SHOWN_TAGS = (
     "nvidia/nvidia-t4",

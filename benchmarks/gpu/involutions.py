@@ -16,14 +16,14 @@ import tvm
 from torch import Tensor, nn
 from tvm import relax, te, tirx
 
+from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.nn import Involution2d
 from tvm_involution.nn.ops import involution2d
+from tvm_involution.records.tuning_records import as_workload
 from tvm_involution.relax import pipeline
-from tvm_involution.relax.importer import export_module, import_exported_program
 from tvm_involution.relax.passes.apply_schedules import SOURCE_ATTR
 from tvm_involution.relax.passes.fuse_kernel_generation import FuseKernelGeneration
 from tvm_involution.te import involution2d as involution2d_expression
-from tvm_involution.tuning.records import as_workload
 
 from .models import find_module
 from .programs import arguments_of

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tvm_involution.relax.network import Network, resolve_network
+from tvm_involution.frontend.network import Network, resolve_network
 
 
 def find_network(model: str, image_size: int) -> Network:

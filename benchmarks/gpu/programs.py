@@ -19,13 +19,13 @@ from tvm import s_tir, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 
 from tvm_involution import lowering
-from tvm_involution.relax.link import export_library, linker_of
+from tvm_involution.lowering.link import export_library, linker_of
+from tvm_involution.records.tuning_records import TuningRecords
 from tvm_involution.runtime.arrays import numpy_dtype
 from tvm_involution.runtime.threads import run_on_pool
 from tvm_involution.schedules import default_schedule
 from tvm_involution.schedules.rule import blocks_of
 from tvm_involution.target import host_cpu
-from tvm_involution.tuning.records import TuningRecords
 
 
 @dataclass(frozen=True)

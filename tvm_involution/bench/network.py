@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils._pytree import tree_leaves
 
+from ..frontend.network import Network, resolve_network
 from ..nn import Involution2d
-from ..relax.network import Network, resolve_network
 from .agreement import DETECTION_TASKS
 from .subject import Subject
 

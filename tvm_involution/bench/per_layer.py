@@ -20,13 +20,13 @@ from tvm import relax, tirx
 from tvm.s_tir.analysis import estimate_tir_flops
 
 from .. import lowering
+from ..frontend.importer import import_exported_program
+from ..records.tuning_records import TuningRecords
 from ..relax import pipeline
-from ..relax.importer import import_exported_program
 from ..relax.passes.apply_schedules import RULE_ATTR, SOURCE_ATTR
 from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import run_on_pool
 from ..target import resolve_target
-from ..tuning.records import TuningRecords
 from .layer import Layer, LayerTable
 from .network import resolve
 from .peak import measure_peak

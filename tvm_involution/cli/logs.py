@@ -77,9 +77,9 @@ def coverage_command(
       tvm-involution logs coverage rednet50
       tvm-involution logs coverage rednet50 --target nvidia/nvidia-h100 --dtype float16
     """
-    from ..relax.network import resolve_network
+    from ..frontend.network import resolve_network
+    from ..records.tuning_records import TuningRecords
     from ..target import resolve_target
-    from ..tuning.records import TuningRecords
     from ..tuning.tasks import extract_tasks
 
     sys.path.insert(0, os.getcwd())

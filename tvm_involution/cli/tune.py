@@ -94,9 +94,9 @@ def _show_tasks(
     image_size: tuple[int, int] | None,
     log_dir: Path | None,
 ) -> None:
-    from ..relax.network import resolve_network
+    from ..frontend.network import resolve_network
+    from ..records.tuning_records import TuningRecords
     from ..target import resolve_target
-    from ..tuning.records import TuningRecords
     from ..tuning.tasks import extract_tasks
 
     resolved = resolve_target(target)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph: importing, the involution operator, the pipeline of passes, and `compile`."""
+"""The graph: operators of ours and the pipeline of passes."""

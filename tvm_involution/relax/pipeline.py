@@ -9,8 +9,8 @@ from pathlib import Path
 import tvm
 from tvm import relax
 
-from ..tuning.records import TuningRecords
-from . import operator
+from ..records.tuning_records import TuningRecords
+from .operators import involution as operator
 from .passes.apply_schedules import ApplySchedules
 from .passes.capture_cuda_graphs import CaptureCudaGraphs
 from .passes.centre_tensors import CentreTensors

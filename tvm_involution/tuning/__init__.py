@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has been tuned: MetaSchedule records, one folder a target."""
+"""The search: tasks of a network, candidates measured here or on a fleet, the best kept as records."""

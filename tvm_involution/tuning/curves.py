@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..files import atomic_write
-from .database import FAILED, TuningDatabase, seconds
+from ..records.database import FAILED, TuningDatabase, seconds
 from .scheduler import TaskState
 
 _TASKS = 10

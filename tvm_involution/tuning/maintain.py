@@ -10,9 +10,9 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
 from ..errors import UserError
+from ..records.database import FAILED, TuningDatabase, exists, seconds, write_best
+from ..records.manifest import Manifest, read_manifest
 from ..runtime.tvm_runtime import tvm_version
-from .database import FAILED, TuningDatabase, exists, seconds, write_best
-from .manifest import Manifest, read_manifest
 
 
 def merge(sources: Sequence[Path], into: Path, keep: int = 3) -> dict[str, int]:

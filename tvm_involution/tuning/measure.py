@@ -30,7 +30,7 @@ from tvm.support.popen_pool import PopenPoolExecutor, StatusKind
 
 from .. import lowering
 from ..errors import UserError
-from ..relax.link import export_library, linker_of
+from ..lowering.link import export_library, linker_of
 from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import physical_cores, run_on_pool
 

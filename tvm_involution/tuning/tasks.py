@@ -16,12 +16,12 @@ import tvm_ffi
 from tvm import relax, s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
 
+from ..frontend.importer import import_exported_program
+from ..frontend.network import Network
+from ..records.tuning_records import as_workload
 from ..relax import pipeline
-from ..relax.importer import import_exported_program
-from ..relax.network import Network
 from ..relax.passes.apply_schedules import SOURCE_ATTR
 from ..schedules import default_schedule, rules_for
-from .records import as_workload
 
 METASCHEDULE = "MetaSchedule"
 _log = logging.getLogger(__name__)

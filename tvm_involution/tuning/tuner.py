@@ -21,14 +21,14 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
 from ..errors import UserError
-from ..relax.network import Network, resolve_network
+from ..frontend.network import Network, resolve_network
+from ..records.database import FAILED, TuningDatabase, seconds, write_best
+from ..records.folders import user_folder
+from ..records.manifest import Manifest, TunedNetwork, read_manifest
 from ..runtime.machine import architecture, cpu_name, missing_features
 from ..runtime.threads import physical_cores
 from ..runtime.tvm_runtime import tvm_version
 from ..target import cpu_features, gpu_name, resolve_target, target_key
-from .database import FAILED, TuningDatabase, seconds, write_best
-from .folders import user_folder
-from .manifest import Manifest, TunedNetwork, read_manifest
 from .measure import Candidate, Measurement, Measurer, RpcTracker
 from .scheduler import TaskState, next_state
 from .tasks import TuningTask, extract_tasks, search_context

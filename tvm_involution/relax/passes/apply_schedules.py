@@ -13,9 +13,9 @@ from collections import Counter
 import tvm
 from tvm import s_tir, tirx
 
+from ...records.tuning_records import TuningRecords
 from ...runtime.metadata import KernelCoverage
 from ...schedules import default_schedule
-from ...tuning.records import TuningRecords
 
 SOURCE_ATTR = "tvm_involution.schedule"
 RULE_ATTR = "tvm_involution.rule"

@@ -32,7 +32,7 @@ from ...te import (
 )
 from ...te.paired_involution import CHANNELS as PAIRED_CHANNELS
 from ..conv2d import is_dense_nhwc
-from ..operator import OP_NAME
+from ..operators.involution import OP_NAME
 from ..rewrite import update_functions
 from ..uses import count_uses
 from .pack_weights import packed_weight, widest_pack

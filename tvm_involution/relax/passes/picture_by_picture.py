@@ -15,7 +15,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from ...target import CACHE_BYTES, core_count
-from ..operator import OP_NAME
+from ..operators.involution import OP_NAME
 from ..sizes import tensor_bytes
 
 # with more cores one picture is too little work for all of them

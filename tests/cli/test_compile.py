@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tvm-involution compile`: what it writes, what it says, and how it stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_line import TESTS, run_cli
+
+import tvm_involution as ti
+from tvm_involution.runtime.library_file import read_metadata
+
+
+def small_network() -> torch.nn.Module:
+    """Return a network that compiles in a second; `cli.test_compile:small_network` on the command line."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 1))
+
+
+MODEL = "cli.test_compile:small_network"
+
+
+def test_compile_and_run(tmp_path: Path, rng: np.random.Generator) -> None:
+    path = tmp_path / "small.so"
+    result = run_cli("compile", MODEL, "--batch", "3,1", "--image-size", "6x10", "-o", path)
+    assert (result.status, result.err) == (0, "")
+    for part in (str(path), MODEL, "import from PyTorch", "generate code", "weights", "kernels: 0 from tuning records"):
+        assert part in result.out, part
+    metadata = read_metadata(path)
+    assert metadata.batch_sizes == (1, 3) and metadata.inputs[0].shape == ("batch", 3, 6, 10)
+    x = rng.standard_normal((4, 3, 6, 10), np.float32)
+    with torch.no_grad():
+        expected = small_network().double()(torch.from_numpy(x).double()).numpy()
+    np.testing.assert_allclose(ti.load(path)(x), expected, rtol=1e-4, atol=1e-5)
+    assert [file.name for file in tmp_path.iterdir()] == ["small.so"]
+
+
+def test_checkpoint_and_dump(tmp_path: Path) -> None:
+    torch.save({"state_dict": {k: v + 1 for k, v in small_network().state_dict().items()}}, tmp_path / "weights.pth")
+    result = run_cli(
+        *("compile", MODEL, "--image-size", "6x6", "-o", tmp_path / "small.so"),
+        *("--checkpoint", tmp_path / "weights.pth", "--debug-dump", tmp_path / "dump"),
+    )
+    assert result.status == 0, result.err
+    assert str(tmp_path / "weights.pth") in result.out
+    assert len(list((tmp_path / "dump").glob("[0-9]-*.py"))) > 3
+    network = small_network()
+    network.load_state_dict({k: v + 1 for k, v in network.state_dict().items()})
+    x = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(ti.load(tmp_path / "small.so")(x), network(x).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["rednet5O"], "unknown model 'rednet5O': did you mean rednet50"),
+        (["none.pt2"], "none.pt2 does not exist"),
+        (["no.such.module:build"], "cannot import no.such.module:build"),
+        (["cli.test_compile:nothing"], "cannot import cli.test_compile:nothing"),
+        (["cli.test_compile:MODEL"], "cli.test_compile:MODEL is a str; expected a function that returns a module"),
+        (["builtins:dict"], "builtins:dict returned dict; expected a torch.nn.Module"),
+        ([":build"], "cannot import :build"),
+        ([MODEL, "--target", "nvidia/nvidia-h1000"], "unknown target 'nvidia/nvidia-h1000'"),
+        ([MODEL, "--target", '{"kind": "llvm", "mcpu"'], "unknown target"),
+        ([MODEL, "--dtype", "float8"], "unknown dtype 'float8'"),
+        ([MODEL, "--checkpoint", "none.pth"], "none.pth"),
+        ([MODEL, "--tuning-logs", "none"], "tuning logs none do not exist"),
+    ],
+)
+def test_wrong_words(tmp_path: Path, words: list[str], message: str) -> None:
+    line = run_cli("compile", *words, "-o", tmp_path / "x.so").error_line()
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_module_of_the_current_folder(tmp_path: Path) -> None:
+    """A console script has its own folder on sys.path, not the current one."""
+    script = tmp_path / "bin" / "tvm-involution"
+    script.parent.mkdir()
+    script.write_text("from tvm_involution.cli import main\nmain()\n")
+    (tmp_path / "here.py").write_text("import torch\n\ndef build():\n    return torch.nn.Conv2d(3, 4, 1)\n")
+    words = ["compile", "here:build", "--image-size", "4x4", "-o", "here.so"]
+    subprocess.run(
+        [sys.executable, script, *words], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    )
+    assert read_metadata(tmp_path / "here.so").name == "here:build"
+
+
+@pytest.mark.parametrize("output", ["missing/x.so", "file/x.so", "."])
+def test_unwritable_output_is_refused_at_once(tmp_path: Path, output: str) -> None:
+    (tmp_path / "file").write_text("a file")
+    line = run_cli("compile", MODEL, "-o", tmp_path / output).error_line()
+    assert f"cannot write {tmp_path / output}" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_linker_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    linker = tmp_path / "cc"
+    linker.write_text("#!/bin/sh\necho the disk is on fire >&2\nexit 1\n")
+    linker.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "out").mkdir()
+    result = run_cli("compile", MODEL, "--image-size", "6x6", "-o", tmp_path / "out" / "x.so")
+    assert result.status == 2 and result.err.count("\n") == 1 and "the disk is on fire" in result.err
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("phase", ["import from PyTorch", "lay out channels last", "generate code"])
+def test_ctrl_c(tmp_path: Path, phase: str) -> None:
+    """At any phase: one line, status 130, no file."""
+    words = ["compile", "conftest:tiny_rednet", "--image-size", "32x32", "-o", str(tmp_path / "x.so")]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "tvm_involution", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if phase in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "tvm-involution: interrupted; no file is half written"
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tuning records are found, applied, counted; damaged or foreign ones do no harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from conftest import tiny_rednet
+from reference import relative_norm
+from tvm import tirx
+from tvm.s_tir import Schedule
+from tvm.s_tir import meta_schedule as ms
+
+import tvm_involution as ti
+from tvm_involution.frontend.importer import export_module, import_exported_program
+from tvm_involution.records.database import RECORDS, TuningDatabase
+from tvm_involution.records.tuning_records import as_workload
+from tvm_involution.relax import pipeline
+from tvm_involution.target import resolve_target, target_key
+
+SIZE = (32, 32)
+
+
+def write_records(logs: Path, names: str, key: str | None = None) -> int:
+    """Record a plain parallel schedule for each program of the tiny network whose name holds `names`."""
+    target = resolve_target("llvm")
+    folder = logs / (key or target_key(target))
+    folder.mkdir(parents=True)
+    database = TuningDatabase(folder)
+    mod = import_exported_program(export_module(tiny_rednet(), [torch.zeros(1, 3, *SIZE)]))
+    lowered = pipeline.run(mod, target, until="lower operators")
+    count = 0
+    for name, func in lowered.functions_items():
+        if isinstance(func, tirx.PrimFunc) and names in name.name_hint:
+            workload = as_workload(func)
+            schedule = Schedule(workload)
+            for block in schedule.get_child_blocks(schedule.get_sblock("root")):
+                schedule.parallel(schedule.get_loops(block)[1])
+            record = ms.database.TuningRecord(
+                schedule.trace,
+                database.memory.commit_workload(workload),
+                [1e-6],
+                target,
+                ms.arg_info.ArgInfo.from_prim_func(workload["main"]),
+            )
+            database.append(workload, record)
+            count += 1
+    return count
+
+
+def test_records_are_applied_and_counted(tmp_path, rng):
+    count = write_records(tmp_path / "logs", "involution2d")
+    assert count > 0
+    library = ti.compile(tiny_rednet(), image_size=SIZE, tuning_logs=tmp_path / "logs")
+    assert library.metadata.kernels.record == count
+    assert library.metadata.kernels.total == count + library.metadata.kernels.rule
+    library.save(tmp_path / "net.so")
+    x = rng.standard_normal((1, 3, *SIZE)).astype("float32")
+    with torch.no_grad():
+        expected = tiny_rednet().double()(torch.from_numpy(x).double()).numpy()
+    assert relative_norm(ti.load(tmp_path / "net.so")(x), expected) < 1e-5
+
+
+def test_records_of_another_network_are_not_used(tmp_path):
+    write_records(tmp_path / "logs", "involution2d")
+    library = ti.compile(tiny_rednet(), image_size=(48, 40), tuning_logs=tmp_path / "logs")
+    assert library.metadata.kernels.record == 0
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(ti.UserError, match="do not exist"):
+        ti.compile(tiny_rednet(), image_size=SIZE, tuning_logs=tmp_path / "none")
+
+
+def test_damaged_database_is_named(tmp_path):
+    write_records(tmp_path / "logs", "involution2d")
+    records = next((tmp_path / "logs").rglob(RECORDS))
+    records.write_text("this is no record\n")
+    with pytest.raises(ti.UserError, match="cannot be read"):
+        ti.compile(tiny_rednet(), image_size=SIZE, tuning_logs=tmp_path / "logs")
+
+
+def test_workload_ignores_the_network_around_it():
+    func = tvm.te.create_prim_func([x := tvm.te.placeholder((4,), "float32"), tvm.te.compute((4,), lambda i: x[i] + 1)])
+    tvm.ir.assert_structural_equal(as_workload(func), as_workload(func.with_attr("op_pattern", 2)))
+    assert np.array_equal([str(k) for k in as_workload(func).get_global_vars()], ['I.GlobalVar("main")'])
