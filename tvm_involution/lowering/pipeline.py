@@ -14,6 +14,7 @@ from .convert_to_bfloat16 import ConvertToBfloat16
 from .keep_locals_in_registers import KeepLocalsInRegisters
 from .prefetch_residuals import PrefetchResiduals
 from .prefetch_weights import PrefetchWeights
+from .vector_math import VectorMath
 
 _NAME = "tvm_involution"
 
@@ -28,7 +29,7 @@ def _pipeline() -> tuple[tvm.transform.Pass, ...]:
     lower, finalize_host, finalize_device = default_s_tir_pipeline()
 
     def finalize() -> tvm.transform.Pass:
-        return tvm.transform.Sequential([KeepLocalsInRegisters(), ConvertToBfloat16(), finalize_host()])
+        return tvm.transform.Sequential([KeepLocalsInRegisters(), VectorMath(), ConvertToBfloat16(), finalize_host()])
 
     prepare = [PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), lower]
     return tvm.transform.Sequential(prepare), finalize, finalize_device
