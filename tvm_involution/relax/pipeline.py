@@ -11,6 +11,7 @@ from tvm import relax
 
 from ..records.tuning_records import TuningRecords
 from .operators import involution as operator
+from .operators import layouts as _layouts  # noqa: F401  (registers them)
 from .passes.apply_schedules import ApplySchedules
 from .passes.capture_cuda_graphs import CaptureCudaGraphs
 from .passes.centre_tensors import CentreTensors

@@ -114,20 +114,38 @@ def loop_extents(sch: s_tir.Schedule, loops: list[LoopRV]) -> list[int] | None:
 
 
 def fuse_epilogue(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:
-    """Make one block of everything elementwise that follows `block`; return it, None where nothing follows.
+    """Make one block of everything elementwise that follows `block`, however often it reads it.
 
-    A chain that ends in a block which can't be merged (a second reduction, say) is left as it is.
+    Returns:
+        That block; `block` itself where nothing follows; None where what follows has a sum in it or several ends.
     """
-    last = None
-    while True:
-        consumers = sch.get_consumers(last if last is not None else block)
-        if not consumers:
-            return last
-        if len(consumers) > 1 or not is_spatial(sch, consumers[0]):
-            return last
-        if last is not None:
-            sch.compute_inline(last)
-        last = consumers[0]
+    following = _following(sch, block)
+    ends = [follower for follower in following if not sch.get_consumers(follower)]
+    if len(ends) > 1 or not all(is_spatial(sch, follower) for follower in following):
+        return None
+    for follower in following:
+        if follower is not ends[0]:
+            sch.compute_inline(follower)
+    return ends[0] if ends else block
+
+
+def fuse_or_copy(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:
+    """Return what `fuse_epilogue` does, where nothing follows a copy from registers."""
+    epilogue = fuse_epilogue(sch, block)
+    return sch.cache_write(block, 0, "local") if epilogue is block else epilogue
+
+
+def _following(sch: s_tir.Schedule, block: SBlockRV) -> list[SBlockRV]:
+    """Return every block that reads `block`, directly or not, in program order."""
+    names: set[str] = set()
+    unseen = [block]
+    while unseen:
+        for consumer in sch.get_consumers(unseen.pop()):
+            name = sch.get(consumer).name_hint
+            if name not in names:
+                names.add(name)
+                unseen.append(consumer)
+    return [follower for follower in blocks_of(sch) if sch.get(follower).name_hint in names]
 
 
 def inline_producers(sch: s_tir.Schedule) -> None:

@@ -21,7 +21,7 @@ from ..rule import (
     default_or_space,
     divisors,
     find_block,
-    fuse_epilogue,
+    fuse_or_copy,
     largest_divisor,
     loop_extents,
     thread_choices,
@@ -83,11 +83,9 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     assert block is not None
     if not schedule_producers(sch, block, target):
         return None
-    epilogue = fuse_epilogue(sch, block)
-    if epilogue is not None and sch.get_consumers(epilogue):
-        return None
+    epilogue = fuse_or_copy(sch, block)
     if epilogue is None:
-        epilogue = sch.cache_write(block, 0, "local")
+        return None
 
     extents = loop_extents(sch, sch.get_loops(block))
     assert extents is not None

@@ -95,7 +95,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     if not schedule_producers(sch, block, target):
         return None
     epilogue = fuse_epilogue(sch, block)
-    if epilogue is None or sch.get_consumers(epilogue):
+    if epilogue is None:
         return None
     spatial, reduced = _split_kinds(sch, block)
     lanes = largest_divisor(pack_width(sch, block), vector_bytes(target) // 4)

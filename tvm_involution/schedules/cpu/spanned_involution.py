@@ -20,7 +20,7 @@ from ..rule import (
     default_or_space,
     divisors,
     find_block,
-    fuse_epilogue,
+    fuse_or_copy,
     inline_into,
     largest_divisor,
     loop_extents,
@@ -54,15 +54,13 @@ def _schedule(
     sch = s_tir.Schedule(func)
     involution, kernel, span = (sch.get_sblock(name) for name in ("involution2d", "kernel", "conv2d"))
     extents = loop_extents(sch, sch.get_loops(involution))
-    epilogue = fuse_epilogue(sch, involution)
-    if extents is None or len(extents) != 6 or (epilogue is not None and sch.get_consumers(epilogue)):
+    epilogue = fuse_or_copy(sch, involution)
+    if extents is None or len(extents) != 6 or epilogue is None:
         return None
     spanned, packed = int(sch.get(kernel).writes[0].source.shape[3]), pack_width(sch, span)
     lanes = vector_bytes(target) // 4
     if spanned % packed or spanned < 2 * lanes:
         return None
-    if epilogue is None:
-        epilogue = sch.cache_write(involution, 0, "local")
     pixels_paired = str(sch.get(involution).reads[0].source.dtype) == "uint32"
     width = dot_bf16.SUMS if pixels_paired else largest_divisor(extents[3] // group_count(sch, involution), lanes)
     if find_block(sch, "taps") is not None:

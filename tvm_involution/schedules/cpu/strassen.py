@@ -76,9 +76,9 @@ def _schedule(
     products, out = find_block(sch, "strassen"), find_block(sch, "conv2d_out")
     assert products is not None and out is not None
     epilogue = fuse_epilogue(sch, out)
-    if epilogue is not None:
-        if sch.get_consumers(epilogue):
-            return None
+    if epilogue is None:
+        return None
+    if epilogue is not out:
         sch.compute_inline(out)
         out = epilogue
     extents = loop_extents(sch, sch.get_loops(products))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tvm import s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ..rule import choose, find_block, fuse_epilogue
+from ..rule import choose, find_block, fuse_or_copy
 from ..window import Window
 from .box import BANK_BYTES, LANES, Box
 from .stage import as_vectors, bind_threads, copy_by_threads, unroll
@@ -112,11 +112,9 @@ def _parts(sch: s_tir.Schedule, block: SBlockRV) -> tuple[SBlockRV, bool, SBlock
 
     None where something else than elementwise operations follows.
     """
-    epilogue = fuse_epilogue(sch, block)
-    if epilogue is not None and sch.get_consumers(epilogue):
-        return None
+    epilogue = fuse_or_copy(sch, block)
     if epilogue is None:
-        epilogue = sch.cache_write(block, 0, "local")
+        return None
     padded = find_block(sch, "pad_temp")
     x = padded or sch.cache_read(block, 0, "shared")
     return x, padded is not None, sch.cache_read(block, 0, "local"), epilogue

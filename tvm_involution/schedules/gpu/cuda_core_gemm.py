@@ -104,7 +104,7 @@ def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunab
     block, windows = find_block(sch, "conv2d"), find_block(sch, "im2col")
     assert block is not None and windows is not None
     epilogue = fuse_epilogue(sch, block)
-    if epilogue is None or sch.get_consumers(epilogue) or not flatten_pixels(sch, epilogue):
+    if epilogue is None or not flatten_pixels(sch, epilogue):
         return None
     along_pixels, along_channels = plan.along
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import s_tir, tirx
 
-from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue, largest_divisor
+from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_or_copy, largest_divisor
 from ..window import Window, read_window
 from .limits import max_threads, shared_bytes, warp_size
 from .stage import TURNS, copy_by_threads, unroll
@@ -105,11 +105,9 @@ def _schedule(func: tirx.PrimFunc, box: _Box, tunable: bool) -> s_tir.Schedule |
     sch = s_tir.Schedule(func)
     block = find_block(sch, "involution2d")
     assert block is not None
-    epilogue = fuse_epilogue(sch, block)
-    if epilogue is not None and sch.get_consumers(epilogue):
-        return None
+    epilogue = fuse_or_copy(sch, block)
     if epilogue is None:
-        epilogue = sch.cache_write(block, 0, "local")
+        return None
     padded = find_block(sch, "pad_temp")
     x = padded or sch.cache_read(block, 0, "shared")
     strip = sch.cache_read(block, 0, "local")

@@ -14,7 +14,7 @@ from ..rule import (
     ScheduleRule,
     blocks_of,
     choose,
-    fuse_epilogue,
+    fuse_or_copy,
     inline_producers,
     is_spatial,
     largest_divisor,
@@ -43,11 +43,9 @@ class Reduction(ScheduleRule):
         block = sums[0]
         if not _worthwhile(sch, block):
             return None
-        epilogue = fuse_epilogue(sch, block)
-        if epilogue is not None and sch.get_consumers(epilogue):
-            return None
+        epilogue = fuse_or_copy(sch, block)
         if epilogue is None:
-            epilogue = sch.cache_write(block, 0, "local")
+            return None
         _schedule(sch, block, epilogue, tunable)
         return [sch] if tunable else sch
 

@@ -191,7 +191,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     assert mma is not None and windows is not None and sums is not None
     problem = _problem(sch, mma)
     epilogue = fuse_epilogue(sch, sums)
-    if epilogue is None or sch.get_consumers(epilogue) or not flatten_pixels(sch, epilogue):
+    if epilogue is None or not flatten_pixels(sch, epilogue):
         return None
     along_packs, along_columns, along_sum = plan.warps
 

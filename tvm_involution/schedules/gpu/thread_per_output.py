@@ -24,7 +24,8 @@ class ThreadPerOutput(ScheduleRule):
         sch = s_tir.Schedule(func)
         inline_producers(sch)
         for block in [block for block in blocks_of(sch) if not is_spatial(sch, block)]:
-            _bind(sch, block, fuse_epilogue(sch, block))
+            epilogue = fuse_epilogue(sch, block)
+            _bind(sch, block, None if epilogue is block else epilogue)
         for block in blocks_of(sch):
             if not _is_bound(sch, block):
                 _bind(sch, block, None)
