@@ -16,8 +16,9 @@ from tvm import relax
 
 from . import __version__, lowering
 from .files import atomic_write
+from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
-from .frontend.network import Network, resolve_network
+from .frontend.network import resolve_network
 from .lowering.cuda_code import check_cuda_compiler
 from .lowering.link import link_shared, target_triple
 from .records.tuning_records import TuningRecords
@@ -102,8 +103,8 @@ def compile(  # the contract's verb
             "global_symbol", f"batch_{size}"
         )
     mod = tvm.IRModule(functions)
-    smallest = batches[0]
-    first = functions[f"batch_{smallest}"]
+    first, program = functions[f"batch_{batches[0]}"], programs[batches[0]]
+    axes = network.batch_axes(batches)
 
     mod = pipeline.run(
         mod,
@@ -123,8 +124,8 @@ def compile(  # the contract's verb
     metadata = LibraryMetadata(
         name=network.name,
         task=network.task,
-        inputs=_input_specs(first, wanted, smallest),
-        outputs=_output_specs(network, programs[smallest], first, wanted, smallest),
+        inputs=_input_specs(first, axes, wanted, "NCHW" if network.takes_pictures else ""),
+        outputs=_output_specs(first, axes, wanted, network.output_names or output_names(program)),
         batch_sizes=batches,
         dtype=wanted,
         preprocessing=network.preprocessing,
@@ -141,29 +142,33 @@ def compile(  # the contract's verb
         weights_origin=network.weights_origin,
         parameters=network.parameters,
         kernels=kernels,
+        mixed_by=axes.mixed_by,
         cuda_graph=has_cuda_graphs(mod),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return CompiledLibrary(executable, resolved, metadata)
 
 
-def _tensor_spec(name: str, ty: relax.TensorType, dtype: str, batch: int) -> TensorSpec:
-    shape: tuple[int | str, ...] = tuple(int(d) for d in ty.shape.values)
-    if shape and shape[0] == batch:
-        shape = ("batch", *shape[1:])
-    own = dtype if str(ty.dtype) == "float32" else str(ty.dtype)
-    return TensorSpec(name=name, shape=shape, dtype=own, layout="NCHW" if len(shape) == 4 else "")
-
-
-def _input_specs(func: relax.Function, dtype: str, batch: int) -> tuple[TensorSpec, ...]:
+def _input_specs(func: relax.Function, axes: BatchAxes, dtype: str, layout: str) -> tuple[TensorSpec, ...]:
     names = ["input"] if len(func.params) == 1 else [param.name for param in func.params]
-    return tuple(_tensor_spec(name, param.ty, dtype, batch) for name, param in zip(names, func.params, strict=True))
+    types = [param.ty for param in func.params]
+    return _tensor_specs(names, axes.inputs, types, dtype, layout)
 
 
-def _output_specs(
-    network: Network, program: torch.export.ExportedProgram, func: relax.Function, dtype: str, batch: int
-) -> tuple[TensorSpec, ...]:
+def _output_specs(func: relax.Function, axes: BatchAxes, dtype: str, names: Sequence[str]) -> tuple[TensorSpec, ...]:
     returned = func.ret_ty
     types = list(returned.fields) if isinstance(returned, relax.TupleType) else [returned]
-    names = network.output_names or output_names(program)
-    return tuple(_tensor_spec(name, ty, dtype, batch) for name, ty in zip(names, types, strict=True))
+    return _tensor_specs(names, axes.outputs, types, dtype)
+
+
+def _tensor_specs(
+    names: Sequence[str],
+    shapes: Sequence[tuple[int | str, ...]],
+    types: Sequence[relax.Type],
+    dtype: str,
+    layout: str = "",
+) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name, shape, dtype if str(ty.dtype) == "float32" else str(ty.dtype), layout)
+        for name, shape, ty in zip(names, shapes, types, strict=True)
+    )

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,9 @@ from .. import zoo
 from ..errors import UserError
 from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
+from .batch_axes import BatchAxes, compare_batches, fixed
 from .importer import export_module
+from .rebatch import no_torch_log, other_batch, rebatched_axes
 
 _DETECTIONS = ("boxes", "scores", "labels")
 _OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
@@ -48,6 +53,8 @@ class Network:
     class_ids: tuple[int, ...] | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
     output_names: tuple[str, ...] = field(default=())
+    _programs: dict[int, torch.export.ExportedProgram] = field(default_factory=dict, repr=False)
+    """those exported so far, by batch size"""
 
     @property
     def parameters(self) -> int:
@@ -90,6 +97,11 @@ class Network:
         return dtype or "float32"
 
     @property
+    def takes_pictures(self) -> bool:
+        """Whether the one input is known to be pictures (N, C, H, W)."""
+        return self.program is None and not self.examples
+
+    @property
     def input_size(self) -> tuple[int, ...]:
         """The input's height and width in pixels; where that is no picture, its shape without the batch."""
         if self.image_size is not None:
@@ -103,6 +115,11 @@ class Network:
         Raises:
             UserError: a program exported before has another batch size; a module whose inputs cannot be told.
         """
+        if batch not in self._programs:
+            self._programs[batch] = self._export(batch)
+        return self._programs[batch]
+
+    def _export(self, batch: int) -> torch.export.ExportedProgram:
         if self.program is not None:
             own, _ = input_batch(self.program)
             if own != batch:
@@ -112,12 +129,7 @@ class Network:
             return self.program
         assert self.module is not None
         if self.examples:
-            own = self._example_batch
-
-            def resize(x: torch.Tensor) -> torch.Tensor:
-                return x if batch == own or not x.dim() or len(x) != own else x.new_zeros(batch, *x.shape[1:])
-
-            return export_module(self.module, *tree_map(resize, (self.arguments, self.keywords)))
+            return self._export_resized(self._example_batch, batch)
         assert self.image_size is not None
         weights = [p for p in self.module.parameters() if p.dim() == 4]
         if not weights:
@@ -127,14 +139,54 @@ class Network:
             )
         return export_module(self.module, [torch.zeros(batch, weights[0].shape[1], *self.image_size)])
 
+    def _export_resized(self, own: int, batch: int) -> torch.export.ExportedProgram:
+        """Trace the examples with `batch` where their first size is `own`."""
+
+        def resize(x: torch.Tensor) -> torch.Tensor:
+            return x if batch == own or not x.dim() or len(x) != own else x.new_zeros(batch, *x.shape[1:])
+
+        assert self.module is not None
+        return export_module(self.module, *tree_map(resize, (self.arguments, self.keywords)))
+
+    def batch_axes(self, batches: Sequence[int]) -> BatchAxes:
+        """Return where the batch is in inputs and outputs, by comparing the programs for two batch sizes.
+
+        Raises:
+            UserError: see `export`.
+        """
+        first, *others = batches
+        program = self.export(first)
+        if self.program is not None:
+            return rebatched_axes(program, first)
+        if not others:
+            try:
+                others = [other_batch(first)]
+                with no_torch_log():
+                    self.export(others[0])
+            except UserError:
+                return fixed(program)
+        compared = [compare_batches(program, first, self.export(other), other) for other in others]
+        return next((axes for axes in compared if axes.mixed_by), compared[0])
+
     @property
     def examples(self) -> list[torch.Tensor]:
         """The tensors of the example inputs, in the order in which `torch.export` has them."""
         return tree_leaves((self.arguments, self.keywords))
 
-    @property
+    @cached_property
     def _example_batch(self) -> int:
-        return next((len(x) for x in self.examples if x.dim()), 1)
+        """The first size of the examples that can be another: that of most of them, or of those of most dimensions."""
+        sizes = [(len(x), x.dim()) for x in self.examples if x.dim()]
+        if not sizes:
+            return 1
+        counts = Counter(size for size, _ in sizes)
+        candidates = sorted(counts, key=lambda size: (-counts[size], -max(d for s, d in sizes if s == size)))
+        if len(candidates) > 1:
+            for own in candidates:
+                with contextlib.suppress(UserError), no_torch_log():
+                    self._programs[other_batch(own)] = self._export_resized(own, other_batch(own))
+                    return own
+        return candidates[0]
 
 
 def resolve_network(

@@ -19,6 +19,7 @@ from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
 from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
+from .passes.own_outputs import OwnOutputs
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
 from .passes.split_transposed_convolution import SplitTransposedConvolution
@@ -84,6 +85,7 @@ def phases(
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
                 relax.transform.DeadCodeElimination(),
+                OwnOutputs(),
                 MarkLoops(),
             ],
         ),

@@ -30,8 +30,8 @@ class ArrayKind(Protocol):
     def from_tvm(self, tensor: Any) -> Any:
         """Return a TVM tensor as an array."""
 
-    def concatenate(self, parts: Sequence[Any]) -> Any:
-        """Join arrays along the first dimension."""
+    def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
+        """Join arrays along a dimension."""
 
     def conversion(self, dtype: str) -> str:
         """Return the call that converts an array to `dtype`, for messages."""
@@ -98,8 +98,8 @@ class NumpyArrays:
             return np.from_dlpack(_view(tensor, "uint16")).view(numpy_dtype("bfloat16"))
         return np.from_dlpack(tensor)
 
-    def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts)
+    def concatenate(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        return np.concatenate(parts, axis)
 
     def conversion(self, dtype: str) -> str:
         return f'.astype("{dtype}")' if dtype != "bfloat16" else ".astype(ml_dtypes.bfloat16)"
@@ -132,8 +132,8 @@ class TorchTensors:
     def from_tvm(self, tensor: Any) -> Any:
         return self._torch.from_dlpack(tensor)
 
-    def concatenate(self, parts: Sequence[Any]) -> Any:
-        return self._torch.cat(list(parts))
+    def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
+        return self._torch.cat(list(parts), axis)
 
     def conversion(self, dtype: str) -> str:
         return f".to(torch.{dtype})"

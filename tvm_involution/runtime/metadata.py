@@ -12,11 +12,20 @@ from ..errors import UserError
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16")
 """what a library may compute in"""
+BATCH = "batch"
+"""the entry of a shape that is the batch; `K*batch` is K times as large"""
+UNKNOWN = "?"
+"""the entry of a shape that changes with the batch in another way"""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output. `shape` has the word "batch" as its first entry, unless the tensor is one for any batch."""
+    """An input or output.
+
+    `shape` has the word `batch` where the batch is, `K*batch` where each picture has K entries, one picture's after
+    another's, and `?` where the size depends on the batch in another way. Without such a word the tensor is one for any
+    batch.
+    """
 
     name: str
     shape: tuple[int | str, ...]
@@ -25,12 +34,35 @@ class TensorSpec:
 
     @property
     def batched(self) -> bool:
-        """Whether the first dimension is the batch."""
-        return self.shape[:1] == ("batch",)
+        """Whether the tensor has a batch."""
+        return self.batch_axis is not None
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The axis along which the batch is, None where the tensor is one for any batch."""
+        return next((axis for axis, d in enumerate(self.shape) if _per_picture(d)), None)
+
+    @property
+    def per_picture(self) -> int:
+        """How many entries of `batch_axis` a picture has; 0 where there is no such axis."""
+        return 0 if self.batch_axis is None else _per_picture(self.shape[self.batch_axis])
 
     def shape_for(self, batch: int) -> tuple[int, ...]:
-        """Return the shape with a batch of `batch`."""
-        return tuple(batch if d == "batch" else int(d) for d in self.shape)
+        """Return the shape with a batch of `batch`.
+
+        Raises:
+            UserError: an entry is `?`.
+        """
+        if UNKNOWN in self.shape:
+            raise UserError(f"the shape of {self.name!r}, {self.shape}, is not told by the batch size")
+        return tuple(k * batch if (k := _per_picture(d)) else int(d) for d in self.shape)
+
+
+def _per_picture(entry: int | str) -> int:
+    """Return K of `K*batch`, 1 of `batch`, 0 of what does not grow with the batch."""
+    if not isinstance(entry, str) or not entry.endswith(BATCH):
+        return 0
+    return int(entry.removesuffix(BATCH).removesuffix("*") or 1)
 
 
 @dataclass(frozen=True)
@@ -93,6 +125,9 @@ class LibraryMetadata:
     """the data set's own numbers of the classes, where it counts differently"""
     colours: tuple[tuple[int, int, int], ...] | None = None
     """of the classes in a colour map: red, green, blue"""
+    mixed_by: str = ""
+    """what mixes the pictures of a batch, so that no other batch sizes are served; empty where each picture's outputs
+    depend on that picture alone"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT

@@ -74,9 +74,13 @@ class CompiledNetwork:
                 outputs = self._on_device(self._functions[size], *(kind.to_tvm(part) for part in parts))
             results = [outputs] if isinstance(outputs, tvm_ffi.Tensor) else list(outputs)
             arrays = [kind.from_tvm(result) for result in results]
-            pieces.append([a[:taken] if s.batched else a for s, a in zip(self.metadata.outputs, arrays, strict=True)])
+            outputs = zip(self.metadata.outputs, arrays, strict=True)
+            pieces.append([a if taken == size else _cut(spec, a, taken) for spec, a in outputs])
             position += taken
-        joined = [parts[0] if len(parts) == 1 else kind.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        joined = [
+            parts[0] if len(parts) == 1 or spec.batch_axis is None else kind.concatenate(parts, spec.batch_axis)
+            for spec, parts in zip(self.metadata.outputs, zip(*pieces, strict=True), strict=True)
+        ]
         return joined[0] if len(joined) == 1 else tuple(joined)
 
     def run(self, *inputs: Any) -> dict[str, Any]:
@@ -101,12 +105,19 @@ class CompiledNetwork:
         batch = sizes[0] if first is None else int(first.shape[0]) if first.ndim else 0
         for spec, array in zip(specs, inputs, strict=True):
             _check_input(spec, array, batch, kind)
-        if batch not in sizes and not all(spec.batched for spec in self.metadata.outputs):
+        if batch not in sizes and self.metadata.mixed_by:
             raise UserError(
-                f"{self.metadata.name} has outputs for a whole batch, so it takes batches of "
-                f"{' or '.join(map(str, sizes))} alone, got {batch}; compile it for that with --batch"
+                f"{self.metadata.name} takes batches of {' or '.join(map(str, sizes))} alone, got {batch}; compile it "
+                f"for that with --batch (why it cannot be served by others: {self.metadata.mixed_by})"
             )
         return batch
+
+
+def _cut(spec: TensorSpec, array: Any, pictures: int) -> Any:
+    """Return the part of an output that belongs to the first `pictures`; all of one that has no batch."""
+    if spec.batch_axis is None:
+        return array
+    return array[(slice(None),) * spec.batch_axis + (slice(pictures * spec.per_picture),)]
 
 
 def load(path: str | os.PathLike[str], device: str | None = None) -> CompiledNetwork:
