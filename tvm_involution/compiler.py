@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import tvm
 from tvm import relax
 
 from . import __version__, lowering
+from .arguments import Size, checked
 from .files import atomic_write
 from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
@@ -28,7 +29,7 @@ from .relax.passes.capture_cuda_graphs import has_cuda_graphs
 from .runtime.library_file import seal
 from .runtime.metadata import LibraryMetadata, TensorSpec
 from .runtime.tvm_runtime import tvm_version
-from .target import cpu_features, resolve_target
+from .target import as_target, cpu_features
 
 
 class CompiledLibrary:
@@ -39,6 +40,7 @@ class CompiledLibrary:
         self._target = target
         self.metadata = metadata
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the shared library; `path` appears whole or not at all.
 
@@ -51,14 +53,15 @@ class CompiledLibrary:
             seal(temporary, self.metadata)
 
 
+@checked
 def compile(  # the contract's verb
     model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     target: str | tvm.target.Target = "llvm",
     *,
-    checkpoint: str | Path | None = None,
-    batch: int | Sequence[int] | None = None,
+    checkpoint: str | Path | Mapping[str, torch.Tensor] | None = None,
+    batch: Size | Sequence[Size] | None = None,
     dtype: str | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[Size, Size] | None = None,
     tuning_logs: str | Path | None = None,
     cuda_graph: bool = True,
     debug_dump: str | Path | None = None,
@@ -73,7 +76,7 @@ def compile(  # the contract's verb
             tensor, a tuple of positional arguments or a dictionary of arguments by name, each of which is a tensor
             or a tuple, list or dictionary of tensors.
         target: `llvm` (this CPU), `cuda` (this GPU), a tag or JSON that `tvm.target.Target` takes, or a target.
-        checkpoint: weights for the network: official OpenMMLab files, state dicts, safetensors.
+        checkpoint: weights for the network: official OpenMMLab files, state dicts (also one in memory), safetensors.
         batch: the batch sizes to build for; 1 by default, for a `.pt2` file the one it was exported for.
         dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
         image_size: height and width in pixels; the zoo's own by default.
@@ -86,7 +89,8 @@ def compile(  # the contract's verb
     Raises:
         UserError: whatever is wrong with the arguments, in one line.
     """
-    resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
+    resolved = as_target(target)
+    cpu_features(resolved if resolved.host is None else resolved.host)  # an unknown CPU is refused before all work
     if resolved.kind.name == "cuda":
         check_cuda_compiler(str(resolved.attrs["arch"]))
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)

@@ -53,6 +53,15 @@ def resolve_target(text: str) -> tvm.target.Target:
     return target
 
 
+def as_target(target: str | tvm.target.Target) -> tvm.target.Target:
+    """Return a target as it is, and that of a text as `resolve_target` does.
+
+    Raises:
+        UserError: see there.
+    """
+    return target if isinstance(target, tvm.target.Target) else resolve_target(target)
+
+
 def host_cpu() -> dict[str, object]:
     """Return this machine's CPU as a TVM target spec: LLVM's CPU name and the physical cores."""
     return {
@@ -155,12 +164,22 @@ def _portable_host() -> dict[str, object]:
 
 # LLVM's name of each x86 feature that generated code may use -> its name in /proc/cpuinfo
 _X86_FEATURES = {
+    "ssse3": "ssse3",
+    "sse4.1": "sse4_1",
     "sse4.2": "sse4_2",
+    "popcnt": "popcnt",
+    "lzcnt": "abm",
+    "movbe": "movbe",
+    "bmi": "bmi1",
+    "bmi2": "bmi2",
     "avx": "avx",
     "fma": "fma",
     "avx2": "avx2",
     "f16c": "f16c",
     "avx512f": "avx512f",
+    "avx512cd": "avx512cd",
+    "avx512vbmi": "avx512vbmi",
+    "avx512vbmi2": "avx512_vbmi2",
     "avx512bw": "avx512bw",
     "avx512dq": "avx512dq",
     "avx512vl": "avx512vl",
@@ -170,8 +189,15 @@ _X86_FEATURES = {
 
 
 def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
-    """Return what the CPU must have to run code for `target`, in the words of /proc/cpuinfo."""
+    """Return what the CPU must have to run code for `target`, in the words of /proc/cpuinfo.
+
+    Raises:
+        UserError: LLVM does not know the CPU's name.
+    """
     if not str(target.attrs.get("mtriple") or platform.machine()).startswith(("x86_64", "i686")):
         return ()
+    cpu = str(target.attrs.get("mcpu") or "generic")
+    if cpu not in {*tvm.target.codegen.llvm_get_cpu_archlist(target), "generic"}:
+        raise UserError(f"unknown CPU {cpu!r}, whose features cannot be told; expected a name that LLVM knows")
     with target:
         return tuple(linux for llvm, linux in _X86_FEATURES.items() if tvm.target.codegen.target_has_features(llvm))

@@ -8,7 +8,7 @@ import copy
 import importlib
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import zoo
+from ..arguments import Size, checked
 from ..errors import UserError
 from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
@@ -58,11 +59,12 @@ class Network:
 
     @property
     def parameters(self) -> int:
-        """The number of trained values."""
+        """The number of trained values: those of frozen parameters are not."""
         source: Any = self.module if self.module is not None else self.program
-        return sum(p.numel() for p in source.parameters())
+        return sum(p.numel() for p in source.parameters() if p.requires_grad)
 
-    def batch_sizes(self, batch: int | Sequence[int] | None) -> tuple[int, ...]:
+    @checked
+    def batch_sizes(self, batch: Size | Sequence[Size] | None) -> tuple[int, ...]:
         """Return the batch sizes to build for, ascending: `batch`, else that of the program or the examples, else 1.
 
         Raises:
@@ -73,8 +75,8 @@ class Network:
                 return (input_batch(self.program)[0],)
             return (self._example_batch,) if self.examples else (1,)
         sizes = (batch,) if isinstance(batch, int) else tuple(batch)
-        if not sizes or any(size < 1 for size in sizes):
-            raise UserError(f"batch sizes must be positive whole numbers, got {list(sizes)}; for example --batch 1,8")
+        if not sizes:
+            raise UserError("batch must have at least one size, got none; for example --batch 1,8")
         return tuple(sorted(set(sizes)))
 
     def resolve_dtype(self, dtype: str | None) -> str:
@@ -83,15 +85,17 @@ class Network:
         Raises:
             UserError: unknown, or one that this network cannot have.
         """
+        if dtype is not None and dtype not in DTYPES:
+            raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
         if self.program is not None:
             own = str(input_batch(self.program)[1]).removeprefix("torch.")
+            if own not in DTYPES:
+                raise UserError(f"{self.name} was exported in {own}; export it in one of {', '.join(DTYPES)}")
             if dtype not in (None, own) and own != "float32":
                 raise UserError(
                     f"{self.name} was exported in {own}, not {dtype}; export it in float32 or leave out --dtype"
                 )
             return dtype or own
-        if dtype is not None and dtype not in DTYPES:
-            raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
         if dtype not in (None, "float32") and self.task in ("detection", "instance_segmentation"):
             raise UserError(f"{self.name} computes boxes in pixels, which {dtype} is too coarse for; leave out --dtype")
         return dtype or "float32"
@@ -131,13 +135,21 @@ class Network:
         if self.examples:
             return self._export_resized(self._example_batch, batch)
         assert self.image_size is not None
-        weights = [p for p in self.module.parameters() if p.dim() == 4]
-        if not weights:
+        convolutions = [part.in_channels for part in self.module.modules() if isinstance(part, torch.nn.Conv2d)]
+        channels = [*convolutions, *(p.shape[1] for p in self.module.parameters() if p.dim() == 4)]
+        if not channels:
             raise UserError(
                 f"cannot tell the inputs of {self.name}, which has no convolution; give example inputs beside the "
                 "module: (module, inputs)"
             )
-        return export_module(self.module, [torch.zeros(batch, weights[0].shape[1], *self.image_size)])
+        shape = (batch, channels[0], *self.image_size)
+        try:
+            picture = torch.zeros(shape)
+        except RuntimeError as error:
+            raise UserError(
+                f"an input of {list(shape)} does not fit into memory; take a smaller batch or size"
+            ) from error
+        return export_module(self.module, [picture])
 
     def _export_resized(self, own: int, batch: int) -> torch.export.ExportedProgram:
         """Trace the examples with `batch` where their first size is `own`."""
@@ -189,11 +201,12 @@ class Network:
         return candidates[0]
 
 
+@checked
 def resolve_network(
-    model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
+    model: Any,
     *,
-    checkpoint: str | Path | None = None,
-    image_size: tuple[int, int] | None = None,
+    checkpoint: str | Path | Mapping[str, torch.Tensor] | None = None,
+    image_size: tuple[Size, Size] | None = None,
 ) -> Network:
     """Return the network of a zoo name, a `.pt2` file, `package.module:function`, or a module.
 
@@ -208,7 +221,7 @@ def resolve_network(
         assert network.module is not None
         network.name = type(network.module).__name__
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
-        network.module = copy.deepcopy(network.module).eval().float()
+        network.module = _copy(network.module).eval().float()
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
@@ -221,13 +234,32 @@ def resolve_network(
     if checkpoint is not None:
         assert network.module is not None
         load_checkpoint(network.module, checkpoint)
-        network.weights_origin = str(checkpoint)
+        network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     if network.examples:
         if image_size is not None:
             raise UserError(f"{network.name} comes with example inputs, which have sizes; leave out --image-size")
     else:
         network.image_size = image_size or network.image_size or (224, 224)
     return network
+
+
+def _copy(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of `module` and its tensors.
+
+    Raises:
+        UserError: something in it cannot be copied.
+    """
+    # tensors that were computed, as the weight of `weight_norm`, are copied as values
+    computed = [x for part in module.modules() for x in vars(part).values() if isinstance(x, torch.Tensor)]
+    memo: dict[int, Any] = {id(x): x.detach().clone() for x in computed if not x.is_leaf}
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # whatever the parts' own copying raises
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{type(module).__name__} cannot be copied ({reason[0] if reason else type(error).__name__}), so that it "
+            "would stay as it is; take out what copy.deepcopy refuses, or name it as package.module:function"
+        ) from error
 
 
 def _from_zoo(name: str, own_weights: bool) -> Network:
@@ -289,10 +321,11 @@ def _given(model: Any, name: str, verb: str) -> Network:
 
 
 def input_batch(program: torch.export.ExportedProgram) -> tuple[int, torch.dtype]:
-    """Return the batch size that `program` was exported for, and the dtype of its inputs that are no whole numbers."""
+    """Return the batch size that `program` was exported for, and the dtype of its floating inputs, else weights."""
     inputs = _input_shapes(program)
     batch = next((int(shape[0]) for shape, _ in inputs if shape), 1)
-    return batch, next((dtype for _, dtype in inputs if dtype.is_floating_point), torch.float32)
+    dtypes = [dtype for _, dtype in inputs] + [p.dtype for p in program.parameters()]
+    return batch, next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
 
 
 def _input_shapes(program: torch.export.ExportedProgram) -> Sequence[tuple[tuple[Any, ...], torch.dtype]]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import UserError
 
 _SHOWN = 4
@@ -28,8 +29,9 @@ _NUMPY_SCALARS: list[Any] = [
 ]
 
 
-def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Fill `model` from a file; the model is left as it was where anything does not fit.
+@checked
+def load_checkpoint(model: nn.Module, path: str | os.PathLike[str] | Mapping[str, Any]) -> None:
+    """Fill `model` from a file, or what one holds; the model is left as it was where anything does not fit.
 
     Takes `{"state_dict": ..., "meta": ...}` as OpenMMLab writes it, a bare state dict (read with `weights_only=True`),
     and `.safetensors`. A `module.` before the names (DataParallel) is dropped; a backbone's own checkpoint, without
@@ -39,10 +41,10 @@ def load_checkpoint(model: nn.Module, path: str | os.PathLike[str]) -> None:
         UserError: a missing, truncated or foreign file, or one with missing, surplus or wrongly shaped tensors,
             listed by name.
     """
-    file = Path(path)
-    if not file.is_file():
+    file = Path("the state dict" if isinstance(path, Mapping) else path)
+    if not isinstance(path, Mapping) and not file.is_file():
         raise UserError(f"checkpoint {file} is no file; name a .pth, .pt or .safetensors file")
-    state = _strip_prefix(_read(file), "module.")
+    state = _strip_prefix(_state_dict(path, file) if isinstance(path, Mapping) else _read(file), "module.")
     target: nn.Module = model
     backbone = getattr(model, "backbone", None)
     if isinstance(backbone, nn.Module) and not any(name.startswith("backbone.") for name in state):

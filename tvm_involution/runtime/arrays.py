@@ -47,11 +47,17 @@ def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
         UserError: they are neither all numpy arrays nor all torch tensors, or the tensors lie on another device.
     """
     if inputs and all(isinstance(array, np.ndarray) for array in inputs):
+        if any(isinstance(array, np.ma.MaskedArray) for array in inputs):
+            raise UserError("a network takes plain arrays, got a masked one; fill it: .filled(0)")
         return NumpyArrays(device)
     torch = sys.modules.get("torch")
     if torch is not None and inputs and all(isinstance(array, torch.Tensor) for array in inputs):
         wanted = torch.device(device[0]) if device[0] == "cpu" else torch.device(*device)
         for tensor in inputs:
+            if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+                raise UserError("a network cannot run inside vmap and other torch.func transformations; pass batches")
+            if tensor.layout != torch.strided:
+                raise UserError(f"a network takes dense tensors, got {tensor.layout}; convert it: .to_dense()")
             if tensor.device != wanted:
                 raise UserError(
                     f'the network runs on {wanted}, got a tensor on {tensor.device}; move it: .to("{wanted}")'

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..arguments import check_argument
 from ..errors import UserError
 from .arrays import ArrayKind, array_kind
 from .batching import split_batch
@@ -129,6 +130,10 @@ def load(path: str | os.PathLike[str], device: str | None = None) -> CompiledNet
     Raises:
         UserError: the file is missing, damaged or for another machine, or the device is not there.
     """
+    path = check_argument("load: path", path, str | os.PathLike)
+    if not isinstance(device, (str, type(None))) and type(device).__module__ == "torch":
+        device = str(device)  # a torch.device
+    device = check_argument("load: device", device, str | None)
     metadata = read_metadata(path)
     wanted, colon, index = (device or metadata.device_type).partition(":")
     if wanted not in _DLPACK or (colon and (wanted == "cpu" or not index.isdecimal())):

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tvm
 from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from ..frontend.network import Network, resolve_network
 from ..records.database import FAILED, TuningDatabase, seconds, write_best
@@ -28,7 +30,7 @@ from ..records.manifest import Manifest, TunedNetwork, read_manifest
 from ..runtime.machine import architecture, cpu_name, missing_features
 from ..runtime.threads import physical_cores
 from ..runtime.tvm_runtime import tvm_version
-from ..target import cpu_features, gpu_name, resolve_target, target_key
+from ..target import as_target, cpu_features, gpu_name, target_key
 from .measure import Candidate, Measurement, Measurer, RpcTracker
 from .scheduler import TaskState, next_state
 from .tasks import TuningTask, extract_tasks, search_context
@@ -71,15 +73,16 @@ class TuningProgress:
         return max(0.0, self.minutes - (time.monotonic() - self.started) / 60)
 
 
+@checked
 def tune(
-    model: str | Path | torch.nn.Module,
+    model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     target: str | tvm.target.Target = "llvm",
     *,
     trials: int | None = None,
     minutes: float | None = None,
-    batch: int | None = None,
+    batch: Size | None = None,
     dtype: str | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[Size, Size] | None = None,
     log_dir: str | Path | None = None,
     rpc: str | None = None,
     rpc_key: str | None = None,
@@ -107,7 +110,7 @@ def tune(
         UserError: whatever is wrong with the arguments, a full disk, no device: what was measured before is kept.
     """
     _check_installed()
-    resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
+    resolved = as_target(target)
     tracker = _tracker(rpc, rpc_key)
     if trials is None and minutes is None:
         trials = DEFAULT_TRIALS
