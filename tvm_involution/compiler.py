@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def compile(  # the contract's verb
     model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     target: str | tvm.target.Target = "llvm",
     *,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
     batch: int | Sequence[int] | None = None,
     dtype: str | None = None,
     image_size: tuple[int, int] | None = None,

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import importlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class Network:
 def resolve_network(
     model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     *,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> Network:
     """Return the network of a zoo name, a `.pt2` file, `package.module:function`, or a module.
@@ -169,7 +169,7 @@ def resolve_network(
     if checkpoint is not None:
         assert network.module is not None
         load_checkpoint(network.module, checkpoint)
-        network.weights_origin = str(checkpoint)
+        network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     if network.examples:
         if image_size is not None:
             raise UserError(f"{network.name} comes with example inputs, which have sizes; leave out --image-size")
