@@ -39,9 +39,14 @@ def test_seal_and_read(tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.so", tmp_path):
+    for path in (tmp_path / "none.so", "x" * 5000, "a\0b"):
         with pytest.raises(UserError, match="does not exist"):
             ti.load(path)
+    for path in (tmp_path, "/dev/null"):
+        with pytest.raises(UserError, match="is no file"):
+            ti.load(path)
+    with pytest.raises(UserError, match="named by its path, got NoneType"):
+        ti.load(None)  # type: ignore[arg-type]
 
 
 def test_other_files(tmp_path: Path, library: Path) -> None:

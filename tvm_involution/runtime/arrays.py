@@ -28,7 +28,10 @@ class ArrayKind(Protocol):
         """Return `array` as a TVM tensor on the network's device; without a copy where its memory serves."""
 
     def from_tvm(self, tensor: Any) -> Any:
-        """Return a TVM tensor as an array."""
+        """Return a TVM tensor as an array, without a copy where it lies in memory of that kind."""
+
+    def copy(self, array: Any) -> Any:
+        """Return an array in memory of its own."""
 
     def concatenate(self, parts: Sequence[Any]) -> Any:
         """Join arrays along the first dimension."""
@@ -98,6 +101,9 @@ class NumpyArrays:
             return np.from_dlpack(_view(tensor, "uint16")).view(numpy_dtype("bfloat16"))
         return np.from_dlpack(tensor)
 
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        return array.copy()
+
     def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate(parts)
 
@@ -131,6 +137,9 @@ class TorchTensors:
 
     def from_tvm(self, tensor: Any) -> Any:
         return self._torch.from_dlpack(tensor)
+
+    def copy(self, array: Any) -> Any:
+        return array.clone()
 
     def concatenate(self, parts: Sequence[Any]) -> Any:
         return self._torch.cat(list(parts))

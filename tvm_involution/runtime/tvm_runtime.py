@@ -51,6 +51,15 @@ def load_cuda_runtime() -> None:
         ) from error
 
 
+def release_memory() -> None:
+    """Give back what networks that are gone computed in, which the runtime keeps for the next call of any.
+
+    On a machine with a GPU in use the memory stays: to free it there waits for the GPU and disturbs a capture.
+    """
+    if not load_cuda_runtime.cache_info().currsize:
+        tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()
+
+
 def check_cuda_device(index: int, architecture: str) -> None:
     """Load the CUDA part of the runtime and check that GPU `index` exists and runs code for `architecture`.
 
