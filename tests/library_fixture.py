@@ -53,7 +53,7 @@ def build_library(path: Path, body: Callable[..., relax.Expr], **changes: object
     builder = relax.BlockBuilder()
     for batch in metadata.batch_sizes:
         parameters = [
-            relax.Var(spec.name, relax.TensorType((batch, *spec.shape[1:]), spec.dtype)) for spec in metadata.inputs
+            relax.Var(spec.name, relax.TensorType(spec.shape_for(batch), spec.dtype)) for spec in metadata.inputs
         ]
         with builder.function(f"batch_{batch}", parameters):
             with builder.dataflow():

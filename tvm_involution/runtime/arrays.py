@@ -47,9 +47,12 @@ def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
     """Return the kind that all `inputs` are of.
 
     Raises:
-        UserError: they are neither all numpy arrays nor all torch tensors, or the tensors lie on another device.
+        UserError: they are neither all numpy arrays nor all torch tensors, one is more or less than numbers in memory
+            (masked, sparse, quantized, without storage), or a tensor lies on another device.
     """
     if inputs and all(isinstance(array, np.ndarray) for array in inputs):
+        if any(isinstance(array, np.ma.MaskedArray) for array in inputs):
+            raise UserError("a network knows no masks, got a masked array; give every value: .filled(0)")
         return NumpyArrays(device)
     torch = sys.modules.get("torch")
     if torch is not None and inputs and all(isinstance(array, torch.Tensor) for array in inputs):
@@ -59,9 +62,29 @@ def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
                 raise UserError(
                     f'the network runs on {wanted}, got a tensor on {tensor.device}; move it: .to("{wanted}")'
                 )
+            if strangeness := _strangeness(tensor):
+                raise UserError(f"a network takes plain tensors, got one {strangeness}")
         return TorchTensors(wanted)
     kinds = ", ".join(type(array).__name__ for array in inputs) or "nothing"
     raise UserError(f"a network takes numpy arrays or torch tensors, all of one kind; got {kinds}")
+
+
+def _strangeness(tensor: Any) -> str:
+    """Return why a torch tensor is not what its shape and dtype say, and what to do; nothing where it is."""
+    if tensor.is_quantized:
+        return "that is quantized; convert it: .dequantize()"
+    if tensor.is_nested:
+        return "that is nested; pad it: .to_padded_tensor(0)"
+    layout = str(tensor.layout).removeprefix("torch.")
+    if layout != "strided":
+        return f"of layout {layout}; convert it: .to_dense()"
+    try:
+        in_memory = tensor.data_ptr() or not tensor.numel()
+    except RuntimeError:
+        in_memory = False
+    return (
+        "" if in_memory else "without memory: fake, masked, or under a transform of torch.func, which cannot be taken"
+    )
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -130,7 +153,8 @@ class TorchTensors:
         return self._torch.cat([array, array.new_zeros(size - len(array), *array.shape[1:])])
 
     def to_tvm(self, array: Any) -> Any:
-        array = array.detach().contiguous()
+        # a lazy negative or conjugate is a bit beside the memory
+        array = array.detach().resolve_conj().resolve_neg().contiguous()
         if array.data_ptr() % _ALIGNMENT:
             array = array.clone()
         return tvm_ffi.from_dlpack(array)

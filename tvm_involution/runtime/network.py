@@ -134,7 +134,9 @@ class CompiledNetwork:
             given = [kind.to_tvm(array) for array in inputs]
             try:
                 returned = self._on_device(self._functions[size], *given)
-            except RuntimeError as error:
+            except UserError:
+                raise
+            except Exception as error:  # kernels raise what their checks of arguments raise
                 raise UserError(
                     f"{self.metadata.name} stopped: {_last_line(error)}; where memory is short free some, otherwise "
                     "compile it again"
