@@ -51,7 +51,9 @@ def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
             (masked, sparse, quantized, without storage), or a tensor lies on another device.
     """
     if inputs and all(isinstance(array, np.ndarray) for array in inputs):
-        if any(isinstance(array, np.ma.MaskedArray) for array in inputs):
+        # not `np.ma`, which is imported when first named: a child forked meanwhile would wait for that import for ever
+        masked = sys.modules.get("numpy.ma")
+        if masked is not None and any(isinstance(array, masked.MaskedArray) for array in inputs):
             raise UserError("a network knows no masks, got a masked array; give every value: .filled(0)")
         return NumpyArrays(device)
     torch = sys.modules.get("torch")

@@ -78,8 +78,9 @@ class CompiledNetwork:
 
         Raises:
             UserError: wrong number, kind, rank, shape or dtype of inputs; a batch that the library cannot be called
-                with; a network on a GPU in a forked process.
+                with; a network on a GPU in a forked process; Python is gone but for destructors.
         """
+        self._check_process()
         kind = array_kind(inputs, self.device)
         batch = self._check(inputs, kind)
         if batch in self._functions:
@@ -156,12 +157,16 @@ class CompiledNetwork:
             return run_on_pool(function, *arguments)
         return function(*arguments)
 
+    def _check_process(self) -> None:
+        if sys.is_finalizing():
+            raise UserError(
+                f"{self.metadata.name} was called when Python had shut down; call it in an atexit handler instead"
+            )
+        if self.device[0] != "cpu" and os.getpid() != self._process:
+            raise UserError(f"{self.metadata.name} runs on a GPU, which a forked process cannot use; start it by spawn")
+
     def _check(self, inputs: Sequence[Any], kind: ArrayKind) -> int:
         specs, sizes, name = self.metadata.inputs, self.metadata.batch_sizes, self.metadata.name
-        if self.device[0] != "cpu" and os.getpid() != self._process:
-            raise UserError(
-                f"{name} runs on a GPU, which a forked process cannot use; start it by spawn, or load the library there"
-            )
         if len(inputs) != len(specs):
             names = ", ".join(spec.name for spec in specs)
             raise UserError(f"{name} takes {len(specs)} inputs ({names}), got {len(inputs)}")
