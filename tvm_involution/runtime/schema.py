@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 import typing
 import unicodedata
 from typing import Any
 
 _EXPECTED = {str: "a string", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
+
+_LONGEST = 4096
 
 
 def decode(kind: Any, value: Any, where: str) -> Any:
@@ -22,8 +24,8 @@ def decode(kind: Any, value: Any, where: str) -> Any:
         where: the value's name, for messages.
 
     Raises:
-        ValueError: something is missing, foreign or of another type, a number is not finite, or a string has control
-            characters, which a terminal would act upon.
+        ValueError: something is missing, foreign or of another type, a number is not finite or beyond 64 bits, a string
+            has more than 4096 characters, or one that controls terminals.
     """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
@@ -35,11 +37,13 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     if kind is types.NoneType:
         fits = value is None
     elif kind is float:
-        fits = type(value) in (int, float) and math.isfinite(value)
+        fits = type(value) in (int, float) and abs(value) <= sys.float_info.max
     else:
         fits = type(value) is (origin or kind)
-    if kind is str and fits:
-        fits = not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value)
+    if fits and kind is int:
+        fits = abs(value) < 2**63
+    elif fits and kind is str:
+        fits = len(value) <= _LONGEST and not any(unicodedata.category(letter) in ("Cc", "Cs") for letter in value)
     if not fits:
         raise ValueError(f"{where} must be {_EXPECTED.get(origin or kind, 'null')}, got {_shorten(value)}")
     return float(value) if kind is float else value
