@@ -22,9 +22,9 @@ from tvm.s_tir import meta_schedule as ms
 
 from ..errors import UserError
 from ..frontend.network import Network, resolve_network
-from ..records.database import FAILED, TuningDatabase, seconds, write_best
+from ..records.database import FAILED, TuningDatabase, exists, seconds, write_best
 from ..records.folders import user_folder
-from ..records.manifest import Manifest, TunedNetwork, read_manifest
+from ..records.manifest import Manifest, TunedNetwork, writable_manifest
 from ..runtime.machine import architecture, cpu_name, missing_features
 from ..runtime.threads import physical_cores
 from ..runtime.tvm_runtime import tvm_version
@@ -120,6 +120,8 @@ def tune(
         network = resolve_network(model, image_size=image_size)
         (size,) = network.batch_sizes(batch)
         wanted = network.resolve_dtype(dtype)
+        # before there are records, so that none is ever without
+        _manifest(folder, resolved).write(folder)
         tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
         database = TuningDatabase(folder / MEASURED)
         states = [_resumed(task, database) for task in tasks]
@@ -363,10 +365,8 @@ def _entry(network: Network, batch: int, dtype: str, run: TuningProgress) -> Tun
 
 
 def _manifest(folder: Path, target: tvm.target.Target) -> Manifest:
-    found = read_manifest(folder)
-    if found is not None and found.tvm_version == tvm_version():
-        return found
-    return Manifest(tvm_version(), json.loads(str(target)), f"{cpu_name()}, {physical_cores()} cores")
+    found = writable_manifest(folder, exists(folder) or exists(folder / MEASURED))
+    return found or Manifest(tvm_version(), json.loads(str(target)), f"{cpu_name()}, {physical_cores()} cores")
 
 
 def _check_installed() -> None:
