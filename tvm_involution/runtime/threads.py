@@ -69,6 +69,12 @@ def run_on_pool(function: Callable[..., _T], *arguments: Any) -> _T:
     return future.result()
 
 
+def run_between_calls(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call `function` in this thread while no network runs, and no process forks."""
+    with _runner.lock:
+        return function(*arguments)
+
+
 class _Runner:
     """The executor thread, which starts with the first call, and what a thread must hold to run networks."""
 

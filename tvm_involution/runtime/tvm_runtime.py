@@ -15,6 +15,7 @@ from pathlib import Path
 from ..compute_capability import runs_on
 from ..errors import UserError
 from .ffi import tvm_ffi
+from .threads import run_between_calls
 
 # DLPack's device type, and kExist and kComputeVersion of TVM's DeviceAttrKind
 _CUDA, _EXISTS, _COMPUTE_VERSION = 2, 0, 4
@@ -57,7 +58,7 @@ def release_memory() -> None:
     On a machine with a GPU in use the memory stays: to free it there waits for the GPU and disturbs a capture.
     """
     if not load_cuda_runtime.cache_info().currsize:
-        tvm_ffi.get_global_func("vm.builtin.memory_manager.clear")()
+        run_between_calls(tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"))
 
 
 def check_cuda_device(index: int, architecture: str) -> None:

@@ -26,7 +26,7 @@ from ..records.database import FAILED, TuningDatabase, exists, seconds, write_be
 from ..records.folders import user_folder
 from ..records.manifest import Manifest, TunedNetwork, writable_manifest
 from ..runtime.machine import architecture, cpu_name, missing_features
-from ..runtime.threads import physical_cores
+from ..runtime.threads import physical_cores, thread_count
 from ..runtime.tvm_runtime import tvm_version
 from ..target import cpu_features, gpu_name, resolve_target, target_key
 from .measure import Candidate, Measurement, Measurer, RpcTracker
@@ -114,6 +114,7 @@ def tune(
     if (trials is not None and trials < 1) or (minutes is not None and minutes <= 0):
         raise UserError(f"the budget must be positive, got trials={trials}, minutes={minutes}; for example trials=1000")
     if tracker is None:
+        thread_count()  # else every candidate would fail by what is wrong with TVM_NUM_THREADS
         _check_measurable(resolved)
     folder = (Path(log_dir) if log_dir is not None else user_folder()) / target_key(resolved)
     with _exclusive(folder / MEASURED):
