@@ -68,6 +68,40 @@ print(sizes[-1] - sizes[9])
     assert float(run_python(code, heavy)) < 3 * 2 * MEGABYTES
 
 
+@pytest.mark.parametrize("calls", [1, 3])
+def test_what_a_network_computed_in_goes_with_it(tmp_path: Path, calls: int) -> None:
+    """Memory of 64 MiB that the runtime keeps for the next call, as long as there may be one."""
+    row = np.ones((1, 1 << 20), np.float32)
+    path = build_library(
+        tmp_path / "large.so",
+        lambda x: relax.op.multiply(x, relax.const(row)),
+        batch_sizes=(16,),
+        inputs=(TensorSpec("x", ("batch", 1), "float32"),),
+        outputs=(TensorSpec("y", ("batch", 1 << 20), "float32"),),
+    )
+    code = """
+import sys
+import numpy as np
+import tvm_involution as ti
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) / 256
+
+x = np.ones((16, 1), np.float32)
+other = ti.load(sys.argv[2])
+before = resident()
+net = ti.load(sys.argv[1])
+for _ in range(int(sys.argv[3])):
+    net(x)
+print(resident() - before)
+del net
+print(resident() - before)
+assert other(np.ones((1, 4), np.float32)).tolist() == [[3.0] * 4]
+"""
+    with_network, without = map(float, run_python(code, path, affine_library(tmp_path / "other.so"), calls).split())
+    assert with_network > 60 and without < 20
+
+
 def test_outputs_outlive_the_network(library: Path, rng: np.random.Generator) -> None:
     x = rng.standard_normal((8, 4), np.float32)
     outputs = [ti.load(library)(x + i) for i in range(5)]
@@ -173,6 +207,31 @@ for thread in threads:
 print(slowest)
 """
     assert float(run_python(code, library)) < 20
+
+
+def test_a_fork_waits_for_the_call_in_progress(library: Path) -> None:
+    """What the runtime is in the middle of, a child would be in the middle of for ever."""
+    code = """
+import os, sys, threading, time
+import tvm_involution as ti
+from tvm_involution.runtime.threads import run_on_pool
+
+ti.load(sys.argv[1])
+started, ended = threading.Event(), threading.Event()
+
+def call():
+    started.set()
+    time.sleep(0.5)
+    ended.set()
+
+threading.Thread(target=run_on_pool, args=(call,)).start()
+started.wait()
+child = os.fork()
+if child == 0:
+    os._exit(0 if ended.is_set() else 1)
+assert os.waitpid(child, 0)[1] == 0
+"""
+    run_python(code, library)
 
 
 def test_a_fork_within_a_call(library: Path) -> None:

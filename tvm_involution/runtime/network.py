@@ -54,8 +54,8 @@ class CompiledNetwork:
         if metadata.device_type != "cpu":
             devices += [_DLPACK["cpu"], 0, _POOLED]
         try:
-            self._vm = self._on_device(_start, module, devices)
-            self._functions = {size: self._vm[f"batch_{size}"] for size in metadata.batch_sizes}
+            machine = self._on_device(_start, module, devices)
+            self._functions = {size: machine[f"batch_{size}"] for size in metadata.batch_sizes}
         except UserError:
             raise
         except Exception as error:  # the loader's own error classes differ between versions
@@ -63,7 +63,7 @@ class CompiledNetwork:
                 f"cannot load {source.path}: {_last_line(error)}; compile it again on this machine"
             ) from error
         self._fresh = {size: FreshOutputs() for size in metadata.batch_sizes}
-        weakref.finalize(self, release_memory).atexit = False
+        weakref.finalize(self, _free, self._functions, self._fresh).atexit = False
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the network.
@@ -258,6 +258,13 @@ def _start(path: Path, devices: Sequence[int]) -> Any:
     machine = module["vm_load_executable"]()
     machine["vm_initialization"](*devices)
     return machine
+
+
+def _free(*holders: dict[int, Any]) -> None:
+    # functions hold their machine, and that what it returned last
+    for holder in holders:
+        holder.clear()
+    release_memory()
 
 
 def _last_line(error: Exception) -> str:
