@@ -26,7 +26,7 @@ from tvm_involution.runtime.library_file import read_metadata
 
 _VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 3, 2**31, 10**12, 10**400, 1.5, -0.0, 1e308, float("nan"), float("inf"),
-    "", "batch", "x", "\n", "\x1b[2J", "\ud800", "float32", "ü" * 5000,
+    "", "batch", "x", "\n", "\x1b[2J", "\ud800", "float32", "?", "2*batch", "0*batch", "ü" * 5000,
     [], [0], [1, 8], [8, 1], [1, 1], [None], [[]], [2**40] * 3, ["a", "b", "c"], ["batch"], [[300, 0, 0]] * 3,
     [[1, 2, 3]] * 3, {}, {"kind": 3}, {"kind": "llvm"}, {"a": {"b": {}}},
 ]  # fmt: skip

@@ -245,23 +245,25 @@ def test_fresh_outputs_are_not_copied(affine: CompiledNetwork) -> None:
 
 
 def test_batch_on_another_axis(folder: Path, rng: np.random.Generator) -> None:
-    """The first tensor is the network's own, the batch is an axis in the middle, and is not cut into pieces."""
+    """The first tensor is the network's own; the batch is an axis in the middle, of which a picture has two entries."""
     net = ti.load(
         build_library(
             folder / "middle.so",
-            lambda w, x: relax.op.multiply(w, x),
-            inputs=(TensorSpec("w", (1, 1, 1), "float32"), TensorSpec("x", (3, "batch", 2), "float32")),
-            outputs=(TensorSpec("y", (3, "batch", 2), "float32"),),
+            lambda w, x: relax.Tuple([relax.op.multiply(w, x), relax.op.permute_dims(x, [2, 1, 0])]),
+            inputs=(TensorSpec("w", (1, 1, 1), "float32"), TensorSpec("x", (3, "2*batch", 2), "float32")),
+            outputs=(TensorSpec("y", (3, "2*batch", 2), "float32"), TensorSpec("z", (2, "2*batch", 3), "float32")),
         )
     )
     w = rng.standard_normal((1, 1, 1), np.float32)
-    for batch in (1, 8):
-        x = rng.standard_normal((3, batch, 2), np.float32)
-        np.testing.assert_array_equal(net(w, x), w * x)
-    with pytest.raises(UserError, match="takes batches of 1 or 8 only, got 5"):
+    for batch in (1, 3, 8, 9):
+        x = rng.standard_normal((3, 2 * batch, 2), np.float32)
+        for y, z in (net(w, x), net(torch.from_numpy(w), torch.from_numpy(x))):
+            np.testing.assert_array_equal(y, w * x)
+            np.testing.assert_array_equal(z, x.transpose(2, 1, 0))
+    with pytest.raises(UserError, match=r"input 'x' must have shape \(3, 2\*batch, 2\).*, got \(2, 2, 2\)"):
+        net(w, np.zeros((2, 2, 2), np.float32))
+    with pytest.raises(UserError, match=r"got \(3, 5, 2\)"):
         net(w, np.zeros((3, 5, 2), np.float32))
-    with pytest.raises(UserError, match=r"input 'x' must have shape \(3, batch, 2\).*, got \(2, 1, 2\)"):
-        net(w, np.zeros((2, 1, 2), np.float32))
 
 
 def test_an_input_for_the_whole_batch(folder: Path, rng: np.random.Generator) -> None:
@@ -285,11 +287,12 @@ def test_an_output_for_the_whole_batch(folder: Path, rng: np.random.Generator) -
             folder / "mean.so",
             lambda x: relax.Tuple([x, relax.op.mean(x, axis=0, keepdims=True)]),
             outputs=(TensorSpec("x", ("batch", 4), "float32"), TensorSpec("m", (1, 4), "float32")),
+            mixed_by="mean over the pictures",
         )
     )
     x = rng.standard_normal((8, 4), np.float32)
     np.testing.assert_allclose(net(x)[1], x.mean(0, keepdims=True), rtol=1e-5, atol=1e-6)
-    with pytest.raises(UserError, match="takes batches of 1 or 8 only, got 3"):
+    with pytest.raises(UserError, match=r"takes batches of 1 or 8 alone, got 3; .*mean over the pictures"):
         net(x[:3])
 
 

@@ -21,8 +21,8 @@ _ALIGNMENT = 64
 class ArrayKind(Protocol):
     """One library of arrays."""
 
-    def pad(self, array: Any, size: int) -> Any:
-        """Return `array` with zeros after it, up to `size` entries of the first dimension."""
+    def pad(self, array: Any, size: int, axis: int) -> Any:
+        """Return `array` with zeros after it, up to `size` entries along `axis`."""
 
     def to_tvm(self, array: Any) -> Any:
         """Return `array` as a TVM tensor on the network's device; without a copy where its memory serves."""
@@ -33,8 +33,8 @@ class ArrayKind(Protocol):
     def copy(self, array: Any) -> Any:
         """Return an array in memory of its own."""
 
-    def concatenate(self, parts: Sequence[Any]) -> Any:
-        """Join arrays along the first dimension."""
+    def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
+        """Join arrays along a dimension."""
 
     def conversion(self, dtype: str) -> str:
         """Return the call that converts an array to `dtype`, for messages."""
@@ -104,10 +104,11 @@ class NumpyArrays:
     def __init__(self, device: tuple[str, int]) -> None:
         self._device = None if device[0] == "cpu" else tvm_ffi.device(*device)
 
-    def pad(self, array: np.ndarray, size: int) -> np.ndarray:
-        if len(array) == size:
+    def pad(self, array: np.ndarray, size: int, axis: int) -> np.ndarray:
+        if array.shape[axis] == size:
             return array
-        return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
+        missing = (*array.shape[:axis], size - array.shape[axis], *array.shape[axis + 1 :])
+        return np.concatenate([array, np.zeros(missing, array.dtype)], axis)
 
     def to_tvm(self, array: np.ndarray) -> Any:
         if not array.flags.c_contiguous or array.ctypes.data % _ALIGNMENT or not array.flags.writeable:
@@ -129,8 +130,8 @@ class NumpyArrays:
     def copy(self, array: np.ndarray) -> np.ndarray:
         return array.copy()
 
-    def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts)
+    def concatenate(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        return np.concatenate(parts, axis)
 
     def conversion(self, dtype: str) -> str:
         return f'.astype("{dtype}")' if dtype != "bfloat16" else ".astype(ml_dtypes.bfloat16)"
@@ -149,10 +150,11 @@ class TorchTensors:
         self._torch = sys.modules["torch"]
         self._device = device
 
-    def pad(self, array: Any, size: int) -> Any:
-        if len(array) == size:
+    def pad(self, array: Any, size: int, axis: int) -> Any:
+        if array.shape[axis] == size:
             return array
-        return self._torch.cat([array, array.new_zeros(size - len(array), *array.shape[1:])])
+        missing = (*array.shape[:axis], size - array.shape[axis], *array.shape[axis + 1 :])
+        return self._torch.cat([array, array.new_zeros(missing)], axis)
 
     def to_tvm(self, array: Any) -> Any:
         # a lazy negative or conjugate is a bit beside the memory
@@ -167,8 +169,8 @@ class TorchTensors:
     def copy(self, array: Any) -> Any:
         return array.clone()
 
-    def concatenate(self, parts: Sequence[Any]) -> Any:
-        return self._torch.cat(list(parts))
+    def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
+        return self._torch.cat(list(parts), axis)
 
     def conversion(self, dtype: str) -> str:
         return f".to(torch.{dtype})"

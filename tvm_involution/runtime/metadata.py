@@ -17,11 +17,16 @@ from .schema import decode
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16")
 """what a library may compute in"""
+BATCH = "batch"
+"""the entry of a shape that is the batch; `K*batch` is K times as large"""
+UNKNOWN = "?"
+"""the entry of a shape that changes with the batch in another way"""
 
 _TENSOR_DTYPES = frozenset(
     (*DTYPES, "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
 )
 _MOST_ELEMENTS = 2**31
+_ENTRY = re.compile(r"([1-9][0-9]{0,8}\*)?batch|\?")
 _LAYOUT = re.compile("[A-Z]*")
 _VERSION = re.compile(r"\d+\.\d+")
 
@@ -39,8 +44,11 @@ _LARGEST_ZOOM = 16
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output. `shape` has the word "batch" on the axes that are as long as the batch, most often the first;
-    a tensor without it is one for the whole batch.
+    """An input or output.
+
+    `shape` has the word `batch` where the batch is, `K*batch` where each picture has K entries, one picture's after
+    another's, and `?` where the size depends on the batch in another way. Without such a word the tensor is one for any
+    batch.
     """
 
     name: str
@@ -49,13 +57,36 @@ class TensorSpec:
     layout: str = ""
 
     @property
-    def batch_axes(self) -> tuple[int, ...]:
-        """The axes that are as long as the batch."""
-        return tuple(axis for axis, size in enumerate(self.shape) if size == "batch")
+    def batched(self) -> bool:
+        """Whether the tensor has a batch."""
+        return self.batch_axis is not None
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The axis along which the batch is, None where the tensor is one for any batch."""
+        return next((axis for axis, d in enumerate(self.shape) if _per_picture(d)), None)
+
+    @property
+    def per_picture(self) -> int:
+        """How many entries of `batch_axis` a picture has; 0 where there is no such axis."""
+        return 0 if self.batch_axis is None else _per_picture(self.shape[self.batch_axis])
 
     def shape_for(self, batch: int) -> tuple[int, ...]:
-        """Return the shape with a batch of `batch`."""
-        return tuple(batch if d == "batch" else int(d) for d in self.shape)
+        """Return the shape with a batch of `batch`.
+
+        Raises:
+            UserError: an entry is `?`.
+        """
+        if UNKNOWN in self.shape:
+            raise UserError(f"the shape of {self.name!r}, {self.shape}, is not told by the batch size")
+        return tuple(k * batch if (k := _per_picture(d)) else int(d) for d in self.shape)
+
+
+def _per_picture(entry: int | str) -> int:
+    """Return K of `K*batch`, 1 of `batch`, 0 of what does not grow with the batch."""
+    if not isinstance(entry, str) or not entry.endswith(BATCH):
+        return 0
+    return int(entry.removesuffix(BATCH).removesuffix("*") or 1)
 
 
 @dataclass(frozen=True)
@@ -118,6 +149,9 @@ class LibraryMetadata:
     """the data set's own numbers of the classes, where it counts differently"""
     colours: tuple[tuple[int, int, int], ...] | None = None
     """of the classes in a colour map: red, green, blue"""
+    mixed_by: str = ""
+    """what mixes the pictures of a batch, so that no other batch sizes are served; empty where each picture's outputs
+    depend on that picture alone"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT
@@ -161,9 +195,9 @@ def _problems(metadata: LibraryMetadata) -> Iterator[str]:
         for spec in specs:
             if spec.dtype not in _TENSOR_DTYPES:
                 yield f"{where} {spec.name}: there is no dtype {spec.dtype!r:.40}"
-            if any(d != "batch" if isinstance(d, str) else d < 0 for d in spec.shape):
+            if any(not _ENTRY.fullmatch(d) if isinstance(d, str) else d < 0 for d in spec.shape):
                 yield f'{where} {spec.name}: a shape has sizes and the word "batch"'
-            elif math.prod(spec.shape_for(1)) > _MOST_ELEMENTS:
+            elif math.prod(_per_picture(d) or int(d) for d in spec.shape if d != UNKNOWN) > _MOST_ELEMENTS:
                 yield f"{where} {spec.name}: more than {_MOST_ELEMENTS} elements"
             if spec.layout and (not _LAYOUT.fullmatch(spec.layout) or len(spec.layout) != len(spec.shape)):
                 yield f"{where} {spec.name}: a layout has a capital letter for each axis"
@@ -200,7 +234,7 @@ def _problems_of_pictures(metadata: LibraryMetadata) -> Iterator[str]:
     answer = _ANSWERS.get(metadata.task, {})
     if preprocessing is not None:
         shape = metadata.inputs[0].shape if len(metadata.inputs) == 1 else ()
-        if len(shape) != 4 or shape[:2] != ("batch", 3) or shape[2] in ("batch", 0) or shape[3] in ("batch", 0):
+        if len(shape) != 4 or shape[:2] != (BATCH, 3) or any(isinstance(d, str) or not d for d in shape[2:]):
             yield "preprocessing is for one input of pictures, (batch, 3, height, width)"
         resize, crop = preprocessing.resize, preprocessing.crop
         if (resize is None) != (crop is None):
@@ -221,7 +255,7 @@ def _problems_of_pictures(metadata: LibraryMetadata) -> Iterator[str]:
     shapes = {spec.name: spec.shape for spec in metadata.outputs}
     for name, rank in answer.items():
         shape = shapes.get(name, ())
-        if len(shape) != rank or shape[0] != "batch" or "batch" in shape[1:]:
+        if len(shape) != rank or shape[0] != BATCH or any(isinstance(d, str) for d in shape[1:]):
             yield f"the task {metadata.task} has an output {name} of {rank} axes, batch first"
         elif name == "logits" and classes is not None and shape[1] != len(classes):
             yield "classes must be as many as logits"

@@ -19,7 +19,7 @@ from .batching import split_batch
 from .ffi import tvm_ffi
 from .fresh_outputs import FreshOutputs
 from .library_file import check_runnable, private_copy
-from .metadata import LibraryMetadata, TensorSpec
+from .metadata import UNKNOWN, LibraryMetadata, TensorSpec
 from .stream_order import StreamOrder
 from .threads import run_on_pool
 from .tvm_runtime import check_cuda_device, load_runtime, release_memory, tvm_version
@@ -122,12 +122,16 @@ class CompiledNetwork:
         for size in split_batch(batch, self.metadata.batch_sizes):
             taken = min(size, batch - position)
             parts = [
-                kind.pad(array[position : position + taken], size) if spec.batch_axes else array
+                _padded(spec, _pictures(spec, array, position, position + taken), size, kind)
                 for spec, array in zip(self.metadata.inputs, inputs, strict=True)
             ]
-            pieces.append([output[:taken] for output in self._call(size, kind, parts)])
+            outputs = zip(self.metadata.outputs, self._call(size, kind, parts), strict=True)
+            pieces.append([_pictures(spec, output, 0, taken) for spec, output in outputs])
             position += taken
-        return [parts[0] if len(parts) == 1 else kind.concatenate(parts) for parts in zip(*pieces, strict=True)]
+        return [
+            parts[0] if len(parts) == 1 or spec.batch_axis is None else kind.concatenate(parts, spec.batch_axis)
+            for spec, parts in zip(self.metadata.outputs, zip(*pieces, strict=True), strict=True)
+        ]
 
     def _call(self, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
         """Call the function for batches of `size`."""
@@ -172,31 +176,25 @@ class CompiledNetwork:
             raise UserError(f"{name} takes {len(specs)} inputs ({names}), got {len(inputs)}")
         batch = sizes[0]
         for spec, array in zip(specs, inputs, strict=True):
-            if spec.batch_axes:
-                axis = spec.batch_axes[0]
-                batch = int(array.shape[axis]) if array.ndim > axis else 0
+            if spec.batch_axis is not None:
+                batch = int(array.shape[spec.batch_axis]) // spec.per_picture if array.ndim > spec.batch_axis else 0
                 break
         for spec, array in zip(specs, inputs, strict=True):
             _check_input(spec, array, batch, kind)
-        if batch not in sizes and not self._divisible:
+        if batch not in sizes and self.metadata.mixed_by:
             raise UserError(
-                f"{name} does not answer for each entry of a batch's first axis alone, so it takes batches of "
-                f"{' or '.join(map(str, sizes))} only, got {batch}; compile it for that with --batch"
+                f"{name} takes batches of {' or '.join(map(str, sizes))} alone, got {batch}; compile it for that with "
+                f"--batch (why it cannot be served by others: {self.metadata.mixed_by})"
             )
         return batch
 
-    @property
-    def _divisible(self) -> bool:
-        """Whether calls for parts of a batch, one after another, answer for the whole."""
-        return all(spec.batch_axes in ((), (0,)) for spec in self.metadata.inputs) and all(
-            spec.batch_axes == (0,) for spec in self.metadata.outputs
-        )
-
     def _check_results(self, results: Sequence[Any], size: int) -> None:
-        wanted = [(spec.shape_for(size), spec.dtype) for spec in self.metadata.outputs]
-        found = [(tuple(r.shape), str(r.dtype)) if isinstance(r, tvm_ffi.Tensor) else r for r in results]
-        if found != wanted:
-            raise UserError(f"{self.metadata.name} answers with {found}, its metadata say {wanted}; compile it again")
+        specs = self.metadata.outputs
+        if len(results) != len(specs) or not all(map(_is_as_said, results, specs, [size] * len(specs))):
+            found = [f"{r.dtype}{list(r.shape)}" if isinstance(r, tvm_ffi.Tensor) else str(r) for r in results]
+            raise UserError(
+                f"{self.metadata.name} answers with {found}, which its metadata do not say; compile it again"
+            )
 
 
 @dataclass(frozen=True)
@@ -271,11 +269,29 @@ def _last_line(error: Exception) -> str:
     return " ".join((str(error).strip() or type(error).__name__).splitlines()[-1].split())
 
 
+def _pictures(spec: TensorSpec, array: Any, start: int, stop: int) -> Any:
+    """Return a tensor's part that belongs to some pictures of the batch; all of one that is for any batch."""
+    if spec.batch_axis is None:
+        return array
+    index = slice(start * spec.per_picture, stop * spec.per_picture)
+    return array[(slice(None),) * spec.batch_axis + (index,)]
+
+
+def _padded(spec: TensorSpec, array: Any, size: int, kind: ArrayKind) -> Any:
+    return array if spec.batch_axis is None else kind.pad(array, size * spec.per_picture, spec.batch_axis)
+
+
+def _is_as_said(result: Any, spec: TensorSpec, size: int) -> bool:
+    if not isinstance(result, tvm_ffi.Tensor) or str(result.dtype) != spec.dtype:
+        return False
+    return UNKNOWN in spec.shape or tuple(result.shape) == spec.shape_for(size)
+
+
 def _check_input(spec: TensorSpec, array: Any, batch: int, kind: ArrayKind) -> None:
     shape = tuple(int(d) for d in array.shape)
     if shape != spec.shape_for(batch) or batch < 1:
         text = ", ".join(str(d) for d in spec.shape)
-        least = " with a batch of at least 1" if spec.batch_axes else ""
+        least = " with a batch of at least 1" if spec.batched else ""
         raise UserError(f"input {spec.name!r} must have shape ({text}){least}, got {shape}")
     dtype = str(array.dtype).removeprefix("torch.")
     if dtype != spec.dtype:
