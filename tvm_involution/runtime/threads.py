@@ -15,6 +15,7 @@ any more, calls run in the caller's thread.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 from collections.abc import Callable
@@ -106,6 +107,10 @@ os.register_at_fork(
     after_in_parent=lambda: _runner.lock.release(),
     after_in_child=_start_anew,
 )
+
+
+# Python stops daemon threads when it ends; one that it stops within the runtime would abort the process
+atexit.register(lambda: _runner.lock.acquire())
 
 
 def _configure() -> None:
