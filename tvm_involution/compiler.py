@@ -58,7 +58,7 @@ def compile(  # the contract's verb
     model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     target: str | tvm.target.Target = "llvm",
     *,
-    checkpoint: str | Path | Mapping[str, torch.Tensor] | None = None,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
     batch: Size | Sequence[Size] | None = None,
     dtype: str | None = None,
     image_size: tuple[Size, Size] | None = None,

@@ -203,3 +203,7 @@ def test_devices(tmp_path: Path, colour: Path) -> None:
     assert "compiled for cpu" in run_cli("run", colour, "--input", picture, "--device", "cuda").error_line()
     library = colour_library(tmp_path / "cuda.so", device_type="cuda")
     assert "no NVIDIA driver" in run_cli("run", library, "--input", picture).error_line()
+
+
+def test_help_says_what_a_library_is() -> None:
+    assert "A library is a program: load what you trust." in run_cli("run", "--help").out

@@ -46,6 +46,8 @@ def run_command(
     A picture is prepared as the library's metadata says; an array is passed as it is. Boxes, masks and classes of
     pixels are shown on the photograph. Needs neither torch nor the compiler.
 
+    A library is a program: load what you trust.
+
     \b
     Examples:
       tvm-involution run rednet50.so --input photo.jpg

@@ -205,7 +205,7 @@ class Network:
 def resolve_network(
     model: Any,
     *,
-    checkpoint: str | Path | Mapping[str, torch.Tensor] | None = None,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
     image_size: tuple[Size, Size] | None = None,
 ) -> Network:
     """Return the network of a zoo name, a `.pt2` file, `package.module:function`, or a module.

@@ -24,11 +24,11 @@ from tvm.s_tir import meta_schedule as ms
 from ..arguments import Size, checked
 from ..errors import UserError
 from ..frontend.network import Network, resolve_network
-from ..records.database import FAILED, TuningDatabase, seconds, write_best
+from ..records.database import FAILED, TuningDatabase, exists, seconds, write_best
 from ..records.folders import user_folder
-from ..records.manifest import Manifest, TunedNetwork, read_manifest
+from ..records.manifest import Manifest, TunedNetwork, writable_manifest
 from ..runtime.machine import architecture, cpu_name, missing_features
-from ..runtime.threads import physical_cores
+from ..runtime.threads import physical_cores, thread_count
 from ..runtime.tvm_runtime import tvm_version
 from ..target import as_target, cpu_features, gpu_name, target_key
 from .measure import Candidate, Measurement, Measurer, RpcTracker
@@ -117,12 +117,15 @@ def tune(
     if (trials is not None and trials < 1) or (minutes is not None and minutes <= 0):
         raise UserError(f"the budget must be positive, got trials={trials}, minutes={minutes}; for example trials=1000")
     if tracker is None:
+        thread_count()  # else every candidate would fail by what is wrong with TVM_NUM_THREADS
         _check_measurable(resolved)
     folder = (Path(log_dir) if log_dir is not None else user_folder()) / target_key(resolved)
     with _exclusive(folder / MEASURED):
         network = resolve_network(model, image_size=image_size)
         (size,) = network.batch_sizes(batch)
         wanted = network.resolve_dtype(dtype)
+        # before there are records, so that none is ever without
+        _manifest(folder, resolved).write(folder)
         tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
         database = TuningDatabase(folder / MEASURED)
         states = [_resumed(task, database) for task in tasks]
@@ -366,10 +369,8 @@ def _entry(network: Network, batch: int, dtype: str, run: TuningProgress) -> Tun
 
 
 def _manifest(folder: Path, target: tvm.target.Target) -> Manifest:
-    found = read_manifest(folder)
-    if found is not None and found.tvm_version == tvm_version():
-        return found
-    return Manifest(tvm_version(), json.loads(str(target)), f"{cpu_name()}, {physical_cores()} cores")
+    found = writable_manifest(folder, exists(folder) or exists(folder / MEASURED))
+    return found or Manifest(tvm_version(), json.loads(str(target)), f"{cpu_name()}, {physical_cores()} cores")
 
 
 def _check_installed() -> None:
