@@ -66,7 +66,7 @@ def test_a_library_of_no_zoo_network(tmp_path: Path) -> None:
         (["rednet26", "--batch", "0"], "0 is not in the range x>=1"),
         (["rednet26", "--rounds", "0"], "0 is not in the range x>=1"),
         (["rednet26", "--timeout", "0"], "0.0 is not in the range x>0"),
-        (["rednet26", "--json", "missing/x.json"], "cannot write missing/x.json: no such folder"),
+        (["rednet26", "--json", "missing/x.json"], "cannot write missing/x.json: No such file or directory"),
         (["rednet26", "--chart", "bars.txt"], "unknown kind of picture"),
     ],
 )

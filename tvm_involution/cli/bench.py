@@ -19,7 +19,7 @@ from ..bench.effort import Effort
 from ..bench.library_subject import subject_of_library
 from ..bench.subject import Subject
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import atomic_write, check_writable
 from ..runtime.library_file import read_metadata
 from ..runtime.threads import thread_count
 from ..zoo import get_model
@@ -88,8 +88,8 @@ def bench_command(
       tvm-involution bench rednet50.so
     """
     for file in (json_file, chart_file):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise UserError(f"cannot write {file}: no such folder; create {file.absolute().parent} or choose another")
+        if file is not None:
+            check_writable(file)
     if chart_file is not None:
         check_chart(chart_file)
     peers = select_peers(against)
@@ -105,6 +105,9 @@ def bench_command(
         subject = _library(Path(model), bool(peers), **sizes)
     else:
         if not model.endswith(".pt2") and ":" not in model:
+            from ..frontend.other_files import refuse_other_file
+
+            refuse_other_file(model)
             get_model(model)  # an unknown name is told at once
         subject = Subject(model, thread_count(), **sizes)
     effort = Effort(rounds, calls, timeout)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import click
@@ -82,7 +80,6 @@ def coverage_command(
     from ..target import resolve_target
     from ..tuning.tasks import extract_tasks
 
-    sys.path.insert(0, os.getcwd())
     resolved = resolve_target(target)
     records = TuningRecords(resolved, tuning_logs)
     tasks = extract_tasks(resolve_network(model, image_size=image_size), resolved, batch=batch, dtype=dtype)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,8 +60,6 @@ def tune_command(
       tvm-involution tune rednet50 --target '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72",
         "num-cores": 4}' --rpc 192.168.0.2:9190 --rpc-key rpi4
     """
-    # MODEL may name a module of the current folder, which `python -m` looks in and a console script does not
-    sys.path.insert(0, os.getcwd())
     if dry_run:
         _show_tasks(model, target, batch, dtype, image_size, log_dir)
         return
