@@ -8,6 +8,6 @@ import sys
 if not getattr(sys.flags, "safe_path", False) and sys.path[:1] == [os.getcwd()]:
     del sys.path[0]
 
-from .cli import main  # noqa: E402
+from .cli import main
 
 main()

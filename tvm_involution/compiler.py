@@ -19,7 +19,7 @@ from .files import atomic_write
 from .frontend.importer import import_exported_program, output_names
 from .frontend.network import Network, resolve_network
 from .lowering.cuda_code import check_cuda_compiler
-from .lowering.link import link_shared, target_triple
+from .lowering.link import link_shared, linker_of, target_triple
 from .records.tuning_records import TuningRecords
 from .relax import pipeline
 from .relax.passes.apply_schedules import count_kernels
@@ -88,6 +88,7 @@ def compile(  # the contract's verb
     resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
     if resolved.kind.name == "cuda":
         check_cuda_compiler(str(resolved.attrs["arch"]))
+    linker_of(resolved)  # that there is none is told at once
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
     batches = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)

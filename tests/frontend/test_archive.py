@@ -130,7 +130,9 @@ def test_pickled_weights_are_not_run(tmp_path: Path, whole: Path) -> None:
 
     path = edited(whole, tmp_path / "table.pt2", WEIGHTS, pickle_first)
     # weights that the weights-only unpickler reads are fine
-    fine = changed(path, tmp_path / "fine.pt2", {"data/weights/weight_0": saved(torch.nn.Parameter(torch.ones(4, 3, 3, 3)))})
+    fine = changed(
+        path, tmp_path / "fine.pt2", {"data/weights/weight_0": saved(torch.nn.Parameter(torch.ones(4, 3, 3, 3)))}
+    )
     assert load_archive(fine).state_dict["0.weight"].sum() == 108
     evil = changed(path, tmp_path / "evil.pt2", {"data/weights/weight_0": saved(RunsCode(tmp_path / "ran"))})
     assert "could run code" in refusal(evil)
@@ -140,7 +142,10 @@ def test_pickled_weights_are_not_run(tmp_path: Path, whole: Path) -> None:
 @pytest.mark.parametrize("file", ["custom_obj_0", "opaque_obj_0"])
 def test_objects_are_not_read(tmp_path: Path, whole: Path, file: str) -> None:
     table = {"config": {"x": {"path_name": file, "is_param": False, "use_pickle": True, "tensor_meta": None}}}
-    changes = {CONSTANTS: json.dumps(table).encode(), f"data/constants/{file}": pickle.dumps(RunsCode(tmp_path / "ran"))}
+    changes = {
+        CONSTANTS: json.dumps(table).encode(),
+        f"data/constants/{file}": pickle.dumps(RunsCode(tmp_path / "ran")),
+    }
     assert "could run code" in refusal(changed(whole, tmp_path / "evil.pt2", changes))
     assert not (tmp_path / "ran").exists()
 
@@ -166,6 +171,10 @@ _EDITS: dict[str, Callable[[Any], object]] = {
     "size": lambda p: next(iter(p["graph_module"]["graph"]["tensor_values"].values())).update(
         sizes=[{"as_expr": {"expr_str": _CODE, "hint": None}}]
     ),
+    # a tensor that is called like a part of the format
+    "size under another name": lambda p: p["graph_module"]["graph"]["tensor_values"].update(
+        metadata={"sizes": [{"as_expr": {"expr_str": _CODE, "hint": None}}]}
+    ),
     "container": lambda p: p["graph_module"]["module_call_graph"][0]["signature"].update(
         in_spec='[1, {"type": "collections.defaultdict", "context": {"default_factory_module": "antigravity", '
         '"default_factory_name": "geohash", "dict_context": []}, "children_spec": []}]'
@@ -179,9 +188,7 @@ _EDITS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("edit", _EDITS)
-def test_programs_that_would_run_code(
-    tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, edit: str
-) -> None:
+def test_programs_that_would_run_code(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, edit: str) -> None:
     monkeypatch.chdir(tmp_path)
     assert "could run code" in refusal(edited(whole, tmp_path / "evil.pt2", PROGRAM, _EDITS[edit]))
     assert not Path("ran").exists()
@@ -255,9 +262,7 @@ def test_a_bomb(tmp_path: Path, whole: Path) -> None:
         ("x.txt", "is no MODEL"),
     ],
 )
-def test_files_that_are_no_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
-) -> None:
+def test_files_that_are_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(b"something")
     assert message in refusal(Path(name))

@@ -24,7 +24,8 @@ from ..runtime.library_file import read_metadata
 from ..runtime.threads import thread_count
 from ..zoo import get_model
 from .bench_tables import print_comparison, print_layers
-from .words import ImageSize
+from .command import Command
+from .words import ImageSize, Number
 
 
 class Peers(click.ParamType):
@@ -38,7 +39,7 @@ class Peers(click.ParamType):
         return () if words == ("none",) else words
 
 
-@click.command("bench")
+@click.command("bench", cls=Command)
 @click.argument("model", metavar="MODEL|LIB.so")
 @click.option(
     "--against",
@@ -55,7 +56,7 @@ class Peers(click.ParamType):
 @click.option("--calls", type=click.IntRange(min=1), default=10, show_default=True, help="Inferences a turn.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=900.0,
     show_default=True,
     help="Seconds a contender may take to build, to load or for a turn.",

@@ -13,11 +13,12 @@ from rich.console import Console
 import tvm_involution
 
 from ..files import check_writable
+from .command import Command
 from .interrupt import check_interrupt
 from .words import BatchSizes, ImageSize, kernels_text
 
 
-@click.command("compile")
+@click.command("compile", cls=Command)
 @click.argument("model")
 @click.option(
     "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."

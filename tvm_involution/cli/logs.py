@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from .command import Command
 from .options import network_options
 from .words import print_table
 
@@ -23,7 +24,7 @@ def logs_command() -> None:
     """
 
 
-@logs_command.command("merge")
+@logs_command.command("merge", cls=Command)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--into", required=True, type=click.Path(path_type=Path), help="The folder of logs to add to.")
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Records a workload.")
@@ -40,7 +41,7 @@ def merge_command(sources: tuple[Path, ...], into: Path, keep: int) -> None:
         click.echo(f"{into / key}: {count} records")
 
 
-@logs_command.command("prune")
+@logs_command.command("prune", cls=Command)
 @click.argument("logs", type=click.Path(path_type=Path))
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Records a workload.")
 def prune_command(logs: Path, keep: int) -> None:
@@ -56,7 +57,7 @@ def prune_command(logs: Path, keep: int) -> None:
         click.echo(f"{logs / key}: {after} of {before} records kept")
 
 
-@logs_command.command("coverage")
+@logs_command.command("coverage", cls=Command)
 @click.argument("model")
 @network_options
 @click.option("--tuning-logs", type=click.Path(path_type=Path), help="Folder of logs. [default: your own, the shipped]")

@@ -13,14 +13,15 @@ import numpy as np
 from ..errors import UserError
 from ..files import atomic_write
 from ..runtime import CompiledNetwork, load
+from .command import Command
 from .inputs import read_inputs
 from .photograph import report_photograph
-from .words import print_json
+from .words import Number, print_json
 
 _BAR = 40
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("library", type=click.Path(path_type=Path))
 @click.option("--input", "input_file", required=True, type=click.Path(path_type=Path), help="A picture, .npy or .npz.")
 @click.option("--output", type=click.Path(path_type=Path), help="An .npz for the outputs, under their names.")
@@ -28,7 +29,7 @@ _BAR = 40
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
 @click.option("--draw", type=click.Path(path_type=Path), help="A picture of what was found: boxes, masks, colour map.")
 @click.option(
-    "--score-threshold", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Objects below are left out."
+    "--score-threshold", type=Number(0, 1), default=0.3, show_default=True, help="Objects below are left out."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; of objects, in COCO's results format.")
 def run_command(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard output and error that take whatever is written: any letter, any name of a file, also where they are closed."""
+"""Standard output and error that take whatever is written: any letter, any name of a file, also when closed."""
 
 from __future__ import annotations
 
@@ -30,4 +30,4 @@ def can_show(text: str) -> bool:
 def end_output() -> None:
     """Swallow what standard output still holds, which Python would complain about at its end."""
     if sys.stdout is sys.__stdout__:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

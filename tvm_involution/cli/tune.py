@@ -15,9 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from .command import Command
 from .interrupt import check_interrupt
 from .options import network_options
-from .words import print_table
+from .words import Number, print_table
 
 if TYPE_CHECKING:
     from ..tuning.scheduler import TaskState
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
 _ROWS = 18
 
 
-@click.command("tune")
+@click.command("tune", cls=Command)
 @click.argument("model")
 @network_options
 @click.option("--trials", type=click.IntRange(1), help="Candidates to measure. [default: 2000 without --minutes]")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time to spend.")
+@click.option("--minutes", type=Number(0, min_open=True), help="Time to spend.")
 @click.option("--log-dir", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: the user's own]")
 @click.option("--rpc", metavar="HOST:PORT", help="Measure on devices registered at this TVM RPC tracker.")
 @click.option("--rpc-key", metavar="KEY", help="The devices' key at the tracker.")

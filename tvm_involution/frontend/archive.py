@@ -35,20 +35,27 @@ _IDENTIFIER = re.compile(r"(?:[^\W\d]\w*)?")
 # parameters' names may have what a ModuleDict's keys have, but nothing that ends a string or a call
 _NAME = re.compile(r"[\w.\-+<>=:/ ]*")
 _TEXT_KEYS = {"as_string", "as_strings", "metadata"}
-_IDENTIFIER_KEYS = {"name", "forward_arg_names", "field_names", "tensor_values", "sym_int_values", "sym_bool_values"}
+_IDENTIFIER_KEYS = {"name", "forward_arg_names", "field_names"}
+# tables whose keys are names of the graph, not of the format
+_TABLES = {
+    *("tensor_values", "sym_int_values", "sym_bool_values", "sym_float_values", "custom_obj_values"),
+    *("range_constraints", "treespec_namedtuple_fields", "as_string_to_argument", "opset_version"),
+}
 # what sizes are written with: sympy's `srepr`, of its classes and of PyTorch's
 _WORDS = (
-    "Symbol Integer Rational Float Add Mul Pow Max Min Abs Equality Unequality LessThan StrictLessThan GreaterThan "
-    "StrictGreaterThan And Or Not FloorDiv ModularIndexing Where PythonMod Mod CleanDiv CeilToInt FloorToInt CeilDiv "
-    "LShift RShift PowByNatural FloatPow FloatTrueDiv IntTrueDiv TruncToFloat TruncToInt RoundToInt RoundDecimal "
-    "ToFloat Identity True False true false positive nonnegative negative nonzero zero integer real finite precision"
-).split()
+    "Symbol|Integer|Rational|Float|Add|Mul|Pow|Max|Min|Abs|Equality|Unequality|LessThan|StrictLessThan|GreaterThan|"
+    "StrictGreaterThan|And|Or|Not|FloorDiv|ModularIndexing|Where|PythonMod|Mod|CleanDiv|CeilToInt|FloorToInt|CeilDiv|"
+    "LShift|RShift|PowByNatural|FloatPow|FloatTrueDiv|IntTrueDiv|TruncToFloat|TruncToInt|RoundToInt|RoundDecimal|"
+    "ToFloat|Identity|True|False|true|false|positive|nonnegative|negative|nonzero|zero|integer|real|finite|precision"
+)
 _EXPRESSION = re.compile(
-    rf"(?:\b(?:{'|'.join(_WORDS)}|[a-z]+\d+)\b|'[a-z]*[\d.]+'|"
+    rf"(?:\b(?:{_WORDS}|[a-z]+\d+)\b|'[a-z]*[\d.]+'|"
     r"(?<![\w.])\d{1,19}(?:\.\d{0,19})?(?![\w.])|[\s+\-*/%(),<>=!&|~])*"
 )
-_SYMBOLIC = "eq ne le ge lt gt neg pos mul add sub floordiv truediv mod pow and_ or_ lshift rshift getitem".split()
-_FUNCTION = re.compile(rf"_operator\.(?:{'|'.join(_SYMBOLIC)})|math\.trunc|torch\.sym_\w+")
+_FUNCTION = re.compile(
+    r"_operator\.(?:eq|ne|le|ge|lt|gt|neg|pos|mul|add|sub|floordiv|truediv|mod|pow|and_|or_|lshift|rshift|getitem)|"
+    r"math\.trunc|torch\.sym_\w+"
+)
 _OPERATOR = re.compile(r"torch\.ops\.(?!_)\w+\.\w+(?:\.\w+)?")
 # operators that read or write files by name
 _FILES = {"from_file", "save"}
@@ -175,18 +182,20 @@ def _check_program(program: Any) -> None:
 
 
 def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each string with the key under which it, or the list or the table that it is in, stands."""
+    """Yield each string with the key of the format under which it, or the list that it is in, stands."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, list):
         for entry in value:
             yield from _strings(entry, key)
-    elif isinstance(value, dict) and key not in _TEXT_KEYS:
+    elif isinstance(value, dict) and key != "metadata":
         for name, entry in value.items():
-            if key in _IDENTIFIER_KEYS:
-                yield key, name
-            _check(name != "as_custom_obj" or entry is None, "an object", name)
-            yield from _strings(entry, name)
+            if key in _TABLES:
+                yield "name", name
+                yield from _strings(entry)
+            else:
+                _check(name != "as_custom_obj" or entry is None, "an object", name)
+                yield from _strings(entry, name)
 
 
 def _is_operator(target: str) -> bool:

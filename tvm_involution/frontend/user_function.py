@@ -36,9 +36,7 @@ def call_user_function(reference: str) -> Any:
             raise UserError(
                 f"cannot import {reference}: Python takes {library} for it; move that library out of the way"
             ) from error
-        raise UserError(
-            f"cannot import {reference}: {_reason(error)}; expected package.module:function"
-        ) from error
+        raise UserError(f"cannot import {reference}: {_reason(error)}; expected package.module:function") from error
     except SystemExit as error:
         raise UserError(f"cannot import {reference}: it ends the process ({error}); guard what it runs") from error
     if not callable(function):

@@ -7,7 +7,6 @@ import importlib.util
 import platform
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,12 +75,19 @@ def _linker(triple: str) -> list[str]:
                 return [found]
     elif found := shutil.which(f"{triple}-gcc"):
         return [found]
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu"]
+    if (zig := _zig()) is not None:
+        return [zig, "cc", "-target", f"{arch}-linux-gnu"]
     raise UserError(
         f'no linker for {triple}: install a C compiler for it, or `pip install "tvm-involution[cross]"`, '
         "which links for every architecture"
     )
+
+
+def _zig() -> str | None:
+    """Return Zig's own program: `python -m ziglang` would look for modules in the current folder first."""
+    spec = importlib.util.find_spec("ziglang")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return next((str(path) for folder in folders or () if (path := Path(folder, "zig")).is_file()), None)
 
 
 def _run(command: list[str]) -> None:
