@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
@@ -144,6 +146,38 @@ def test_pickles_are_not_run(tmp_path: Path, affine: Path) -> None:
     for name in ("x.npy", "x.npz"):
         assert "without pickle" in run_cli("run", affine, "--input", tmp_path / name).error_line()
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("shape", [(10**9, 4), (2**40, 2**40), (-1, -4), (3, 4)])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_headers_that_promise_too_much(tmp_path: Path, affine: Path, suffix: str, shape: tuple[int, int]) -> None:
+    """No memory is taken for what is not there."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    data, path = header.getvalue() + bytes(32), tmp_path / f"x.{suffix}"
+    if suffix == "npy":
+        path.write_bytes(data)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", data)
+    line = run_cli("run", affine, "--input", path).error_line()
+    assert f"its header says float32 {list(shape)}" in line and "32 follow" in line
+
+
+def test_inputs_that_are_no_files(tmp_path: Path, affine: Path, colour: Path) -> None:
+    for name in ("folder", "folder.npy", "folder.npz"):
+        (tmp_path / name).mkdir()
+        assert "is a folder; name a file" in run_cli("run", colour, "--input", tmp_path / name).error_line()
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    twice = ("--input", tmp_path / "x.npy", "--input", tmp_path / "y.npy")
+    assert "'--input' was given more than once" in run_cli("run", affine, *twice).error_line()
+
+
+def test_an_output_that_is_no_file(tmp_path: Path, affine: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    (tmp_path / "link.npz").symlink_to("far.npz")
+    assert run_cli("run", affine, "--input", tmp_path / "x.npy", "--output", tmp_path / "link.npz").status == 0
+    assert (tmp_path / "link.npz").is_symlink() and np.load(tmp_path / "far.npz")["y"].tolist() == [[1.0] * 4]
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
