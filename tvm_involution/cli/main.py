@@ -91,7 +91,7 @@ def _fail(error: Exception, debug: bool) -> int:
     """Say what went wrong and return the exit status."""
     if isinstance(error, BrokenPipeError):  # of `| head`, which has seen enough
         end_output()
-        return 128 + signal.SIGPIPE
+        return 1
     if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
         error = missing
     expected = isinstance(error, _EXPECTED)

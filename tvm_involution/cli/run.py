@@ -16,6 +16,7 @@ from ..runtime import CompiledNetwork, load
 from .command import Command
 from .inputs import read_inputs
 from .photograph import report_photograph
+from .streams import can_show
 from .words import Number, print_json
 
 _BAR = 40
@@ -94,11 +95,12 @@ def _print_classes(network: CompiledNetwork, logits: np.ndarray, top_k: int, as_
             entry["probability"] = entry["probability"] if np.isfinite(entry["probability"]) else None
         print_json(answers)
         return
+    block = "█" if can_show("█") else "#"
     for number, answer in enumerate(answers):
         if len(answers) > 1:
             click.echo(f"picture {number}")
         width = max(len(str(entry["name"])) for entry in answer)
         for entry in answer:
             share = entry["probability"] if np.isfinite(entry["probability"]) else 0.0
-            bar = "█" * round(share * _BAR)
+            bar = block * round(share * _BAR)
             click.echo(f"  {entry['name']:<{width}}  {entry['probability']:7.2%}  {bar}")

@@ -9,12 +9,12 @@ import sys
 
 
 def prepare_streams() -> None:
-    """Have letters that a stream's encoding lacks written as `?`, and a stream that was closed swallow everything."""
+    """Have letters that the output's encoding lacks written as `?`, and a stream that was closed swallow everything."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper):
+        elif name == "stdout" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
