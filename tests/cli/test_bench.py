@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import TESTS, run_cli
+from command_line import TESTS, default_signals, run_cli
 from library_fixture import affine_library, build_library
 
 from tvm_involution.bench.layer import Layer, LayerTable
@@ -127,6 +127,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=default_signals,
     )
     assert process.stdout is not None
     for line in process.stdout:

@@ -60,10 +60,6 @@ def compile_command(
       tvm-involution compile exported.pt2 -o exported.so
     """
     check_writable(output)
-    if ":" in model:
-        from ..frontend.user_function import check_not_shadowed
-
-        check_not_shadowed(model, output)
     console = Console(stderr=True)
     start = time.monotonic()
     with console.status("compiling") if console.is_terminal else contextlib.nullcontext() as status:
@@ -94,3 +90,5 @@ def compile_command(
     click.echo(f"{output}: {metadata.name}, {size:.1f} MiB, {time.monotonic() - start:.1f} s")
     click.echo(f"  weights  {metadata.weights_origin}")
     click.echo(f"  code     {kernels_text(metadata.kernels)}")
+    if output.suffix == ".so" and (source := output.with_suffix(".py")).is_file():
+        click.echo(f"  note     `import {output.stem}` finds this library before {source}; another name avoids that")

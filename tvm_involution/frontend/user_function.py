@@ -11,9 +11,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ..errors import UserError
+from ..runtime.library_file import read_metadata
 
 
 def call_user_function(reference: str) -> Any:
@@ -29,13 +31,8 @@ def call_user_function(reference: str) -> Any:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        module = importlib.import_module(module_name)
-        function = getattr(module, function_name)
+        function = getattr(_import(module_name), function_name)
     except Exception as error:  # its own code runs
-        if (library := _in_place_of_source(module_name)) is not None:
-            raise UserError(
-                f"cannot import {reference}: Python takes {library} for it; move that library out of the way"
-            ) from error
         raise UserError(f"cannot import {reference}: {_reason(error)}; expected package.module:function") from error
     except SystemExit as error:
         raise UserError(f"cannot import {reference}: it ends the process ({error}); guard what it runs") from error
@@ -50,34 +47,27 @@ def call_user_function(reference: str) -> Any:
         raise UserError(f"{reference} failed: {_reason(error)}; --debug shows where") from error
 
 
-def check_not_shadowed(model: str, output: Path) -> None:
-    """Check that the library `output` would not be imported in place of the module that `model` names.
-
-    Raises:
-        UserError: it would.
-    """
-    name = model.partition(":")[0].rpartition(".")[2]
-    if not any(output.name == name + suffix for suffix in importlib.machinery.EXTENSION_SUFFIXES):
-        return
-    source = output.absolute().parent / f"{name}.py"
-    if source.is_file():
-        raise UserError(
-            f"{output} beside {source.name} would be imported in its place the next time; choose another name, such as "
-            f"{output.with_name(f'{name}_compiled.so')}"
-        )
+def _import(name: str) -> ModuleType:
+    """Import a module; its source, where a library of ours that is called like it lies before it in Python's order."""
+    found = importlib.util.find_spec(name)
+    if found is None or not isinstance(found.loader, importlib.machinery.ExtensionFileLoader):
+        return importlib.import_module(name)
+    source = Path(str(found.origin)).with_name(f"{name.rpartition('.')[2]}.py")
+    spec = importlib.util.spec_from_file_location(name, source)
+    if not source.is_file() or not _is_library(str(found.origin)) or spec is None or spec.loader is None:
+        return importlib.import_module(name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
-def _in_place_of_source(module_name: str) -> str | None:
-    """Return the library that Python finds for a module and that lies beside the module's source."""
+def _is_library(path: str) -> bool:
     try:
-        spec = importlib.util.find_spec(module_name)
-    except (ImportError, ValueError, AttributeError):
-        return None
-    found = spec.origin if spec is not None else None
-    if not isinstance(spec and spec.loader, importlib.machinery.ExtensionFileLoader) or found is None:
-        return None
-    source = Path(found).with_name(f"{module_name.rpartition('.')[2]}.py")
-    return found if source.is_file() else None
+        read_metadata(path)
+    except UserError:
+        return False
+    return True
 
 
 def _check_without_arguments(function: Callable[..., Any], reference: str) -> None:
