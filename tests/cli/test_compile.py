@@ -117,6 +117,20 @@ def test_files_of_the_current_folder_are_not_run(tmp_path: Path) -> None:
     assert read_metadata(tmp_path / "x.so").name == "here:build" and not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "100000", "--image-size", "224x224"], "the input of shape (100000, 3, 224, 224) would have"),
+        (["--image-size", "30000x30000"], "the input of shape (1, 3, 30000, 30000) would have 2700000000 elements"),
+        (["--image-size", "15000x15000"], "convolution in the network of shape (1, 16, 15000, 15000) would have"),
+    ],
+)
+def test_sizes_that_cannot_be_addressed(tmp_path: Path, words: list[str], message: str) -> None:
+    result = run_cli("compile", MODEL, *words, "-o", tmp_path / "x.so")
+    assert result.status == 2 and result.err.count("\n") == 1 and message in result.err, result
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("output", ["missing/x.so", "file/x.so", "."])
 def test_unwritable_output_is_refused_at_once(tmp_path: Path, output: str) -> None:
     (tmp_path / "file").write_text("a file")

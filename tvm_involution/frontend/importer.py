@@ -18,6 +18,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from ..errors import UserError
 from ..relax.operators import involution as operator
 from . import conversions
+from .sizes import check_sizes
 from .unfold_pattern import rewrite_unfold_involutions
 
 # file, line and code of each frame of a node's stack_trace
@@ -62,13 +63,15 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
     (cls/mmcls/models/utils/involution_naive.py), become `tvm_involution.involution2d`.
 
     Raises:
-        UserError: the program holds an operator that Relax cannot import, named with its source line.
+        UserError: the program holds an operator that Relax cannot import, named with its source line, or a tensor that
+            is too large.
     """
     program = rewrite_unfold_involutions(program)
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
         program = program.run_decompositions(_decompositions())
+    check_sizes(program)
     try:
         return from_exported_program(
             program,

@@ -19,6 +19,7 @@ from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
 from .archive import load_archive
 from .importer import export_module
 from .other_files import refuse_other_file
+from .sizes import check_size
 from .user_function import call_user_function
 
 _DETECTIONS = ("boxes", "scores", "labels")
@@ -116,6 +117,7 @@ class Network:
             own = self._example_batch
 
             def resize(x: torch.Tensor) -> torch.Tensor:
+                check_size((batch, *x.shape[1:]) if x.dim() else ())
                 return x if batch == own or not x.dim() or len(x) != own else x.new_zeros(batch, *x.shape[1:])
 
             return export_module(self.module, *tree_map(resize, (self.arguments, self.keywords)))
@@ -126,7 +128,9 @@ class Network:
                 f"cannot tell the inputs of {self.name}, which has no convolution; give example inputs beside the "
                 "module: (module, inputs)"
             )
-        return export_module(self.module, [torch.zeros(batch, weights[0].shape[1], *self.image_size)])
+        shape = batch, weights[0].shape[1], *self.image_size
+        check_size(shape)
+        return export_module(self.module, [torch.zeros(shape)])
 
     @property
     def examples(self) -> list[torch.Tensor]:
