@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tvm_involution import UserError
-from tvm_involution.files import atomic_write, check_writable
+from tvm_involution.files import atomic_write, check_room, check_writable
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -120,3 +122,16 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     assert "Not a directory" in refusal(tmp_path / "file" / "x")
     assert "File name too long" in refusal(tmp_path / ("n" * 300))
     assert sorted(os.listdir(tmp_path)) == ["file", "socket"]
+
+
+def test_a_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    check_room(tmp_path / "file", 1)
+    with pytest.raises(UserError, match=f"cannot write {tmp_path}/file: it takes .* MiB in {tmp_path}, where"):
+        check_room(tmp_path / "file", 2 * free)
+    # the folder of temporary files has less
+    monkeypatch.setattr("tempfile.tempdir", "/dev/shm")
+    free_there = {"shm": 10}
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free_there.get(folder.name, 10**9)))
+    with pytest.raises(UserError, match="MiB in /dev/shm, where 0 are free"):
+        check_room(tmp_path / "file", 10**6)

@@ -15,7 +15,7 @@ import tvm
 from tvm import relax
 
 from . import __version__, lowering
-from .files import atomic_write
+from .files import atomic_write, check_room
 from .frontend.importer import import_exported_program, output_names
 from .frontend.network import Network, resolve_network
 from .lowering.cuda_code import check_cuda_compiler
@@ -24,6 +24,7 @@ from .records.tuning_records import TuningRecords
 from .relax import pipeline
 from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
+from .runtime.arrays import numpy_dtype
 from .runtime.library_file import seal
 from .runtime.metadata import LibraryMetadata, TensorSpec
 from .runtime.tvm_runtime import tvm_version
@@ -42,9 +43,11 @@ class CompiledLibrary:
         """Write the shared library; `path` appears whole or not at all.
 
         Raises:
-            UserError: the folder cannot be written, or no linker for the target is at hand.
+            UserError: the folder cannot be written, a disk has no room, or no linker for the target is at hand.
             RuntimeError: the compiler of CUDA's message, where it does not take a kernel.
         """
+        # weights and some code: the least that it takes
+        check_room(path, self.metadata.parameters * numpy_dtype(self.metadata.dtype).itemsize + (4 << 20))
         with atomic_write(path) as temporary:
             link_shared(self._executable, self._target, temporary)
             seal(temporary, self.metadata)

@@ -51,6 +51,24 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         pass
 
 
+def check_room(path: str | os.PathLike[str], size: int) -> None:
+    """Check that there is room for `size` bytes where `path` will be and in the folder of temporary files.
+
+    LLVM ends the process where a disk is full.
+
+    Raises:
+        UserError: there is less.
+    """
+    file = Path(os.path.realpath(path))
+    beside = [file.parent] if file.is_file() or not os.path.lexists(path) else []
+    for folder in (*beside, Path(tempfile.gettempdir())):
+        if folder.is_dir() and (free := shutil.disk_usage(folder).free) < size:
+            raise UserError(
+                f"cannot write {path}: it takes {size >> 20} MiB in {folder}, where {free >> 20} are free; make room, "
+                "or name another folder, that of temporary files in TMPDIR"
+            )
+
+
 @contextmanager
 def _temporary_path(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Callable[[Path], None]]]:
     """Yield a path in a folder of its own, and what puts a file from there to `path`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -93,5 +94,7 @@ def _zig() -> str | None:
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        # what the driver of the linker says last is that the linker failed
+        lines = [line for line in done.stderr.strip().splitlines() if not re.match("collect2: |.*linker command", line)]
+        last = (lines or ["no message"])[-1]
         raise UserError(f"the linker {command[0]} failed: {last}; check that it can link a shared object")
