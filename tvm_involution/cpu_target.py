@@ -46,7 +46,7 @@ def check_cpu(target: tvm.target.Target) -> None:
         if value is not None and not least <= int(value) <= most:
             raise UserError(f"the target's {name} is {value}; expected {least} to {most}")
     cpu = str(target.attrs.get("mcpu") or "generic")
-    with _quiet_llvm():
+    with quiet_llvm():
         known = sorted(codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": triple})))
         if cpu != "generic" and not codegen.llvm_is_valid_cpu(cpu, triple):
             near = difflib.get_close_matches(cpu, known, n=3, cutoff=0.5)
@@ -74,8 +74,8 @@ def _check_feature(word: str, triple: str) -> None:
 
 
 @contextlib.contextmanager
-def _quiet_llvm() -> Iterator[None]:
-    """Keep what LLVM writes about a question, past Python, to itself."""
+def quiet_llvm() -> Iterator[None]:
+    """Keep from standard error what TVM and LLVM write there, past Python, about a target in question."""
     before = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:

@@ -11,7 +11,7 @@ import platform
 import tvm
 
 from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, WARP_THREADS, capability_of
-from .cpu_target import check_cpu, with_defaults
+from .cpu_target import check_cpu, quiet_llvm, with_defaults
 from .errors import UserError
 from .runtime.threads import physical_cores
 
@@ -37,7 +37,8 @@ def resolve_target(text: str) -> tvm.target.Target:
         return _local_gpu()
     try:
         spec = json.loads(text) if text.startswith("{") else text
-        target = tvm.target.Target(with_defaults(_with_limits(spec)) if isinstance(spec, dict) else spec)
+        with quiet_llvm():
+            target = tvm.target.Target(with_defaults(_with_limits(spec)) if isinstance(spec, dict) else spec)
     except Exception as error:  # TVM raises several kinds, with a stack of C++ frames in the message
         tags = [*tvm.target.list_tags(), *tvm.target.Target.list_kinds()]
         near = difflib.get_close_matches(text, tags, n=3)

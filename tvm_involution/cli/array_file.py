@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ def _read(file: IO[bytes], size: int) -> np.ndarray:
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     wanted = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or wanted > size - file.tell():
+    if min(shape, default=0) < 0 or max(shape, default=0) > sys.maxsize or wanted > size - file.tell():
         raise ValueError(f"its header says {dtype} {list(shape)}, {wanted} bytes, and {size - file.tell()} follow")
     if wanted > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         raise ValueError(f"its header says {dtype} {list(shape)}, more than this machine's memory")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -12,6 +13,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 from .metadata import Preprocessing
+
+# what Pillow logs of a damaged file it raises too
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # what Pillow reads by itself; for EPS and others it starts programs
 _FORMATS = (

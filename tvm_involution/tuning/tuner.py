@@ -121,8 +121,8 @@ def tune(
     network = resolve_network(model, image_size=image_size)
     (size,) = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)
+    tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
     with _exclusive(folder / MEASURED):
-        tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
         database = TuningDatabase(folder / MEASURED)
         states = [_resumed(task, database) for task in tasks]
         done = sum(len(state.history) for state in states)
