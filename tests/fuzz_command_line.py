@@ -73,7 +73,7 @@ class Finding:
 
 _LONG = "9" * 5000
 _ODD_WORDS = (
-    *("", " ", "-", "--", "-1", "0", "²", "٣", "nan", "inf", "-inf", "1e400", "0x10", "1.5", "99999999999999999999"),
+    *("", " ", "-", "-1", "0", "²", "٣", "nan", "inf", "-inf", "1e400", "0x10", "1.5", "99999999999999999999"),
     *(_LONG, "a" * 5000, "ünï", "\udcff\udcfe", "a\nb", "\x1b[31m", "%s%n", "{}", "[]", "{", "None", "true"),
     *("$(touch x)", "`x`", "*", "~", "/", ".", "..", "a/b", "/nonexistent/x", "/dev/null", "/proc/self/mem"),
 )
@@ -377,6 +377,8 @@ def model_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
 
 def other_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
     """The other commands, and words that are no command."""
+    if rng.random() < 0.4:
+        return log_case(shop, folder, rng)
     odd = rng.choice(_ODD_WORDS)
     return rng.choice(
         [
@@ -396,6 +398,23 @@ def other_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
             Case(["bench", shop.damaged(folder, rng, "affine.so"), "--against", "none"], True),
             Case(["bench", "rednet26", "--against", rng.choice(["tensorrt", "torch,x", "ünï"])], True),
             Case(["bench", "rednet26", "--chart", rng.choice(["x.txt", "x", "folder", "missing/x.png"])], True),
+        ]
+    )
+
+
+def log_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
+    """Tuning logs with one file damaged."""
+    logs = folder / "logs"
+    shutil.copytree(TESTS.parent / "tuning_logs" / "haswell", logs / "haswell")
+    path = rng.choice(sorted((logs / "haswell").iterdir()))
+    path.write_bytes(damage(path.read_bytes(), rng))
+    haswell = ["--target", '{"kind": "llvm", "mcpu": "haswell"}', "--image-size", "4x4"]
+    return rng.choice(
+        [
+            Case(["logs", "prune", "logs"], False),
+            Case(["logs", "merge", "logs", "--into", "folder"], False),
+            Case(["logs", "coverage", "net:build", "--tuning-logs", "logs", *haswell], False),
+            Case(["compile", "net:build", "--tuning-logs", "logs", *haswell, "-o", "out.so"], False),
         ]
     )
 
@@ -508,11 +527,17 @@ def files_of(folder: Path) -> dict[str, int]:
     }
 
 
-def fuzz(
-    count: int, seed: int, timeout: float = 60.0, first: int = 0, show: Callable[[str], None] = print
-) -> list[Finding]:
-    """Try `count` cases and return those that did not end as they should."""
-    findings = []
+def left_over(folder: Path, before: dict[str, int], temporary: Path, status: object) -> set[str]:
+    """Return the files that a command left, or changed, and should not have; those that it may is what it wrote."""
+    left = {name for name, _ in files_of(folder).items() ^ before.items()} if status != 0 else set()
+    hidden = {path.name for path in folder.iterdir() if path.name.startswith(".")}
+    # torch makes an empty folder
+    return left | hidden | {f"TMPDIR/{name}" for name in files_of(temporary) if not name.startswith("torchinductor")}
+
+
+def fuzz(count: int, seed: int, timeout: float = 60.0, first: int = 0) -> tuple[list[Finding], int]:
+    """Try `count` cases; return those that did not end as they should, and how many ended with status 0."""
+    findings, successes = [], 0
     with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
         shop, temporary = Workshop(Path(name)), Path(name, "tmp")
         temporary.mkdir()
@@ -531,20 +556,15 @@ def fuzz(
                 findings.append(Finding(number, what, case, ""))
                 worker = Worker(temporary)
             else:
-                what = judge(case, answer)
-                left = {path for path in files_of(folder).keys() ^ before.keys() if answer["status"] != 0}
-                left |= {
-                    f"TMPDIR/{path}" for path in files_of(temporary) if not path.startswith(("torchinductor", "data"))
-                }
-                if what is None and left:
-                    what = f"left {', '.join(sorted(left))}"
-                if what is not None:
+                successes += answer["status"] == 0
+                left = left_over(folder, before, temporary, answer["status"])
+                if what := judge(case, answer) or (f"left {', '.join(sorted(left))}" if left else None):
                     findings.append(Finding(number, what, case, answer["err"]))
-                for path in temporary.glob("tvm-involution-*"):
-                    shutil.rmtree(path)
             shutil.rmtree(folder)
+            for path in temporary.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         worker.end()
-    return findings
+    return findings, successes
 
 
 def main() -> None:
@@ -560,10 +580,11 @@ def main() -> None:
         work()
         return
     sys.path.insert(0, str(TESTS))
-    findings = fuzz(words.count, words.seed, words.timeout, words.first)
+    findings, successes = fuzz(words.count, words.seed, words.timeout, words.first)
     for finding in findings:
         print(finding)
-    print(f"tried {words.count}, clean {words.count - len({finding.number for finding in findings})}")
+    clean = words.count - len(findings)
+    print(f"tried {words.count}, clean {clean}: {successes} with status 0, the others refused in one line")
     sys.exit(bool(findings))
 
 

@@ -6,16 +6,14 @@ LLVM itself prints, goes on with another CPU, or ends the process.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import os
 import re
-from collections.abc import Iterator
 
 import tvm
 from tvm.target import codegen
 
 from .errors import UserError
+from .quiet import quiet_stderr
 
 _LINUX = re.compile(r"(x86_64|aarch64|riscv64)(-\w+)?-linux(-gnu)?")
 _MOST_CORES = 4096
@@ -46,7 +44,7 @@ def check_cpu(target: tvm.target.Target) -> None:
         if value is not None and not least <= int(value) <= most:
             raise UserError(f"the target's {name} is {value}; expected {least} to {most}")
     cpu = str(target.attrs.get("mcpu") or "generic")
-    with quiet_llvm():
+    with quiet_stderr():
         known = sorted(codegen.llvm_get_cpu_archlist(tvm.target.Target({"kind": "llvm", "mtriple": triple})))
         if cpu != "generic" and not codegen.llvm_is_valid_cpu(cpu, triple):
             near = difflib.get_close_matches(cpu, known, n=3, cutoff=0.5)
@@ -71,16 +69,3 @@ def _check_feature(word: str, triple: str) -> None:
         if name in codegen.llvm_get_cpu_features(target):
             return
     raise UserError(f"LLVM knows no feature {word!r} of {triple}; expected such as +avx2 or -avx512f")
-
-
-@contextlib.contextmanager
-def quiet_llvm() -> Iterator[None]:
-    """Keep from standard error what TVM and LLVM write there, past Python, about a target in question."""
-    before = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)

@@ -11,8 +11,9 @@ import platform
 import tvm
 
 from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, WARP_THREADS, capability_of
-from .cpu_target import check_cpu, quiet_llvm, with_defaults
+from .cpu_target import check_cpu, with_defaults
 from .errors import UserError
+from .quiet import quiet_stderr
 from .runtime.threads import physical_cores
 
 CACHE_BYTES = 4 << 20
@@ -37,7 +38,7 @@ def resolve_target(text: str) -> tvm.target.Target:
         return _local_gpu()
     try:
         spec = json.loads(text) if text.startswith("{") else text
-        with quiet_llvm():
+        with quiet_stderr():
             target = tvm.target.Target(with_defaults(_with_limits(spec)) if isinstance(spec, dict) else spec)
     except Exception as error:  # TVM raises several kinds, with a stack of C++ frames in the message
         tags = [*tvm.target.list_tags(), *tvm.target.Target.list_kinds()]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import warnings
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from ..quiet import quiet_stderr
 from .metadata import Preprocessing
 
 # what Pillow logs of a damaged file it raises too
@@ -42,6 +44,8 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
             with Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as picture:
                 if 0 in picture.size:
                     raise UnidentifiedImageError("it has no pixels")
+                with quiet_stderr() if picture.format == "TIFF" else contextlib.nullcontext():
+                    picture.load()
                 turned = ImageOps.exif_transpose(picture)
                 if turned.mode in _DEEP:
                     return _to_8_bits(file, turned, picture.format)
