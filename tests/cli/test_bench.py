@@ -55,6 +55,21 @@ def test_a_library_of_no_zoo_network(tmp_path: Path) -> None:
     assert "is no network of the zoo" in line and "--against none" in line
 
 
+def test_files_of_the_current_folder_are_not_run(tmp_path: Path) -> None:
+    """Neither here nor in the processes of the contenders, which are started by Python's own `-c`."""
+    affine_library(tmp_path / "affine.so", name="affine")
+    for name in ("torch", "numpy", "runpy", "tvm_ffi"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "tvm_involution", "bench", "affine.so", *QUICK],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+    )
+    assert done.returncode == 0 and not (tmp_path / "ran").exists(), done
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

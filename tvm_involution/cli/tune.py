@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,6 +67,11 @@ def tune_command(
         return
     from ..tuning.tuner import tune
 
+    # TVM starts its processes by `python -m`, which looks for modules in the current folder first; from Python 3.11 on
+    # it can be told not to, and then has to be told where a package is that is not installed
+    os.environ["PYTHONSAFEPATH"] = "1"
+    package = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     with _display() as show:
         result = tune(
             model,
