@@ -6,13 +6,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-from command_line import run_cli
+from command_line import TESTS, run_cli
 from library_fixture import COLOURS, PICTURE_SIZE, affine_library, colour_library, pair_library
 from PIL import Image
 
@@ -237,3 +239,46 @@ def test_devices(tmp_path: Path, colour: Path) -> None:
     assert "compiled for cpu" in run_cli("run", colour, "--input", picture, "--device", "cuda").error_line()
     library = colour_library(tmp_path / "cuda.so", device_type="cuda")
     assert "no NVIDIA driver" in run_cli("run", library, "--input", picture).error_line()
+
+
+def run_process(*words: object, stdout: object = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command line in a process of its own, with the streams that a shell would give it."""
+    return subprocess.run(
+        [sys.executable, "-m", "tvm_involution", *map(str, words)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent), **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "bar"),
+    [({"LC_ALL": "C"}, "█"), ({"PYTHONIOENCODING": "latin-1"}, "#"), ({"LC_ALL": "C", "PYTHONUTF8": "0"}, "")],
+)
+def test_terminals_with_few_letters(tmp_path: Path, environment: dict[str, str], bar: str) -> None:
+    library = colour_library(tmp_path / "x.so", classes=("röt", "grün", "青"))
+    done = run_process("run", library, "--input", green_picture(tmp_path / "green.png"), **environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    assert bar in done.stdout.decode(encoding, errors="replace") and done.stdout.count(b"\n") == 3
+
+
+def test_output_that_nobody_takes(tmp_path: Path, affine: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_process("inspect", affine, stdout=full)
+    line = b"tvm-involution: cannot write the standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, line)
+    reader, writer = os.pipe()
+    os.close(reader)  # as of `| head`, which has seen enough
+    done = run_process("inspect", affine, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_names_of_files_in_no_encoding(tmp_path: Path, colour: Path) -> None:
+    picture = green_picture(tmp_path / "green.png")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xffn.png"))
+    picture.rename(odd)
+    done = run_process("run", colour, "--input", odd, "--output", odd.with_suffix(".npz"))
+    assert (done.returncode, done.stderr) == (0, b"") and odd.with_suffix(".npz").exists()
+    assert run_process("inspect", odd).stderr.count(b"\n") == 1
