@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import io
 import json
 import os
@@ -205,6 +206,26 @@ class Workshop:
 
 
 # ---------------------------------------------------------------- cases
+
+
+def resealed(shop: Workshop, folder: Path, rng: random.Random) -> str:
+    """Return a library whose metadata says something else, under a sum that is right."""
+    data = (shop.good / rng.choice(["affine.so", "colour.so", "segments.so"])).read_bytes()
+    length = int.from_bytes(data[-24:-16], "little")
+    start = len(data) - 56 - length
+    metadata = json.loads(data[start : start + length])
+    place: Any = metadata
+    while True:
+        key = rng.choice([*place] if isinstance(place, dict) else range(len(place)))
+        if not isinstance(place[key], (dict, list)) or not place[key] or rng.random() < 0.4:
+            break
+        place = place[key]
+    place[key] = rng.choice([None, -1, 0, 1.5, 10**30, "", "x", [], {}, [None], {"x": 1}, True, "\ud800", [[0]] * 3])
+    text = json.dumps(metadata).encode()
+    sealed = data[:start] + text
+    footer = hashlib.sha256(sealed).digest() + len(text).to_bytes(8, "little") + data[-16:]
+    (folder / "resealed.so").write_bytes(sealed + footer)
+    return str(folder / "resealed.so")
 
 
 def bad_array(folder: Path, rng: random.Random) -> str:
@@ -425,11 +446,19 @@ def _flat(options: dict[str, str]) -> Iterator[str]:
         yield value
 
 
+def resealed_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
+    """A library with odd metadata."""
+    library = resealed(shop, folder, rng)
+    inputs = [["--input", str(shop.good / name)] for name in ("c.png", "x.npy")]
+    return Case(rng.choice([["inspect", library], *(["run", library, *words] for words in inputs)]), False)
+
+
 _KINDS: tuple[tuple[float, Callable[[Workshop, Path, random.Random], Case]], ...] = (
     (0.4, run_case),
     (0.1, inspect_case),
     (0.4, model_case),
     (0.1, other_case),
+    (0.05, resealed_case),
 )
 
 

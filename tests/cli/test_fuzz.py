@@ -7,7 +7,7 @@ from fuzz_command_line import Case, fuzz, judge
 
 
 def test_a_sample_of_bad_input() -> None:
-    findings, _ = fuzz(40, seed=0)
+    findings, _ = fuzz(40, seed=1)
     assert not findings, "\n".join(map(str, findings))
 
 
