@@ -242,6 +242,18 @@ def test_damage_is_seen(tmp_path: Path, whole: Path, rng: np.random.Generator) -
     assert "truncated" in refusal(tmp_path / "x.pt2")
 
 
+def test_what_torch_says_of_damage_is_raised_alone(
+    tmp_path: Path, whole: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with zipfile.ZipFile(whole) as archive:
+        members = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/version")}
+    with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    refusal(tmp_path / "x.pt2")
+    assert capfd.readouterr().err == "" and not caplog.records
+
+
 def test_a_bomb(tmp_path: Path, whole: Path) -> None:
     """A member that says it is larger than the whole file."""
     data = bytearray(whole.read_bytes())

@@ -9,8 +9,10 @@ see two things in one zip file cannot be played off against each other.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Iterator
@@ -74,7 +76,8 @@ def load_archive(path: Path) -> torch.export.ExportedProgram:
         raise UserError(f"{path} is {other}")
     try:
         members = _vetted(_members(path))
-        return torch.export.load(_archive(members))
+        with _quiet():
+            return torch.export.load(_archive(members))
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     except zipfile.BadZipFile as error:
@@ -82,6 +85,17 @@ def load_archive(path: Path) -> torch.export.ExportedProgram:
     except Exception as error:  # the archive's reader raises whatever its parts raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"cannot read {path}: {reason}; {_HINT}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep PyTorch from logging what it raises, too, with a traceback."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _members(path: Path) -> dict[str, bytes]:
