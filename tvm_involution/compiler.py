@@ -16,16 +16,17 @@ from tvm import relax
 
 from . import __version__, lowering
 from .arguments import Size, checked
-from .files import atomic_write
+from .files import atomic_write, check_room
 from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
 from .frontend.network import resolve_network
 from .lowering.cuda_code import check_cuda_compiler
-from .lowering.link import link_shared, target_triple
+from .lowering.link import link_shared, linker_of, target_triple
 from .records.tuning_records import TuningRecords
 from .relax import pipeline
 from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
+from .runtime.arrays import numpy_dtype
 from .runtime.library_file import seal
 from .runtime.metadata import LibraryMetadata, TensorSpec
 from .runtime.tvm_runtime import tvm_version
@@ -45,9 +46,11 @@ class CompiledLibrary:
         """Write the shared library; `path` appears whole or not at all.
 
         Raises:
-            UserError: the folder cannot be written, or no linker for the target is at hand.
+            UserError: the folder cannot be written, a disk has no room, or no linker for the target is at hand.
             RuntimeError: the compiler of CUDA's message, where it does not take a kernel.
         """
+        # weights and some code: the least that it takes
+        check_room(path, self.metadata.parameters * numpy_dtype(self.metadata.dtype).itemsize + (4 << 20))
         with atomic_write(path) as temporary:
             link_shared(self._executable, self._target, temporary)
             seal(temporary, self.metadata)
@@ -93,6 +96,7 @@ def compile(  # the contract's verb
     cpu_features(resolved if resolved.host is None else resolved.host)  # an unknown CPU is refused before all work
     if resolved.kind.name == "cuda":
         check_cuda_compiler(str(resolved.attrs["arch"]))
+    linker_of(resolved)  # that there is none is told at once
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
     batches = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)

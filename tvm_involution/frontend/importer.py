@@ -19,6 +19,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from ..errors import UserError
 from ..relax.operators import involution as operator
 from . import conversions
+from .sizes import check_sizes
 from .source import source_line
 from .unfold_pattern import rewrite_unfold_involutions
 
@@ -76,14 +77,15 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
     (cls/mmcls/models/utils/involution_naive.py), become `tvm_involution.involution2d`.
 
     Raises:
-        UserError: the program holds an operator that Relax cannot import, named with its source line; or its outputs
-            depend on a buffer that it changes; or it returns numbers that are no tensors.
+        UserError: the program holds an operator that Relax cannot import, named with its source line, or a tensor that
+            is too large; or its outputs depend on a buffer that it changes; or it returns numbers that are no tensors.
     """
     program = rewrite_unfold_involutions(program)
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
         program = program.run_decompositions(_decompositions())
+    check_sizes(program)
     _check_state(program)
     _keep_tensors(program)
     try:

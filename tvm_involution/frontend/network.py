@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib
-import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +20,13 @@ from ..arguments import Size, checked
 from ..errors import UserError
 from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
+from .archive import load_archive
 from .batch_axes import BatchAxes, compare_batches, fixed
 from .importer import export_module
+from .other_files import refuse_other_file
 from .rebatch import no_torch_log, other_batch, rebatched_axes
+from .sizes import check_size
+from .user_function import call_user_function
 
 _DETECTIONS = ("boxes", "scores", "labels")
 _OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
@@ -143,6 +145,7 @@ class Network:
                 "module: (module, inputs)"
             )
         shape = (batch, channels[0], *self.image_size)
+        check_size(shape)
         try:
             picture = torch.zeros(shape)
         except RuntimeError as error:
@@ -155,6 +158,7 @@ class Network:
         """Trace the examples with `batch` where their first size is `own`."""
 
         def resize(x: torch.Tensor) -> torch.Tensor:
+            check_size((batch, *x.shape[1:]) if x.dim() else ())
             return x if batch == own or not x.dim() or len(x) != own else x.new_zeros(batch, *x.shape[1:])
 
         assert self.module is not None
@@ -225,11 +229,12 @@ def resolve_network(
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
-        return _exported(Path(model))
+        return Network(Path(model).stem, "unknown", str(model), program=load_archive(Path(model)))
     elif ":" in str(model):
-        network = _given(_imported(str(model)), str(model), "returned")
+        network = _given(call_user_function(str(model)), str(model), "returned")
         network.weights_origin = "as built by the function"
     else:
+        refuse_other_file(str(model))
         network = _from_zoo(str(model), own_weights=checkpoint is None)
     if checkpoint is not None:
         assert network.module is not None
@@ -277,29 +282,6 @@ def _from_zoo(name: str, own_weights: bool) -> Network:
         colours=spec.colours,
         output_names=_OUTPUT_NAMES[spec.task],
     )
-
-
-def _exported(path: Path) -> Network:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; name a file that torch.export.save wrote")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is no .pt2 archive, or is truncated; write it with torch.export.save")
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # the archive's reader raises whatever its parts raise
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; write it with torch.export.save") from error
-    return Network(path.stem, "unknown", str(path), program=program)
-
-
-def _imported(reference: str) -> Any:
-    module_name, _, function_name = reference.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"cannot import {reference}: {error}; expected package.module:function") from error
-    if not callable(function):
-        raise UserError(f"{reference} is a {type(function).__name__}; expected a function that returns a module")
-    return function()
 
 
 def _given(model: Any, name: str, verb: str) -> Network:

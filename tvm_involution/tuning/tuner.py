@@ -8,7 +8,9 @@ import fcntl
 import importlib.util
 import json
 import logging
+import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,19 +116,19 @@ def tune(
     tracker = _tracker(rpc, rpc_key)
     if trials is None and minutes is None:
         trials = DEFAULT_TRIALS
-    if (trials is not None and trials < 1) or (minutes is not None and minutes <= 0):
+    if (trials is not None and trials < 1) or (minutes is not None and not 0 < minutes < math.inf):
         raise UserError(f"the budget must be positive, got trials={trials}, minutes={minutes}; for example trials=1000")
     if tracker is None:
         thread_count()  # else every candidate would fail by what is wrong with TVM_NUM_THREADS
         _check_measurable(resolved)
     folder = (Path(log_dir) if log_dir is not None else user_folder()) / target_key(resolved)
+    network = resolve_network(model, image_size=image_size)
+    (size,) = network.batch_sizes(batch)
+    wanted = network.resolve_dtype(dtype)
+    tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
     with _exclusive(folder / MEASURED):
-        network = resolve_network(model, image_size=image_size)
-        (size,) = network.batch_sizes(batch)
-        wanted = network.resolve_dtype(dtype)
         # before there are records, so that none is ever without
         _manifest(folder, resolved).write(folder)
-        tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
         database = TuningDatabase(folder / MEASURED)
         states = [_resumed(task, database) for task in tasks]
         done = sum(len(state.history) for state in states)
@@ -397,7 +399,7 @@ def _tracker(address: str | None, key: str | None) -> RpcTracker | None:
     if address is None and key is None:
         return None
     host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit() or not key:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536 or not key:
         raise UserError(f"expected rpc='HOST:PORT' and rpc_key='KEY', got {address!r} and {key!r}; for example :9190")
     return RpcTracker(host, int(port), key)
 
