@@ -22,6 +22,7 @@ from .lowering.cuda_code import check_cuda_compiler
 from .lowering.link import link_shared, target_triple
 from .records.tuning_records import TuningRecords
 from .relax import pipeline
+from .relax.dtypes import in_half
 from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
 from .runtime.library_file import seal
@@ -151,7 +152,7 @@ def _tensor_spec(name: str, ty: relax.TensorType, dtype: str, batch: int) -> Ten
     shape: tuple[int | str, ...] = tuple(int(d) for d in ty.shape.values)
     if shape and shape[0] == batch:
         shape = ("batch", *shape[1:])
-    own = dtype if str(ty.dtype) == "float32" else str(ty.dtype)
+    own = str(ty.dtype) if dtype == "float32" else in_half(dtype).get(str(ty.dtype), str(ty.dtype))
     return TensorSpec(name=name, shape=shape, dtype=own, layout="NCHW" if len(shape) == 4 else "")
 
 

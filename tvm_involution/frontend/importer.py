@@ -18,6 +18,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from ..errors import UserError
 from ..relax.operators import involution as operator
 from . import conversions
+from .half_types import half_type, in_wider_types
 from .unfold_pattern import rewrite_unfold_involutions
 
 # file, line and code of each frame of a node's stack_trace
@@ -58,13 +59,15 @@ def export_module(
 def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
     """Return the Relax module of `program`: one function `main`, weights bound as constants.
 
+    A program in a half type comes in float32, and what is float32 in it in float64, for `ConvertDtype` to take back.
+
     Involutions, as `torch.ops.tvm_involution.involution2d` or in the official naive form with `nn.Unfold`
     (cls/mmcls/models/utils/involution_naive.py), become `tvm_involution.involution2d`.
 
     Raises:
         UserError: the program holds an operator that Relax cannot import, named with its source line.
     """
-    program = rewrite_unfold_involutions(program)
+    program = rewrite_unfold_involutions(in_wider_types(program) if half_type(program) else program)
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")

@@ -18,6 +18,7 @@ from .. import zoo
 from ..errors import UserError
 from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
+from .half_types import half_type
 from .importer import export_module
 
 _DETECTIONS = ("boxes", "scores", "labels")
@@ -77,7 +78,7 @@ class Network:
             UserError: unknown, or one that this network cannot have.
         """
         if self.program is not None:
-            own = str(input_batch(self.program)[1]).removeprefix("torch.")
+            own = half_type(self.program) or str(input_batch(self.program)[1]).removeprefix("torch.")
             if dtype not in (None, own) and own != "float32":
                 raise UserError(
                     f"{self.name} was exported in {own}, not {dtype}; export it in float32 or leave out --dtype"
@@ -87,7 +88,18 @@ class Network:
             raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
         if dtype not in (None, "float32") and self.task in ("detection", "instance_segmentation"):
             raise UserError(f"{self.name} computes boxes in pixels, which {dtype} is too coarse for; leave out --dtype")
-        return dtype or "float32"
+        if dtype not in (None, self.own_dtype) and self.module is not None:
+            self.module.float()
+            self.arguments, self.keywords = tree_map(_to_float, (self.arguments, self.keywords))
+        return dtype or self.own_dtype
+
+    @property
+    def own_dtype(self) -> str:
+        """The half type that all floating-point weights of the module have, or all examples where it has none."""
+        weights = self.module.state_dict().values() if self.module is not None else ()
+        dtypes = {x.dtype for x in weights if x.is_floating_point()}
+        dtypes = dtypes or {x.dtype for x in self.examples if x.is_floating_point()}
+        return str(dtypes.pop()).removeprefix("torch.") if dtypes in ({torch.float16}, {torch.bfloat16}) else "float32"
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -125,7 +137,8 @@ class Network:
                 f"cannot tell the inputs of {self.name}, which has no convolution; give example inputs beside the "
                 "module: (module, inputs)"
             )
-        return export_module(self.module, [torch.zeros(batch, weights[0].shape[1], *self.image_size)])
+        shape = batch, weights[0].shape[1], *self.image_size
+        return export_module(self.module, [torch.zeros(shape, dtype=weights[0].dtype)])
 
     @property
     def examples(self) -> list[torch.Tensor]:
@@ -156,7 +169,9 @@ def resolve_network(
         assert network.module is not None
         network.name = type(network.module).__name__
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
-        network.module = copy.deepcopy(network.module).eval().float()
+        network.module = copy.deepcopy(network.module).eval()
+        if network.own_dtype == "float32":
+            network.module.float()
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
@@ -176,6 +191,10 @@ def resolve_network(
     else:
         network.image_size = image_size or network.image_size or (224, 224)
     return network
+
+
+def _to_float(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.is_floating_point() else x
 
 
 def _from_zoo(name: str, own_weights: bool) -> Network:
