@@ -24,6 +24,7 @@ from .lowering.cuda_code import check_cuda_compiler
 from .lowering.link import link_shared, linker_of, target_triple
 from .records.tuning_records import TuningRecords
 from .relax import pipeline
+from .relax.dtypes import in_half
 from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
 from .runtime.arrays import numpy_dtype
@@ -176,7 +177,8 @@ def _tensor_specs(
     dtype: str,
     layout: str = "",
 ) -> tuple[TensorSpec, ...]:
+    halves = {} if dtype == "float32" else in_half(dtype)
     return tuple(
-        TensorSpec(name, shape, dtype if str(ty.dtype) == "float32" else str(ty.dtype), layout)
+        TensorSpec(name, shape, halves.get(str(ty.dtype), str(ty.dtype)), layout)
         for name, shape, ty in zip(names, shapes, types, strict=True)
     )

@@ -19,6 +19,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from ..errors import UserError
 from ..relax.operators import involution as operator
 from . import conversions
+from .half_types import half_type, in_wider_types
 from .sizes import check_sizes
 from .source import source_line
 from .unfold_pattern import rewrite_unfold_involutions
@@ -73,6 +74,8 @@ def _evaluation(module: torch.nn.Module) -> Iterator[None]:
 def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
     """Return the Relax module of `program`: one function `main`, weights bound as constants.
 
+    A program in a half type comes in float32, and what is float32 in it in float64, for `ConvertDtype` to take back.
+
     Involutions, as `torch.ops.tvm_involution.involution2d` or in the official naive form with `nn.Unfold`
     (cls/mmcls/models/utils/involution_naive.py), become `tvm_involution.involution2d`.
 
@@ -80,7 +83,7 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
         UserError: the program holds an operator that Relax cannot import, named with its source line, or a tensor that
             is too large; or its outputs depend on a buffer that it changes; or it returns numbers that are no tensors.
     """
-    program = rewrite_unfold_involutions(program)
+    program = rewrite_unfold_involutions(in_wider_types(program) if half_type(program) else program)
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")

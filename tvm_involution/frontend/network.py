@@ -22,6 +22,7 @@ from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
 from .archive import load_archive
 from .batch_axes import BatchAxes, compare_batches, fixed
+from .half_types import half_type
 from .importer import export_module
 from .other_files import refuse_other_file
 from .rebatch import no_torch_log, other_batch, rebatched_axes
@@ -90,7 +91,7 @@ class Network:
         if dtype is not None and dtype not in DTYPES:
             raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
         if self.program is not None:
-            own = str(input_batch(self.program)[1]).removeprefix("torch.")
+            own = half_type(self.program) or str(input_batch(self.program)[1]).removeprefix("torch.")
             if own not in DTYPES:
                 raise UserError(f"{self.name} was exported in {own}; export it in one of {', '.join(DTYPES)}")
             if dtype not in (None, own) and own != "float32":
@@ -100,7 +101,19 @@ class Network:
             return dtype or own
         if dtype not in (None, "float32") and self.task in ("detection", "instance_segmentation"):
             raise UserError(f"{self.name} computes boxes in pixels, which {dtype} is too coarse for; leave out --dtype")
-        return dtype or "float32"
+        if dtype not in (None, self.own_dtype) and self.module is not None:
+            self.module.float()
+            self._programs.clear()
+            self.arguments, self.keywords = tree_map(_to_float, (self.arguments, self.keywords))
+        return dtype or self.own_dtype
+
+    @property
+    def own_dtype(self) -> str:
+        """The half type that all floating-point weights of the module have, or all examples where it has none."""
+        weights = self.module.state_dict().values() if self.module is not None else ()
+        dtypes = {x.dtype for x in weights if x.is_floating_point()}
+        dtypes = dtypes or {x.dtype for x in self.examples if x.is_floating_point()}
+        return str(dtypes.pop()).removeprefix("torch.") if dtypes in ({torch.float16}, {torch.bfloat16}) else "float32"
 
     @property
     def takes_pictures(self) -> bool:
@@ -147,7 +160,7 @@ class Network:
         shape = (batch, channels[0], *self.image_size)
         check_size(shape)
         try:
-            picture = torch.zeros(shape)
+            picture = torch.zeros(shape, dtype=getattr(torch, self.own_dtype))
         except RuntimeError as error:
             raise UserError(
                 f"an input of {list(shape)} does not fit into memory; take a smaller batch or size"
@@ -225,7 +238,9 @@ def resolve_network(
         assert network.module is not None
         network.name = type(network.module).__name__
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
-        network.module = _copy(network.module).eval().float()
+        network.module = _copy(network.module).eval()
+        if network.own_dtype == "float32":
+            network.module.float()
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
@@ -265,6 +280,10 @@ def _copy(module: torch.nn.Module) -> torch.nn.Module:
             f"{type(module).__name__} cannot be copied ({reason[0] if reason else type(error).__name__}), so that it "
             "would stay as it is; take out what copy.deepcopy refuses, or name it as package.module:function"
         ) from error
+
+
+def _to_float(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.is_floating_point() else x
 
 
 def _from_zoo(name: str, own_weights: bool) -> Network:
