@@ -20,6 +20,8 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define CUDART_INF_F INFINITY
+#define CUDART_INF double(INFINITY)
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 

@@ -9,7 +9,7 @@ import pytest
 import tvm
 from cuda_emulator import build_cuda, run_cuda
 from programs import as_dtype
-from tvm import te, tirx, topi
+from tvm import s_tir, te, tirx, topi
 
 from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule
@@ -17,10 +17,6 @@ from tvm_involution.target import cpu_features, resolve_target
 
 INF, NAN = float("inf"), float("nan")
 SPECIAL = [NAN, INF, -INF, -0.0, 0.5, -2.0, 3.0, 9.0]
-
-def gpu(architecture: str) -> tvm.target.Target:
-    return tvm.target.Target({"kind": "cuda", "arch": architecture}, host="llvm")
-
 
 def pairs(dtype: str) -> list[np.ndarray]:
     """Every two of the special values, as two arrays (8, 8)."""
@@ -37,16 +33,8 @@ def run(func: tirx.PrimFunc, arrays: list[np.ndarray], target: tvm.target.Target
     return result.numpy()
 
 
-def program(inputs: list[te.Tensor], output: te.Tensor) -> tirx.PrimFunc:
-    return te.create_prim_func([*inputs, output]).with_attr("global_symbol", "main")
-
-
-@pytest.fixture(params=["llvm", "haswell", "sm_90", "sm_75"])
-def target(request):
-    if request.param.startswith("sm_"):
-        if not cuda_emulator.available:
-            pytest.skip("needs g++")
-        return gpu(request.param)
+@pytest.fixture(scope="module", params=["llvm", "haswell"])
+def cpu(request) -> tvm.target.Target:
     here = resolve_target("llvm")
     if request.param == "llvm":
         return here
@@ -56,19 +44,63 @@ def target(request):
     return haswell
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_every_pair_of_special_values(target, dtype):
-    """Maximum, minimum, ReLU, clip, `!=` and maxima and minima over an axis, as NumPy has them."""
-    if target.kind.name == "cuda" and target.attrs["arch"] == "sm_75" and dtype == "bfloat16":
-        pytest.skip("no such type there")
+def programs(dtype: str) -> dict[str, tuple[tirx.PrimFunc, np.ndarray]]:
+    """Programs of every two special values, with what NumPy makes of them."""
     a, b = (te.placeholder((8, 8), dtype, name) for name in "ab")
-    outputs = [topi.maximum(a, b), topi.minimum(a, b), topi.nn.relu(a), topi.clip(a, -1, 6), topi.not_equal(a, b)]
-    outputs = [topi.cast(output, "float32") for output in outputs]
-    # (8, 16) -> (16): as many as a vector's lanes, and beginning with what is least
-    both = topi.concatenate([a, topi.maximum(a, topi.full((8, 8), dtype, -INF))], 1)
-    outputs += [topi.cast(reduce(both, axis=0), "float32") for reduce in (topi.max, topi.min)]
     x, y = (array.astype("float64") for array in pairs(dtype))
-    expected = [np.maximum(x, y), np.minimum(x, y), np.maximum(x, 0), np.clip(x, -1, 6), x != y]
-    expected += [reduce(np.concatenate([x, x], 1), axis=0) for reduce in (np.max, np.min)]
-    for output, right in zip(outputs, expected, strict=True):
-        np.testing.assert_array_equal(run(program([a, b], output), pairs(dtype), target), right)
+    # (16, 8) -> (16): the first column of each half has what is least, or NaN
+    both = topi.transpose(topi.concatenate([a, b], 1))
+    xy = np.concatenate([x, y], 1).T
+    found = {
+        "maximum": (topi.maximum(a, b), np.maximum(x, y)),
+        "minimum": (topi.minimum(a, b), np.minimum(x, y)),
+        "relu": (topi.nn.relu(a), np.maximum(x, 0)),
+        "clip": (topi.clip(a, -1, 6), np.clip(x, -1, 6)),
+        "unequal": (topi.not_equal(a, b), x != y),
+        "max": (topi.max(both, axis=1), xy.max(1)),
+        "min": (topi.min(both, axis=1), xy.min(1)),
+    }
+    return {
+        name: (te.create_prim_func([a, b, topi.cast(output, "float32")]).with_attr("global_symbol", "main"), expected)
+        for name, (output, expected) in found.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_every_pair_of_special_values(cpu, dtype):
+    for name, (func, expected) in programs(dtype).items():
+        np.testing.assert_array_equal(run(func, pairs(dtype), cpu), expected, name)
+
+
+@pytest.mark.skipif(not cuda_emulator.available, reason="needs g++")
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_on_gpus(dtype):
+    target = tvm.target.Target({"kind": "cuda", "arch": "sm_90"}, host="llvm")
+    for name in ("minimum", "clip", "max"):
+        func, expected = programs(dtype)[name]
+        np.testing.assert_array_equal(run(func, pairs(dtype), target), expected, name)
+
+
+@pytest.mark.skipif(not cuda_emulator.available, reason="needs g++")
+def test_on_a_gpu_without_the_instructions():
+    target = tvm.target.Target({"kind": "cuda", "arch": "sm_75"}, host="llvm")
+    func, expected = programs("float16")["maximum"]
+    np.testing.assert_array_equal(run(func, pairs("float16"), target), expected)
+
+
+@pytest.mark.skipif(not cuda_emulator.available, reason="needs g++")
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_vectors_on_gpus(dtype):
+    """Eight numbers of 16 bits are a uint4."""
+    target = tvm.target.Target({"kind": "cuda", "arch": "sm_90"}, host="llvm")
+    a, b = (te.placeholder((8, 8), dtype, name) for name in "ab")
+    sch = s_tir.Schedule(te.create_prim_func([a, b, topi.maximum(a, b)]).with_attr("global_symbol", "main"))
+    (block,) = sch.get_child_blocks(sch.get_sblock("root"))
+    row, column = sch.get_loops(block)
+    outer, lanes = sch.split(column, [None, 16 // np.dtype(dtype).itemsize])
+    sch.bind(sch.fuse(row, outer), "threadIdx.x")
+    sch.vectorize(lanes)
+    built = build_cuda(sch, target)
+    assert f"tvm_involution_max_{dtype}x" in built.source
+    (actual,) = run_cuda(built, pairs(dtype), target)
+    np.testing.assert_array_equal(actual, np.maximum(*pairs(dtype)))

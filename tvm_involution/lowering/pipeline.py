@@ -12,6 +12,7 @@ from ..target import lowering_config
 from .accept_offsets import AcceptOffsets
 from .convert_to_bfloat16 import ConvertToBfloat16
 from .keep_locals_in_registers import KeepLocalsInRegisters
+from .pad_with_infinity import PadWithInfinity
 from .prefetch_residuals import PrefetchResiduals
 from .prefetch_weights import PrefetchWeights
 from .propagate_nan import PropagateNan
@@ -35,7 +36,7 @@ def _pipeline() -> tuple[tvm.transform.Pass, ...]:
     def finalize_device() -> tvm.transform.Pass:
         return tvm.transform.Sequential([tvm_device(), PropagateNan()])
 
-    prepare = [PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), lower]
+    prepare = [PadWithInfinity(), PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), lower]
     return tvm.transform.Sequential(prepare), finalize_host, finalize_device
 
 

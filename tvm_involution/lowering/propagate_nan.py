@@ -53,8 +53,9 @@ class PropagateNan:
 def _rewrite(body: tirx.Stmt, target: tvm.target.Target) -> tirx.Stmt:
     body = _start_at_infinity(body)
     if target.kind.name == "cuda":
-        return structural_map(body, [(_EXTREMA, functools.partial(_on_cuda, native=compute_capability(target) >= 80))])
-    return structural_map(body, [(_EXTREMA, _on_x86 if _is_x86(target) else _by_intrinsic), (tirx.NE, _unequal)])
+        on_cuda = functools.partial(_on_cuda, native=compute_capability(target) >= 80)
+        return structural_map(body, [(_EXTREMA, on_cuda), (tirx.FloatImm, _as_cuda_has_it)])
+    return structural_map(body, [(_EXTREMA, _by_selection if _is_x86(target) else _by_intrinsic), (tirx.NE, _unequal)])
 
 
 def _start_at_infinity(body: tirx.Stmt) -> tirx.Stmt:
@@ -82,10 +83,10 @@ def _start_at_infinity(body: tirx.Stmt) -> tirx.Stmt:
     return structural_map(body, (tirx.BufferStore, replace)) if kinds else body
 
 
-def _on_x86(extremum: _Extremum) -> tirx.PrimExpr:
-    """Return selections that LLVM makes `maxps` and `minps` of, whose result is the second operand if one is NaN.
+def _by_selection(extremum: _Extremum) -> tirx.PrimExpr:
+    """Return selections that on x86 become `maxps` and `minps`, whose result is the second operand if one is NaN.
 
-    Where an operand is known to be a number it is the first; otherwise two more instructions keep the first one's NaN.
+    Where an operand is known to be a number it is the first; otherwise a comparison and a blend keep the first's NaN.
     """
     if not _is_float(extremum):
         return extremum
@@ -98,9 +99,9 @@ def _on_x86(extremum: _Extremum) -> tirx.PrimExpr:
 
 
 def _by_intrinsic(extremum: _Extremum) -> tirx.PrimExpr:
-    """Return IEEE 754's maximum, an instruction on AArch64 (`fmax`)."""
-    if not _is_float(extremum):
-        return extremum
+    """Return IEEE 754's maximum, an instruction on AArch64 (`fmax`), though not for vectors of float16 everywhere."""
+    if not _is_float(extremum) or "float16" in str(extremum.ty.dtype):
+        return _by_selection(extremum)
     name = "llvm.maximum" if isinstance(extremum, tirx.Max) else "llvm.minimum"
     return tirx.call_llvm_pure_intrin(extremum.ty, name, extremum.a, extremum.b)
 
@@ -121,7 +122,7 @@ def _on_cuda(extremum: _Extremum, native: bool) -> tirx.PrimExpr:
     dtype = tvm.DataType(str(extremum.ty.dtype))
     scalar = str(extremum.ty.dtype).partition("x")[0]
     if scalar == "float32" and native:
-        combine = f'asm("{kind}.NaN.f32 %0, %0, %1;" : "+f"(x[lane]) : "f"(y[lane]));'
+        combine = f'asm("{kind}.NaN.f32 %0, %1, %2;" : "=f"(x[lane]) : "f"(x[lane]), "f"(y[lane]));'
     elif scalar in ("float16", "bfloat16") and native:
         combine = f"x[lane] = __h{kind}_nan(x[lane], y[lane]);"
     else:
@@ -130,6 +131,13 @@ def _on_cuda(extremum: _Extremum, native: bool) -> tirx.PrimExpr:
     name, c_type = f"tvm_involution_{kind}_{extremum.ty.dtype}", _CUDA_TYPES[scalar]
     source = _CUDA_FUNCTION.format(name=name, type=c_type, lanes=dtype.lanes, combine=combine)
     return cuda_func_call(name, extremum.a, extremum.b, source_code=source, return_type=extremum.ty)
+
+
+def _as_cuda_has_it(constant: tirx.FloatImm) -> tirx.PrimExpr:
+    """Return infinities and NaN of bfloat16 by way of float32; TVM writes "inff"."""
+    if math.isfinite(constant.value) or "bfloat16" not in str(constant.ty.dtype):
+        return constant
+    return tirx.Cast(constant.ty, tirx.const(constant.value, "float32"))
 
 
 def _select(extremum: _Extremum, first: tirx.PrimExpr, second: tirx.PrimExpr) -> tirx.PrimExpr:

@@ -19,6 +19,7 @@ from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
 from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
+from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
 from .passes.split_transposed_convolution import SplitTransposedConvolution
@@ -77,6 +78,7 @@ def phases(
                 WinogradConvolutions(target),
                 StrassenConvolutions(target),
                 PackWeights(target, tf32),
+                OrderNan(),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
