@@ -18,6 +18,7 @@ from tvm_involution.target import cpu_features, resolve_target
 INF, NAN = float("inf"), float("nan")
 SPECIAL = [NAN, INF, -INF, -0.0, 0.5, -2.0, 3.0, 9.0]
 
+
 def pairs(dtype: str) -> list[np.ndarray]:
     """Every two of the special values, as two arrays (8, 8)."""
     return [as_dtype(array, dtype) for array in np.meshgrid(SPECIAL, SPECIAL)]

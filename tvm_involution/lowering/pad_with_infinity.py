@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pad what a maximum is pooled of by -inf, as torch does; TVM takes the least finite number, which -inf is less than."""
+"""Pad by -inf what maxima are pooled of, as torch does; TVM takes the least finite number, which -inf is less than."""
 
 from __future__ import annotations
 

@@ -19,7 +19,6 @@ from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from ..target import compute_capability
 
-_Extremum = tirx.Max | tirx.Min
 _EXTREMA = (tirx.Max, tirx.Min)
 
 _CUDA_TYPES = {"float16": "half", "bfloat16": "nv_bfloat16", "float32": "float", "float64": "double"}
@@ -60,11 +59,15 @@ def _rewrite(body: tirx.Stmt, target: tvm.target.Target) -> tirx.Stmt:
 
 def _start_at_infinity(body: tirx.Stmt) -> tirx.Stmt:
     """Let maxima over several elements begin at -inf and not at the least finite number, minima likewise."""
-    kinds: dict[tirx.Var, type[_Extremum]] = {}
+    kinds: dict[tirx.Var, type] = {}
 
     def collect(store: tirx.BufferStore) -> None:
         value = store.value
-        if isinstance(value, _EXTREMA) and _is_float(value) and any(_reads(x, store.buffer) for x in (value.a, value.b)):
+        if (
+            isinstance(value, _EXTREMA)
+            and _is_float(value)
+            and any(_reads(x, store.buffer) for x in (value.a, value.b))
+        ):
             kinds[store.buffer] = type(value)
 
     def replace(store: tirx.BufferStore) -> tirx.BufferStore:
@@ -83,7 +86,7 @@ def _start_at_infinity(body: tirx.Stmt) -> tirx.Stmt:
     return structural_map(body, (tirx.BufferStore, replace)) if kinds else body
 
 
-def _by_selection(extremum: _Extremum) -> tirx.PrimExpr:
+def _by_selection(extremum: tirx.PrimExpr) -> tirx.PrimExpr:
     """Return selections that on x86 become `maxps` and `minps`, whose result is the second operand if one is NaN.
 
     Where an operand is known to be a number it is the first; otherwise a comparison and a blend keep the first's NaN.
@@ -98,7 +101,7 @@ def _by_selection(extremum: _Extremum) -> tirx.PrimExpr:
     return _named([first, second], lambda x, y: tirx.Select(tirx.EQ(x, x), _select(extremum, x, y), x))
 
 
-def _by_intrinsic(extremum: _Extremum) -> tirx.PrimExpr:
+def _by_intrinsic(extremum: tirx.PrimExpr) -> tirx.PrimExpr:
     """Return IEEE 754's maximum, an instruction on AArch64 (`fmax`), though not for vectors of float16 everywhere."""
     if not _is_float(extremum) or "float16" in str(extremum.ty.dtype):
         return _by_selection(extremum)
@@ -110,7 +113,7 @@ def _unequal(comparison: tirx.NE) -> tirx.PrimExpr:
     return tirx.Not(tirx.EQ(comparison.a, comparison.b)) if _is_float(comparison.a) else comparison
 
 
-def _on_cuda(extremum: _Extremum, native: bool) -> tirx.PrimExpr:
+def _on_cuda(extremum: tirx.PrimExpr, native: bool) -> tirx.PrimExpr:
     """Return a call of a function that takes the type's vectors apart.
 
     Args:
@@ -140,7 +143,7 @@ def _as_cuda_has_it(constant: tirx.FloatImm) -> tirx.PrimExpr:
     return tirx.Cast(constant.ty, tirx.const(constant.value, "float32"))
 
 
-def _select(extremum: _Extremum, first: tirx.PrimExpr, second: tirx.PrimExpr) -> tirx.PrimExpr:
+def _select(extremum: tirx.PrimExpr, first: tirx.PrimExpr, second: tirx.PrimExpr) -> tirx.PrimExpr:
     compare = tirx.GT if isinstance(extremum, tirx.Max) else tirx.LT
     return tirx.Select(compare(first, second), first, second)
 

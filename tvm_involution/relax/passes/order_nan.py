@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """NaN in comparisons, orders and products with zero, as torch has it.
 
-Where values are ordered (`argmax`, `argmin`, `argsort`, `sort`, `topk`), NaN is more than infinity, in `argmin` less than
-all: TVM's comparisons with it are false, so that what comes out depends on where it stands. Integers in the same order
-are ordered in their place.
+Where values are ordered (`argmax`, `argmin`, `argsort`, `sort`, `topk`), NaN is more than infinity, in `argmin` less
+than all: TVM's comparisons with it are false, so that what comes out depends on where it stands. Integers in the same
+order are ordered in their place.
 
 TVM simplifies `x != x`, which is how NaN is asked for, to false, and `x * 0` and `0 / x` to 0, which NaN and infinity
 are not.
@@ -72,7 +72,8 @@ def _comparison(call: relax.Call, builder: relax.BlockBuilder) -> relax.Expr:
     x, y = call.args
     if not x.same_as(y):
         return call
-    is_nan = relax.op.isnan(x)
+    # TVM does not ask this of bfloat16
+    is_nan = relax.op.isnan(builder.emit(relax.op.astype(x, "float32")) if str(x.ty.dtype) == "bfloat16" else x)
     return is_nan if call.op.name == "relax.not_equal" else relax.op.logical_not(builder.emit(is_nan))
 
 
