@@ -102,6 +102,7 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
                 "roi_align.default": conversions.convert_roi_align,
                 "paste_masks.default": conversions.convert_paste_masks,
                 "amax.default": conversions.convert_amax,
+                "softshrink.default": conversions.convert_softshrink,
                 "squeeze.dim": conversions.convert_squeeze,
                 "squeeze.dims": conversions.convert_squeeze,
                 "sort.stable": conversions.convert_sort_stable,

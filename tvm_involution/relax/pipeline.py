@@ -20,6 +20,7 @@ from .passes.fold_views import FoldViews
 from .passes.fold_weights import FoldWeights
 from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
+from .passes.order_nan import OrderNan
 from .passes.own_outputs import OwnOutputs
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
@@ -79,6 +80,7 @@ def phases(
                 StrassenConvolutions(target),
                 PackWeights(target, tf32),
                 WidenHalfTypes(target),
+                OrderNan(),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
