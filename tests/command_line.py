@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -41,6 +42,12 @@ def run_cli(*words: object) -> Result:
     status = end.value.code
     assert isinstance(status, int)
     return Result(status, out.getvalue(), err.getvalue())
+
+
+def default_signals() -> None:
+    """Have a child, as its `preexec_fn`, take signals as a terminal's would: a job in the background ignores Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def run_python(code: str, *arguments: object, **environment: str) -> str:

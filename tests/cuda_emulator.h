@@ -20,6 +20,8 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define CUDART_INF_F INFINITY
+#define CUDART_INF double(INFINITY)
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
 
@@ -95,6 +97,10 @@ struct alignas(4) Half2 {
 
 [[noreturn]] inline void fail(const char* what, long number);
 
+// NaN where one of two is
+inline float maximum(float a, float b) { return a > b || a != a ? a : b; }
+inline float minimum(float a, float b) { return a < b || a != a ? a : b; }
+
 }  // namespace emulator
 
 #define EMULATOR_HALF_OPERATORS(T)                                  \
@@ -112,6 +118,8 @@ struct alignas(4) Half2 {
   inline bool __hgt(T a, T b) { return float(a) > float(b); }       \
   inline bool __hlt(T a, T b) { return float(a) < float(b); }       \
   inline T __hfma(T a, T b, T c) { return T(fmaf(a, b, c)); }       \
+  inline T __hmax_nan(T a, T b) { return T(emulator::maximum(a, b)); } \
+  inline T __hmin_nan(T a, T b) { return T(emulator::minimum(a, b)); } \
   inline T hexp(T a) { return T(expf(a)); }                         \
   inline T hsqrt(T a) { return T(sqrtf(a)); }                       \
   inline T hrsqrt(T a) { return T(1 / sqrtf(a)); }
@@ -579,6 +587,8 @@ inline void cp_async_wait_all(uint64_t* v, int count, int line) {
   cp_async_wait_group(v, count, line);
 }
 
+inline void max_nan(uint64_t* v, int, int) { v[0] = bits(maximum(from_bits(v[1]), from_bits(v[2]))); }
+inline void min_nan(uint64_t* v, int, int) { v[0] = bits(minimum(from_bits(v[1]), from_bits(v[2]))); }
 inline void round_to_tf32(uint64_t* v, int, int) { v[0] = (v[1] + 0x1000) & ~uint64_t(0x1fff); }
 
 // ---------------------------------------------------------------- the program's arguments: a file an array

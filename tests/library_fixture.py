@@ -53,7 +53,7 @@ def build_library(path: Path, body: Callable[..., relax.Expr], **changes: object
     builder = relax.BlockBuilder()
     for batch in metadata.batch_sizes:
         parameters = [
-            relax.Var(spec.name, relax.TensorType((batch, *spec.shape[1:]), spec.dtype)) for spec in metadata.inputs
+            relax.Var(spec.name, relax.TensorType(spec.shape_for(batch), spec.dtype)) for spec in metadata.inputs
         ]
         with builder.function(f"batch_{batch}", parameters):
             with builder.dataflow():
@@ -108,7 +108,7 @@ def whole_library(path: Path, task: str, outputs: dict[str, np.ndarray], **chang
     """A network for whole pictures, (1, 3, 8, 12), that answers `outputs` whatever it sees."""
 
     def body(x: relax.Var) -> relax.Expr:
-        answers = [relax.const(value) for value in outputs.values()]
+        answers = [relax.const(value, str(value.dtype)) for value in outputs.values()]
         return relax.Tuple(answers) if len(answers) > 1 else answers[0]
 
     specs = (TensorSpec(name, ("batch", *a.shape[1:]), str(a.dtype)) for name, a in outputs.items())

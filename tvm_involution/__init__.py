@@ -16,6 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .extras import missing_extra
 
 if TYPE_CHECKING:
     from . import nn, te
@@ -57,9 +58,9 @@ def __getattr__(name: str) -> Any:
     try:
         module = importlib.import_module(module_name, __name__)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "safetensors"):
+        if (missing := missing_extra(error, name)) is None:
             raise
-        raise UserError(f'{name} needs {error.name}: pip install "tvm-involution[compile]"') from error
+        raise missing from error
     value = module if attribute is None else getattr(module, attribute)
     globals()[name] = value
     return value

@@ -6,7 +6,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,23 @@ import tvm
 from tvm import relax
 
 from . import __version__, lowering
-from .files import atomic_write
+from .arguments import Size, checked
+from .files import atomic_write, check_room
+from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
-from .frontend.network import Network, resolve_network
+from .frontend.network import resolve_network
 from .lowering.cuda_code import check_cuda_compiler
-from .lowering.link import link_shared, target_triple
+from .lowering.link import link_shared, linker_of, target_triple
 from .records.tuning_records import TuningRecords
 from .relax import pipeline
+from .relax.dtypes import in_half
 from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
+from .runtime.arrays import numpy_dtype
 from .runtime.library_file import seal
 from .runtime.metadata import LibraryMetadata, TensorSpec
 from .runtime.tvm_runtime import tvm_version
-from .target import cpu_features, resolve_target
+from .target import as_target, cpu_features
 
 
 class CompiledLibrary:
@@ -38,26 +42,30 @@ class CompiledLibrary:
         self._target = target
         self.metadata = metadata
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the shared library; `path` appears whole or not at all.
 
         Raises:
-            UserError: the folder cannot be written, or no linker for the target is at hand.
+            UserError: the folder cannot be written, a disk has no room, or no linker for the target is at hand.
             RuntimeError: the compiler of CUDA's message, where it does not take a kernel.
         """
+        # weights and some code: the least that it takes
+        check_room(path, self.metadata.parameters * numpy_dtype(self.metadata.dtype).itemsize + (4 << 20))
         with atomic_write(path) as temporary:
             link_shared(self._executable, self._target, temporary)
             seal(temporary, self.metadata)
 
 
+@checked
 def compile(  # the contract's verb
     model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     target: str | tvm.target.Target = "llvm",
     *,
-    checkpoint: str | Path | None = None,
-    batch: int | Sequence[int] | None = None,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
+    batch: Size | Sequence[Size] | None = None,
     dtype: str | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[Size, Size] | None = None,
     tuning_logs: str | Path | None = None,
     cuda_graph: bool = True,
     debug_dump: str | Path | None = None,
@@ -72,7 +80,7 @@ def compile(  # the contract's verb
             tensor, a tuple of positional arguments or a dictionary of arguments by name, each of which is a tensor
             or a tuple, list or dictionary of tensors.
         target: `llvm` (this CPU), `cuda` (this GPU), a tag or JSON that `tvm.target.Target` takes, or a target.
-        checkpoint: weights for the network: official OpenMMLab files, state dicts, safetensors.
+        checkpoint: weights for the network: official OpenMMLab files, state dicts (also one in memory), safetensors.
         batch: the batch sizes to build for; 1 by default, for a `.pt2` file the one it was exported for.
         dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
         image_size: height and width in pixels; the zoo's own by default.
@@ -85,9 +93,11 @@ def compile(  # the contract's verb
     Raises:
         UserError: whatever is wrong with the arguments, in one line.
     """
-    resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
+    resolved = as_target(target)
+    cpu_features(resolved if resolved.host is None else resolved.host)  # an unknown CPU is refused before all work
     if resolved.kind.name == "cuda":
         check_cuda_compiler(str(resolved.attrs["arch"]))
+    linker_of(resolved)  # that there is none is told at once
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
     batches = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)
@@ -102,8 +112,8 @@ def compile(  # the contract's verb
             "global_symbol", f"batch_{size}"
         )
     mod = tvm.IRModule(functions)
-    smallest = batches[0]
-    first = functions[f"batch_{smallest}"]
+    first, program = functions[f"batch_{batches[0]}"], programs[batches[0]]
+    axes = network.batch_axes(batches)
 
     mod = pipeline.run(
         mod,
@@ -123,8 +133,8 @@ def compile(  # the contract's verb
     metadata = LibraryMetadata(
         name=network.name,
         task=network.task,
-        inputs=_input_specs(first, wanted, smallest),
-        outputs=_output_specs(network, programs[smallest], first, wanted, smallest),
+        inputs=_input_specs(first, axes, wanted, "NCHW" if network.takes_pictures else ""),
+        outputs=_output_specs(first, axes, wanted, network.output_names or output_names(program)),
         batch_sizes=batches,
         dtype=wanted,
         preprocessing=network.preprocessing,
@@ -141,29 +151,34 @@ def compile(  # the contract's verb
         weights_origin=network.weights_origin,
         parameters=network.parameters,
         kernels=kernels,
+        mixed_by=axes.mixed_by,
         cuda_graph=has_cuda_graphs(mod),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     return CompiledLibrary(executable, resolved, metadata)
 
 
-def _tensor_spec(name: str, ty: relax.TensorType, dtype: str, batch: int) -> TensorSpec:
-    shape: tuple[int | str, ...] = tuple(int(d) for d in ty.shape.values)
-    if shape and shape[0] == batch:
-        shape = ("batch", *shape[1:])
-    own = dtype if str(ty.dtype) == "float32" else str(ty.dtype)
-    return TensorSpec(name=name, shape=shape, dtype=own, layout="NCHW" if len(shape) == 4 else "")
-
-
-def _input_specs(func: relax.Function, dtype: str, batch: int) -> tuple[TensorSpec, ...]:
+def _input_specs(func: relax.Function, axes: BatchAxes, dtype: str, layout: str) -> tuple[TensorSpec, ...]:
     names = ["input"] if len(func.params) == 1 else [param.name for param in func.params]
-    return tuple(_tensor_spec(name, param.ty, dtype, batch) for name, param in zip(names, func.params, strict=True))
+    types = [param.ty for param in func.params]
+    return _tensor_specs(names, axes.inputs, types, dtype, layout)
 
 
-def _output_specs(
-    network: Network, program: torch.export.ExportedProgram, func: relax.Function, dtype: str, batch: int
-) -> tuple[TensorSpec, ...]:
+def _output_specs(func: relax.Function, axes: BatchAxes, dtype: str, names: Sequence[str]) -> tuple[TensorSpec, ...]:
     returned = func.ret_ty
     types = list(returned.fields) if isinstance(returned, relax.TupleType) else [returned]
-    names = network.output_names or output_names(program)
-    return tuple(_tensor_spec(name, ty, dtype, batch) for name, ty in zip(names, types, strict=True))
+    return _tensor_specs(names, axes.outputs, types, dtype)
+
+
+def _tensor_specs(
+    names: Sequence[str],
+    shapes: Sequence[tuple[int | str, ...]],
+    types: Sequence[relax.Type],
+    dtype: str,
+    layout: str = "",
+) -> tuple[TensorSpec, ...]:
+    halves = {} if dtype == "float32" else in_half(dtype)
+    return tuple(
+        TensorSpec(name, shape, halves.get(str(ty.dtype), str(ty.dtype)), layout)
+        for name, shape, ty in zip(names, shapes, types, strict=True)
+    )

@@ -3,35 +3,110 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import UserError
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends without an exception.
+    """Yield a temporary path; what lies there is at `path` when the block ends without an exception.
 
-    The temporary file lies in a private folder of the same file system, so it may keep the suffix of `path`
-    (tools that look at suffixes work), and is removed on any exception, Ctrl-C included.
+    The temporary file lies in a private folder beside the file, so it may keep the suffix of `path` (tools that look
+    at suffixes work), is renamed, and is removed on any exception, Ctrl-C included. A link stays, and what it points
+    to is replaced. A pipe, a terminal or another character device is written to, and never replaced.
 
     Raises:
-        UserError: the folder of `path` is missing or cannot be written, or `path` is a folder.
+        UserError: `path` is a folder, its folder is missing or cannot be written, the disk is full.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise UserError(f"cannot write {target}: it is a folder; name a file")
+    with _temporary_path(path) as (temporary, put):
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:  # it names the temporary file, or none
+                raise _cannot_write(path, error) from error
+            raise
+        try:
+            put(temporary)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Check, before long work, that `atomic_write` can begin.
+
+    Raises:
+        UserError: as `atomic_write`.
+    """
+    with _temporary_path(path):
+        pass
+
+
+def check_room(path: str | os.PathLike[str], size: int) -> None:
+    """Check that there is room for `size` bytes where `path` will be and in the folder of temporary files.
+
+    LLVM ends the process where a disk is full.
+
+    Raises:
+        UserError: there is less.
+    """
+    file = Path(os.path.realpath(path))
+    beside = [file.parent] if file.is_file() or not os.path.lexists(path) else []
+    for folder in (*beside, Path(tempfile.gettempdir())):
+        if folder.is_dir() and (free := shutil.disk_usage(folder).free) < size:
+            raise UserError(
+                f"cannot write {path}: it takes {size >> 20} MiB in {folder}, where {free >> 20} are free; make room, "
+                "or name another folder, that of temporary files in TMPDIR"
+            )
+
+
+@contextmanager
+def _temporary_path(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """Yield a path in a folder of its own, and what puts a file from there to `path`."""
     try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent)
+        mode = _mode(path)
+        if mode is None or stat.S_ISREG(mode):
+            file = Path(os.path.realpath(path))  # of a link, what it points to
+            folder = tempfile.TemporaryDirectory(prefix=f".{file.name[:40]}.", dir=file.parent)
+        elif stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+            file = Path(path)
+            folder = tempfile.TemporaryDirectory(prefix="tvm-involution-")
+        else:
+            raise UserError(f"cannot write {path}: it is {_kind(mode)}; name a file")
     except OSError as error:
-        raise UserError(
-            f"cannot write {target}: {error.strerror}; create the folder or choose one that can be written"
-        ) from error
+        raise _cannot_write(path, error) from error
+
+    def put(temporary: Path) -> None:
+        if mode is None or stat.S_ISREG(mode):
+            os.replace(temporary, file)
+        else:
+            with open(temporary, "rb") as whole, open(file, "wb") as device:
+                shutil.copyfileobj(whole, device)
+
     with folder as name:
-        temporary = Path(name) / target.name
-        yield temporary
-        os.replace(temporary, target)
+        yield Path(name) / file.name, put
+
+
+def _mode(path: str | os.PathLike[str]) -> int | None:
+    """Return the mode of what lies at `path`, or where a link there points to; None where there is nothing."""
+    try:
+        return os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _kind(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "a block device" if stat.S_ISBLK(mode) else "a socket"
+
+
+def _cannot_write(path: str | os.PathLike[str], error: OSError) -> UserError:
+    return UserError(f"cannot write {path}: {error.strerror}; name a file in a folder that exists and has room")

@@ -11,7 +11,9 @@ import platform
 import tvm
 
 from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, WARP_THREADS, capability_of
+from .cpu_target import check_cpu, with_defaults
 from .errors import UserError
+from .quiet import quiet_stderr
 from .runtime.threads import physical_cores
 
 CACHE_BYTES = 4 << 20
@@ -26,7 +28,8 @@ def resolve_target(text: str) -> tvm.target.Target:
     `llvm` is this machine's CPU with its features and physical cores; `cuda` is this machine's first GPU.
 
     Raises:
-        UserError: unknown target (with close tags), a GPU that is too old, or `cuda` without a GPU.
+        UserError: unknown target (with close tags), a CPU that LLVM does not know or that nothing can be linked for, a
+            GPU that is too old, or `cuda` without a GPU.
     """
     text = text.strip()
     if text == "llvm":
@@ -35,12 +38,15 @@ def resolve_target(text: str) -> tvm.target.Target:
         return _local_gpu()
     try:
         spec = json.loads(text) if text.startswith("{") else text
-        target = tvm.target.Target(_with_limits(spec) if isinstance(spec, dict) else spec)
+        with quiet_stderr():
+            target = tvm.target.Target(with_defaults(_with_limits(spec)) if isinstance(spec, dict) else spec)
     except Exception as error:  # TVM raises several kinds, with a stack of C++ frames in the message
         tags = [*tvm.target.list_tags(), *tvm.target.Target.list_kinds()]
         near = difflib.get_close_matches(text, tags, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see `tvm-involution targets`"
-        raise UserError(f"unknown target {text!r}: expected llvm, cuda, a TVM tag or JSON; {hint}") from error
+        if text.startswith("{"):
+            hint = f"{str(error).strip().splitlines()[-1]:.300}"
+        raise UserError(f"unknown target {text[:200]!r}: expected llvm, cuda, a TVM tag or JSON; {hint}") from error
     if target.kind.name not in ("llvm", "cuda"):
         raise UserError(f"target kind {target.kind.name!r} is not supported; expected llvm or cuda")
     if target.kind.name == "cuda" and compute_capability(target) < _OLDEST_GPU:
@@ -50,7 +56,20 @@ def resolve_target(text: str) -> tvm.target.Target:
         )
     if target.kind.name == "cuda" and target.host is None:
         target = tvm.target.Target(target, host=tvm.target.Target(_portable_host()))
+    host = target.host if target.host is not None else target
+    if host.kind.name != "llvm":
+        raise UserError(f"the target's host is of kind {host.kind.name!r}; expected llvm")
+    check_cpu(host)
     return target
+
+
+def as_target(target: str | tvm.target.Target) -> tvm.target.Target:
+    """Return a target as it is, and that of a text as `resolve_target` does.
+
+    Raises:
+        UserError: see there.
+    """
+    return target if isinstance(target, tvm.target.Target) else resolve_target(target)
 
 
 def host_cpu() -> dict[str, object]:
@@ -155,12 +174,22 @@ def _portable_host() -> dict[str, object]:
 
 # LLVM's name of each x86 feature that generated code may use -> its name in /proc/cpuinfo
 _X86_FEATURES = {
+    "ssse3": "ssse3",
+    "sse4.1": "sse4_1",
     "sse4.2": "sse4_2",
+    "popcnt": "popcnt",
+    "lzcnt": "abm",
+    "movbe": "movbe",
+    "bmi": "bmi1",
+    "bmi2": "bmi2",
     "avx": "avx",
     "fma": "fma",
     "avx2": "avx2",
     "f16c": "f16c",
     "avx512f": "avx512f",
+    "avx512cd": "avx512cd",
+    "avx512vbmi": "avx512vbmi",
+    "avx512vbmi2": "avx512_vbmi2",
     "avx512bw": "avx512bw",
     "avx512dq": "avx512dq",
     "avx512vl": "avx512vl",
@@ -170,8 +199,15 @@ _X86_FEATURES = {
 
 
 def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
-    """Return what the CPU must have to run code for `target`, in the words of /proc/cpuinfo."""
+    """Return what the CPU must have to run code for `target`, in the words of /proc/cpuinfo.
+
+    Raises:
+        UserError: LLVM does not know the CPU's name.
+    """
     if not str(target.attrs.get("mtriple") or platform.machine()).startswith(("x86_64", "i686")):
         return ()
+    cpu = str(target.attrs.get("mcpu") or "generic")
+    if cpu not in {*tvm.target.codegen.llvm_get_cpu_archlist(target), "generic"}:
+        raise UserError(f"unknown CPU {cpu!r}, whose features cannot be told; expected a name that LLVM knows")
     with target:
         return tuple(linux for llvm, linux in _X86_FEATURES.items() if tvm.target.codegen.target_has_features(llvm))

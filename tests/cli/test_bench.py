@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command_line import TESTS, run_cli
+from command_line import TESTS, default_signals, run_cli
 from library_fixture import affine_library, build_library
 
 from tvm_involution.bench.layer import Layer, LayerTable
@@ -55,6 +55,21 @@ def test_a_library_of_no_zoo_network(tmp_path: Path) -> None:
     assert "is no network of the zoo" in line and "--against none" in line
 
 
+def test_files_of_the_current_folder_are_not_run(tmp_path: Path) -> None:
+    """Neither here nor in the processes of the contenders, which are started by Python's own `-c`."""
+    affine_library(tmp_path / "affine.so", name="affine")
+    for name in ("torch", "numpy", "runpy", "tvm_ffi"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "tvm_involution", "bench", "affine.so", *QUICK],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+    )
+    assert done.returncode == 0 and not (tmp_path / "ran").exists(), done
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -66,7 +81,7 @@ def test_a_library_of_no_zoo_network(tmp_path: Path) -> None:
         (["rednet26", "--batch", "0"], "0 is not in the range x>=1"),
         (["rednet26", "--rounds", "0"], "0 is not in the range x>=1"),
         (["rednet26", "--timeout", "0"], "0.0 is not in the range x>0"),
-        (["rednet26", "--json", "missing/x.json"], "cannot write missing/x.json: no such folder"),
+        (["rednet26", "--json", "missing/x.json"], "cannot write missing/x.json: No such file or directory"),
         (["rednet26", "--chart", "bars.txt"], "unknown kind of picture"),
     ],
 )
@@ -127,6 +142,7 @@ def test_ctrl_c(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=default_signals,
     )
     assert process.stdout is not None
     for line in process.stdout:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import TESTS, run_cli
+from command_line import TESTS, default_signals, run_cli
 
 import tvm_involution as ti
 from tvm_involution.runtime.library_file import read_metadata
@@ -70,6 +70,10 @@ def test_checkpoint_and_dump(tmp_path: Path) -> None:
         ([":build"], "cannot import :build"),
         ([MODEL, "--target", "nvidia/nvidia-h1000"], "unknown target 'nvidia/nvidia-h1000'"),
         ([MODEL, "--target", '{"kind": "llvm", "mcpu"'], "unknown target"),
+        ([MODEL, "--target", '{"kind": "llvm", "mtriple": "garbage"}'], "libraries cannot be linked for 'garbage'"),
+        ([MODEL, "--target", '{"kind": "llvm", "mcpu": "znver9"}'], "LLVM knows no CPU 'znver9'"),
+        (["os:system"], "os:system cannot be called without arguments"),
+        (["x.onnx"], "x.onnx is an ONNX file"),
         ([MODEL, "--dtype", "float8"], "unknown dtype 'float8'"),
         ([MODEL, "--checkpoint", "none.pth"], "none.pth"),
         ([MODEL, "--tuning-logs", "none"], "tuning logs none do not exist"),
@@ -87,11 +91,41 @@ def test_module_of_the_current_folder(tmp_path: Path) -> None:
     script.parent.mkdir()
     script.write_text("from tvm_involution.cli import main\nmain()\n")
     (tmp_path / "here.py").write_text("import torch\n\ndef build():\n    return torch.nn.Conv2d(3, 4, 1)\n")
-    words = ["compile", "here:build", "--image-size", "4x4", "-o", "here.so"]
-    subprocess.run(
-        [sys.executable, script, *words], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": str(TESTS.parent)}
-    )
+    words = [sys.executable, script, "compile", "here:build", "--image-size", "4x4", "-o", "here.so"]
+    for _ in range(2):  # the library then lies beside the source, and is what Python finds first
+        options = {"cwd": tmp_path, "check": True, "env": {**os.environ, "PYTHONPATH": str(TESTS.parent)}}
+        done = subprocess.run(words, capture_output=True, text=True, **options)
+        assert "`import here` finds this library before here.py" in done.stdout
     assert read_metadata(tmp_path / "here.so").name == "here:build"
+
+
+def test_files_of_the_current_folder_are_not_run(tmp_path: Path) -> None:
+    """Neither for a zoo name, nor before the modules that they are called like."""
+    for name in ("torch", "numpy", "click", "typing_extensions"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w')\n")
+    (tmp_path / "here.py").write_text("import torch\n\ndef build():\n    return torch.nn.Conv2d(3, 4, 1)\n")
+    for words in (["rednet5O"], ["here:build", "--image-size", "4x4"]):
+        subprocess.run(
+            [sys.executable, "-m", "tvm_involution", "compile", *words, "-o", "x.so"],
+            cwd=tmp_path,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        )
+    assert read_metadata(tmp_path / "x.so").name == "here:build" and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "100000", "--image-size", "224x224"], "the input of shape (100000, 3, 224, 224) would have"),
+        (["--image-size", "30000x30000"], "the input of shape (1, 3, 30000, 30000) would have 2700000000 elements"),
+        (["--image-size", "15000x15000"], "convolution in the network of shape (1, 16, 15000, 15000) would have"),
+    ],
+)
+def test_sizes_that_cannot_be_addressed(tmp_path: Path, words: list[str], message: str) -> None:
+    result = run_cli("compile", MODEL, *words, "-o", tmp_path / "x.so")
+    assert result.status == 2 and result.err.count("\n") == 1 and message in result.err, result
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("output", ["missing/x.so", "file/x.so", "."])
@@ -113,9 +147,17 @@ def test_a_linker_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert not list((tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("phase", ["import from PyTorch", "lay out channels last", "generate code"])
-def test_ctrl_c(tmp_path: Path, phase: str) -> None:
-    """At any phase: one line, status 130, no file."""
+@pytest.mark.parametrize(
+    ("phase", "number", "word"),
+    [
+        ("import from PyTorch", signal.SIGINT, "interrupted"),
+        ("lay out channels last", signal.SIGTERM, "ended by SIGTERM"),
+        ("generate code", signal.SIGINT, "interrupted"),
+        ("link", signal.SIGTERM, "ended by SIGTERM"),
+    ],
+)
+def test_ctrl_c(tmp_path: Path, phase: str, number: signal.Signals, word: str) -> None:
+    """At any phase, and twice in a row as `timeout` does: one line, status 128 + signal, no file, no hidden folder."""
     words = ["compile", "conftest:tiny_rednet", "--image-size", "32x32", "-o", str(tmp_path / "x.so")]
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "tvm_involution", *words],
@@ -123,14 +165,16 @@ def test_ctrl_c(tmp_path: Path, phase: str) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+        preexec_fn=default_signals,
     )
     assert process.stdout is not None
     for line in process.stdout:
         if phase in line:
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert err.splitlines()[-1] == "tvm-involution: interrupted; no file is half written"
+    assert process.returncode == 128 + number, err
+    assert err.splitlines()[-1] == f"tvm-involution: {word}; no file is half written"
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())

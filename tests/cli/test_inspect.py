@@ -59,6 +59,6 @@ def test_what_is_no_library(tmp_path: Path, damage: str) -> None:
         path.write_bytes(data)
     elif damage == "folder":
         path.mkdir()
-    expected = {"text": "truncated", "corrupt": "damaged", "folder": "does not exist", "missing": "does not exist"}
+    expected = {"text": "truncated", "corrupt": "damaged", "folder": "is no file", "missing": "does not exist"}
     line = run_cli("inspect", path).error_line()
     assert str(path) in line and expected.get(damage, damage) in line

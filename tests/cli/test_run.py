@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
-from command_line import run_cli
+from command_line import TESTS, run_cli
 from library_fixture import COLOURS, PICTURE_SIZE, affine_library, colour_library, pair_library
 from PIL import Image
 
@@ -146,6 +150,38 @@ def test_pickles_are_not_run(tmp_path: Path, affine: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("shape", [(10**9, 4), (2**40, 2**40), (-1, -4), (3, 4)])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_headers_that_promise_too_much(tmp_path: Path, affine: Path, suffix: str, shape: tuple[int, int]) -> None:
+    """No memory is taken for what is not there."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    data, path = header.getvalue() + bytes(32), tmp_path / f"x.{suffix}"
+    if suffix == "npy":
+        path.write_bytes(data)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x.npy", data)
+    line = run_cli("run", affine, "--input", path).error_line()
+    assert f"its header says float32 {list(shape)}" in line and "32 follow" in line
+
+
+def test_inputs_that_are_no_files(tmp_path: Path, affine: Path, colour: Path) -> None:
+    for name in ("folder", "folder.npy", "folder.npz"):
+        (tmp_path / name).mkdir()
+        assert "is a folder; name a file" in run_cli("run", colour, "--input", tmp_path / name).error_line()
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    twice = ("--input", tmp_path / "x.npy", "--input", tmp_path / "y.npy")
+    assert "'--input' was given more than once" in run_cli("run", affine, *twice).error_line()
+
+
+def test_an_output_that_is_no_file(tmp_path: Path, affine: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
+    (tmp_path / "link.npz").symlink_to("far.npz")
+    assert run_cli("run", affine, "--input", tmp_path / "x.npy", "--output", tmp_path / "link.npz").status == 0
+    assert (tmp_path / "link.npz").is_symlink() and np.load(tmp_path / "far.npz")["y"].tolist() == [[1.0] * 4]
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_damaged_arrays(tmp_path: Path, affine: Path, rng: np.random.Generator, suffix: str) -> None:
     whole = tmp_path / f"whole.{suffix}"
@@ -203,3 +239,50 @@ def test_devices(tmp_path: Path, colour: Path) -> None:
     assert "compiled for cpu" in run_cli("run", colour, "--input", picture, "--device", "cuda").error_line()
     library = colour_library(tmp_path / "cuda.so", device_type="cuda")
     assert "no NVIDIA driver" in run_cli("run", library, "--input", picture).error_line()
+
+
+def test_help_says_what_a_library_is() -> None:
+    assert "A library is a program: load what you trust." in run_cli("run", "--help").out
+
+
+def run_process(*words: object, stdout: object = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess:
+    """Run the command line in a process of its own, with the streams that a shell would give it."""
+    return subprocess.run(
+        [sys.executable, "-m", "tvm_involution", *map(str, words)],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent), **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "bar"),
+    [({"LC_ALL": "C"}, "█"), ({"PYTHONIOENCODING": "latin-1"}, "#"), ({"LC_ALL": "C", "PYTHONUTF8": "0"}, "")],
+)
+def test_terminals_with_few_letters(tmp_path: Path, environment: dict[str, str], bar: str) -> None:
+    library = colour_library(tmp_path / "x.so", classes=("röt", "grün", "青"))
+    done = run_process("run", library, "--input", green_picture(tmp_path / "green.png"), **environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    assert bar in done.stdout.decode(encoding, errors="replace") and done.stdout.count(b"\n") == 3
+
+
+def test_output_that_nobody_takes(tmp_path: Path, affine: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = run_process("inspect", affine, stdout=full)
+    line = b"tvm-involution: cannot write the standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, line)
+    reader, writer = os.pipe()
+    os.close(reader)  # as of `| head`, which has seen enough
+    done = run_process("inspect", affine, stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_names_of_files_in_no_encoding(tmp_path: Path, colour: Path) -> None:
+    picture = green_picture(tmp_path / "green.png")
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xffn.png"))
+    picture.rename(odd)
+    done = run_process("run", colour, "--input", odd, "--output", odd.with_suffix(".npz"))
+    assert (done.returncode, done.stderr) == (0, b"") and odd.with_suffix(".npz").exists()
+    assert run_process("inspect", odd).stderr.count(b"\n") == 1

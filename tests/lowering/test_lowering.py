@@ -95,6 +95,28 @@ def test_sums_stay_in_registers(text):
     assert not re.search(store, loop)
 
 
+@pytest.mark.parametrize(
+    ("text", "maximum", "comparison"),
+    [
+        ("x86_64-linux-gnu -mcpu=znver4", r"\bvmaxps\b", r"\bv(cmp\w*|blendv?)ps\b"),
+        ("x86_64-linux-gnu -mcpu=haswell", r"\bvmaxps\b", r"\bv(cmp\w*|blendv?)ps\b"),
+        ("aarch64-linux-gnu -mattr=+neon", r"\bfmax\b", r"\b(fcm\w+|bi[ft]|bsl|fmaxnm)\b"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_relu_is_one_instruction(text, maximum, comparison, dtype):
+    """Also where it keeps NaN; a maximum of two unknown values is more, on x86."""
+    target = target_of(text)
+    if dtype == "bfloat16" and not has_dot_bf16(target):
+        pytest.skip("scheduled with AVX512_BF16 only")
+    source = assembly(convolution(256, 128, residual=True, dtype=dtype), target)
+    assert re.search(maximum, source) and not re.search(comparison, source)
+    x = te.placeholder((64, 64), "float32", "x")
+    pooled = te.create_prim_func([x, topi.max(x, axis=0)]).with_attr("global_symbol", "main")
+    source = str(lowering.build(default_schedule(pooled, target)[0].mod, target).mod.inspect_source("asm"))
+    assert re.search(maximum, source) and bool(re.search(comparison, source)) == text.startswith("x86")
+
+
 def test_large_local_arrays_are_not_on_the_stack():
     """Which a thread of the pool has little of."""
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import tvm_involution as ti
 from tvm_involution import UserError
 from tvm_involution.nn import ImageClassifier, RedNet, build_model, load_checkpoint
 
@@ -216,3 +217,99 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, place):
 def test_a_whole_pickled_model_is_refused_by_its_class(tmp_path):
     torch.save(make_model(), file := tmp_path / "a.pth")
     assert "ImageClassifier" in (message := refuse(file)) and "state dict alone" in message
+
+
+@pytest.mark.parametrize("kind", ["zip", "safetensors"])
+def test_no_flipped_bit_changes_a_weight_without_a_word(tmp_path, state, rng, kind):
+    """Of a zip archive. Safetensors has no sums: of its bits only those of the header can be told."""
+    file = tmp_path / ("a.pth" if kind == "zip" else "a.safetensors")
+    torch.save(state, file) if kind == "zip" else save_file(state, file)
+    whole = file.read_bytes()
+    limit = len(whole) if kind == "zip" else 8 + int.from_bytes(whole[:8], "little")
+    refused = 0
+    for place in rng.integers(0, limit, 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(damaged)
+        model = make_model()
+        try:
+            load_checkpoint(model, file)
+        except UserError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            # spaces of the header, and what the archive has between its entries, mean nothing
+            assert_loaded(model, state)
+    assert refused > 30
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_weights_that_are_not_finite_are_named(tmp_path, state, bad, suffix):
+    """1e300 is a number in float64, and infinite in the model."""
+    state["head.fc.bias"] = state["head.fc.bias"].double()
+    state["head.fc.bias"][3] = bad
+    file = tmp_path / f"a{suffix}"
+    torch.save(state, file) if suffix == ".pth" else save_file(state, file)
+    assert "not finite 1: head.fc.bias" in refuse(file)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch announces that quantized tensors will go
+@pytest.mark.parametrize(
+    ("what", "convert"),
+    [
+        ("int64", lambda t: t.long()),
+        ("bool", lambda t: t > 0.5),
+        ("complex64", lambda t: torch.complex(t, t)),
+        ("sparse_coo", lambda t: t.to_sparse()),
+        ("sparse_csr", lambda t: t.to_sparse_csr()),
+        ("qint8", lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)),
+        ("on meta", lambda t: t.to("meta")),
+    ],
+)
+def test_what_is_no_plain_tensor_of_floats_is_named(tmp_path, state, what, convert):
+    state["head.fc.weight"] = convert(state["head.fc.weight"])
+    torch.save({"state_dict": state}, file := tmp_path / "a.pth")
+    assert f"wrong kind 1: head.fc.weight is {what}" in refuse(file)
+    model = make_model()
+    with pytest.raises(UserError, match=f"the state dict cannot .* head.fc.weight is {what}"):
+        load_checkpoint(model, state)
+
+
+def test_counters_of_a_halved_state_dict(state):
+    load_checkpoint(model := make_model(), {name: tensor.half() for name, tensor in state.items()})
+    assert torch.equal(model.head.fc.weight, state["head.fc.weight"].half().float())
+
+
+def test_a_state_dict_itself(state):
+    for given in (state, {"state_dict": state}, {f"module.{name}": tensor for name, tensor in state.items()}):
+        load_checkpoint(model := make_model(), given)
+        assert_loaded(model, state)
+    negative = {name: torch.complex(-t, -t).conj().imag if t.dim() else t for name, t in state.items()}
+    assert negative["head.fc.weight"].is_neg()
+    load_checkpoint(model := make_model(), negative)
+    assert_loaded(model, state)
+
+
+@pytest.mark.parametrize("given", [None, 3, [1], {}, {1: torch.zeros(1)}, {"a": 1}, {"state_dict": {}}], ids=str)
+def test_what_is_no_checkpoint(given):
+    with pytest.raises(UserError, match=r"a file or a state dict|holds no state dict"):
+        load_checkpoint(make_model(), given)
+    with pytest.raises(UserError, match=r"into a torch\.nn\.Module, got dict"):
+        load_checkpoint({}, given)
+
+
+def test_compile_takes_a_state_dict(tmp_path, rng):
+    class Scale(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.scale
+
+    library = ti.compile((Scale(), torch.zeros(1, 4)), checkpoint={"scale": torch.full((4,), 3.0)})
+    assert library.metadata.weights_origin == "a state dict"
+    library.save(tmp_path / "scale.so")
+    x = rng.standard_normal((1, 4), np.float32)
+    np.testing.assert_array_equal(ti.load(tmp_path / "scale.so")(x), 3 * x)

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import tvm
-from command_line import run_python
+from command_line import TESTS, run_python
 from tvm import te
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
@@ -72,7 +75,16 @@ def test_a_torn_line_is_dropped_and_the_next_is_whole(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "damage", ["this is no record\n", "[7, []]\n", "[0]\n", '[0, [[["Bogus", [], [], []]], [1.0], {}, []]]\n']
+    "damage",
+    [
+        "this is no record\n",
+        "[7, []]\n",
+        "[-1, []]\n",
+        "[true, []]\n",
+        "[0]\n",
+        "3\n",
+        '[0, [[["Bogus", [], [], []]], [1.0], {}, []]]\n',
+    ],
 )
 def test_damage_in_the_middle_is_named(tmp_path, damage):
     fill(tmp_path / "a", 3e-3)
@@ -81,6 +93,51 @@ def test_damage_in_the_middle_is_named(tmp_path, damage):
     with pytest.raises(UserError, match="cannot be read") as error:
         TuningDatabase(tmp_path / "a")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [WORKLOADS, RECORDS])
+def test_readers_only_read(tmp_path, monkeypatch, name):
+    """Also where a run is in the middle of a line, and where nothing may be written."""
+    fill(tmp_path / "a", 3e-3)
+    file = tmp_path / "a" / name
+    with open(file, "a") as half:
+        half.write('[0, [[["GetSBl')
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "a").iterdir()}
+    for function in ("open", "truncate", "ftruncate", "replace"):
+        monkeypatch.setattr(os, function, lambda *_: pytest.fail("a reader writes"))
+    assert times(tmp_path / "a", workload(8)) == pytest.approx([3e-3])
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "a").iterdir()} == before
+
+
+def test_a_reader_beside_a_run_that_writes(tmp_path):
+    """A record is entered after its workload: whoever reads both tables meanwhile finds the workload of each."""
+    fill(tmp_path / "a", 3e-3)
+    code = """
+import sys
+from pathlib import Path
+import records.test_database as t
+database = t.TuningDatabase(Path(sys.argv[1]))
+print("ready", flush=True)
+for extent in range(9, 60):
+    database.append(t.workload(extent), t.record(t.workload(extent), 1e-3))
+"""
+    words = [sys.executable, "-c", code, str(tmp_path / "a")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    counts = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment) as writer:
+        assert writer.stdout.readline()
+        while writer.poll() is None:
+            counts.append(len(TuningDatabase(tmp_path / "a").all_records()))
+    assert writer.returncode == 0 and counts == sorted(counts)
+    assert len(TuningDatabase(tmp_path / "a").all_records()) == 52
+
+
+def test_a_torn_line_longer_than_a_block(tmp_path):
+    fill(tmp_path / "a", 3e-3)
+    with open(tmp_path / "a" / RECORDS, "a") as file:
+        file.write("[" * 200_000)
+    TuningDatabase(tmp_path / "a").append(workload(8), record(workload(8), 1e-3))
+    assert times(tmp_path / "a", workload(8)) == pytest.approx([1e-3, 3e-3])
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path):

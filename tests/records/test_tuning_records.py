@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from tvm.s_tir import meta_schedule as ms
 import tvm_involution as ti
 from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.records.database import RECORDS, TuningDatabase
-from tvm_involution.records.tuning_records import as_workload
+from tvm_involution.records.manifest import Manifest, writable_manifest
+from tvm_involution.records.tuning_records import TuningRecords, as_workload
 from tvm_involution.relax import pipeline
+from tvm_involution.runtime.tvm_runtime import tvm_version
 from tvm_involution.target import resolve_target, target_key
 
 SIZE = (32, 32)
@@ -30,6 +33,7 @@ def write_records(logs: Path, names: str, key: str | None = None) -> int:
     target = resolve_target("llvm")
     folder = logs / (key or target_key(target))
     folder.mkdir(parents=True)
+    Manifest(tvm_version(), json.loads(str(target)), "a test").write(folder)
     database = TuningDatabase(folder)
     mod = import_exported_program(export_module(tiny_rednet(), [torch.zeros(1, 3, *SIZE)]))
     lowered = pipeline.run(mod, target, until="lower operators")
@@ -69,6 +73,32 @@ def test_records_of_another_network_are_not_used(tmp_path):
     write_records(tmp_path / "logs", "involution2d")
     library = ti.compile(tiny_rednet(), image_size=(48, 40), tuning_logs=tmp_path / "logs")
     assert library.metadata.kernels.record == 0
+
+
+@pytest.mark.parametrize(("version", "said"), [("0.1.0", "are of TVM 0.1.0"), (None, "lack manifest.json")])
+def test_records_of_another_or_an_unknown_tvm_are_skipped(tmp_path, caplog, version, said):
+    write_records(tmp_path / "logs", "involution2d")
+    manifest = next((tmp_path / "logs").rglob("manifest.json"))
+    if version is None:
+        manifest.unlink()
+    else:
+        manifest.write_text(manifest.read_text().replace(tvm_version(), version))
+    records = TuningRecords(resolve_target("llvm"), tmp_path / "logs")
+    assert not records._databases
+    assert said in caplog.text and "skipped; tune again" in caplog.text
+
+
+@pytest.mark.parametrize(("version", "said"), [("0.1.0", "are of TVM 0.1.0"), (None, "lack manifest.json")])
+def test_nothing_is_added_to_them(tmp_path, version, said):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if version is not None:
+        Manifest(version, {"kind": "llvm"}, "a test").write(folder)
+    with pytest.raises(ti.UserError, match=f"{said}.*; move them away"):
+        writable_manifest(folder, holds_records=True)
+    assert writable_manifest(tmp_path, holds_records=False) is None
+    Manifest(tvm_version(), {"kind": "llvm"}, "a test").write(folder)
+    assert writable_manifest(folder, holds_records=True).machine == "a test"
 
 
 def test_missing_folder_is_named(tmp_path):

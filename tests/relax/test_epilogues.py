@@ -82,7 +82,6 @@ def test_a_diamond_becomes_one_block():
     sch, sums = sums_with(lambda s: topi.add(topi.multiply(s, topi.sigmoid(s)), topi.exp(s)))
     epilogue = fuse_epilogue(sch, sums)
     assert epilogue is not None and not sch.get_consumers(epilogue)
-    assert [sch.get(block).name_hint for block in sch.get_child_blocks(sch.get_sblock("root"))][0] == "sums"
     assert len(sch.get_child_blocks(sch.get_sblock("root"))) == 2
 
 

@@ -55,9 +55,10 @@ def test_padding_is_zeros(rng: np.random.Generator, name: str) -> None:
     array = rng.standard_normal((3, 4), np.float32)
     kind = NumpyArrays(("cpu", 0)) if name == "numpy" else TorchTensors(torch.device("cpu"))
     given = array if name == "numpy" else torch.from_numpy(array)
-    padded = kind.pad(given, 8)
+    padded = kind.pad(given, 8, 0)
     np.testing.assert_array_equal(padded, np.concatenate([array, np.zeros((5, 4))]))
-    assert kind.pad(given, 3) is given
+    assert kind.pad(given, 3, 0) is given
+    np.testing.assert_array_equal(kind.pad(given, 6, 1), np.concatenate([array, np.zeros((3, 2))], 1))
 
 
 def test_bfloat16_crosses_bit_by_bit() -> None:

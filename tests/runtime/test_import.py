@@ -127,10 +127,17 @@ for use in (lambda: ti.compile("rednet26"), lambda: ti.nn):
         raise AssertionError("no torch, no error")
 import subprocess
 line = [sys.executable, "-S", "-m", "tvm_involution"]
-done = subprocess.run([*line, "compile", "rednet26", "-o", sys.argv[1] + ".new"], capture_output=True, text=True)
-assert done.returncode == 2 and done.stderr.count("\\n") == 1 and "[compile]" in done.stderr, done
-done = subprocess.run([*line, "inspect", sys.argv[1]], capture_output=True, text=True)
-assert done.returncode == 0 and "batch sizes" in done.stdout, done
+for words in (
+    ["compile", "rednet26", "-o", sys.argv[1] + ".new"],
+    ["tune", "rednet26", "--trials", "1"],
+    ["tune", "rednet26", "--dry-run"],
+    ["logs", "coverage", "rednet26"],
+):
+    done = subprocess.run([*line, *words], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\\n") == 1 and "[compile" in done.stderr, done
+for words in (["inspect", sys.argv[1]], ["models"], ["targets"]):
+    done = subprocess.run([*line, *words], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout and not done.stderr, done
 """
     environment = {**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(

@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
+import re
+import shutil
 import struct
+import types
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
+from command_line import run_python
 from library_fixture import METADATA, affine_library
 
 import tvm_involution as ti
 from tvm_involution import UserError
+from tvm_involution.runtime import KernelCoverage, LibraryMetadata, Preprocessing, TensorSpec
 from tvm_involution.runtime.library_file import check_runnable, read_metadata, seal
 
 FOOTER = 32 + 8 + 16
@@ -39,9 +46,14 @@ def test_seal_and_read(tmp_path: Path, rng: np.random.Generator) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.so", tmp_path):
+    for path in (tmp_path / "none.so", "x" * 5000, "a\0b"):
         with pytest.raises(UserError, match="does not exist"):
             ti.load(path)
+    for path in (tmp_path, "/dev/null"):
+        with pytest.raises(UserError, match="is no file"):
+            ti.load(path)
+    with pytest.raises(UserError, match="named by its path, got NoneType"):
+        ti.load(None)  # type: ignore[arg-type]
 
 
 def test_other_files(tmp_path: Path, library: Path) -> None:
@@ -130,3 +142,82 @@ def test_tvm_version(version: str, fits: bool) -> None:
     else:
         with pytest.raises(UserError, match=f"compiled with TVM {version}, this is 0.27.0"):
             check_runnable("x.so", metadata, "0.27.0")
+
+
+def test_what_is_mapped_is_what_was_checked(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens to the file meanwhile: the sum is that of the private copy."""
+    path = tmp_path / "changing.so"
+    whole = library.read_bytes()
+    copy = shutil.copyfileobj
+
+    def change_before(source: BinaryIO, *arguments: object) -> None:
+        path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+        copy(source, *arguments)  # type: ignore[arg-type]
+
+    def change_after(source: BinaryIO, *arguments: object) -> None:
+        copy(source, *arguments)  # type: ignore[arg-type]
+        path.write_bytes(bytes(len(whole)))
+
+    path.write_bytes(whole)
+    monkeypatch.setattr(shutil, "copyfileobj", change_before)
+    with pytest.raises(UserError, match=r"changing.so is damaged"):
+        ti.load(path)
+    path.write_bytes(whole)
+    monkeypatch.setattr(shutil, "copyfileobj", change_after)
+    assert ti.load(path)(np.zeros((1, 4), np.float32)).tolist() == [[1.0] * 4]
+
+
+def test_a_folder_where_no_code_may_run(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = os.statvfs
+    flags = types.SimpleNamespace(f_flag=own("/").f_flag | os.ST_NOEXEC)
+    monkeypatch.setattr(os, "statvfs", lambda path: flags)
+    with pytest.raises(UserError, match=r"is mounted noexec, .* set TMPDIR to a folder where programs may run"):
+        ti.load(library)
+
+
+@pytest.mark.skipif(not os.statvfs("/dev/shm").f_flag & os.ST_NOEXEC, reason="programs may run from /dev/shm")
+def test_a_real_folder_where_no_code_may_run(library: Path) -> None:
+    code = """
+import sys
+import tvm_involution as ti
+try:
+    ti.load(sys.argv[1])
+except ti.UserError as error:
+    print(error)
+"""
+    assert "/dev/shm is mounted noexec" in run_python(code, library, TMPDIR="/dev/shm")
+
+
+def test_no_room_for_the_copy(library: Path, tmp_path: Path) -> None:
+    """The limit on a file's size stands for the end of the disk: the write fails in the same place."""
+    code = """
+import resource, sys
+import tvm_involution as ti
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+try:
+    ti.load(sys.argv[1])
+except ti.UserError as error:
+    print(error)
+"""
+    printed = run_python(code, library, TMPDIR=str(tmp_path))
+    assert printed.startswith(f"cannot copy {library} to {tmp_path}") and "set TMPDIR to another folder" in printed
+    assert printed.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_no_folder_for_the_copy(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"cannot copy .*: No such file or directory; set TMPDIR"):
+        ti.load(library)
+
+
+def test_the_document_names_every_field() -> None:
+    """docs/library-format.md has a row for each field of the metadata, and names those of its parts."""
+    text = (Path(__file__).parents[2] / "docs" / "library-format.md").read_text()
+    table = text.split("## Metadata")[1].split("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    first = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(first) == sorted(field.name for field in dataclasses.fields(LibraryMetadata))
+    for kind, start in ((TensorSpec, "`inputs`"), (Preprocessing, "`preprocessing`"), (KernelCoverage, "`kernels`")):
+        (row,) = [row for row in rows if start in row.split("|")[1]]
+        named = set(re.findall(r"`(\w+)`", row.split("|")[2]))
+        assert {field.name for field in dataclasses.fields(kind)} <= named, start

@@ -10,7 +10,7 @@ import pytest
 from library_fixture import METADATA
 
 from tvm_involution import UserError
-from tvm_involution.runtime import LibraryMetadata, Preprocessing
+from tvm_involution.runtime import LibraryMetadata, Preprocessing, TensorSpec
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -20,7 +20,11 @@ def test_json_round_trip(full: bool) -> None:
         metadata = dataclasses.replace(
             metadata,
             preprocessing=Preprocessing(256, 224, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)),
+            inputs=(TensorSpec("input", ("batch", 3, 8, 8), "float32", "NCHW"),),
             classes=("tench", "Kätzchen"),
+            class_ids=(3, 7),
+            colours=((0, 1, 2), (255, 0, 9)),
+            cuda_graph=True,
             cpu_features=("avx2", "fma"),
         )
     assert LibraryMetadata.from_json(metadata.to_json()) == metadata

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +14,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from library_fixture import PICTURE_SIZE, affine_library, colour_library, pair_library
+from library_fixture import PICTURE_SIZE, affine_library, build_library, colour_library, pair_library
+from torch._subclasses.fake_tensor import FakeTensorMode
+from tvm import relax
 
 import tvm_involution as ti
 from tvm_involution import CompiledNetwork, UserError
+from tvm_involution.runtime import TensorSpec
+from tvm_involution.runtime.ffi import tvm_ffi
+from tvm_involution.runtime.fresh_outputs import FreshOutputs
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +98,202 @@ def test_torch_in_torch_out(affine: CompiledNetwork, batch: int) -> None:
     y += 1
 
 
-@pytest.mark.parametrize("layout", ["misaligned", "strided", "transposed", "read-only"])
+_LAYOUTS = {
+    "misaligned": lambda rng: rng.standard_normal(33, np.float32)[1:].reshape(8, 4),
+    "strided": lambda rng: rng.standard_normal((16, 12), np.float32)[::2, ::3],
+    "transposed": lambda rng: rng.standard_normal((4, 8), np.float32).T,
+    "reversed": lambda rng: rng.standard_normal((8, 4), np.float32)[:, ::-1],
+    "expanded": lambda rng: np.broadcast_to(rng.standard_normal((1, 4), np.float32), (8, 4)),
+    "meaningless stride": lambda rng: np.lib.stride_tricks.as_strided(
+        rng.standard_normal(4, np.float32), (1, 4), (4000, 4)
+    ),
+    "read-only": lambda rng: np.frombuffer(rng.bytes(128), np.uint8).astype(np.float32).reshape(32, 4)[:8],
+    "subclass": lambda rng: rng.standard_normal((8, 4), np.float32).view(np.matrix),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
+@pytest.mark.parametrize("layout", _LAYOUTS)
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_any_memory(affine: CompiledNetwork, rng: np.random.Generator, kind: str, layout: str) -> None:
-    if layout == "misaligned":
-        x = rng.standard_normal(33, np.float32)[1:].reshape(8, 4)
-    elif layout == "strided":
-        x = rng.standard_normal((16, 12), np.float32)[::2, ::3]
-    elif layout == "transposed":
-        x = rng.standard_normal((4, 8), np.float32).T
-    else:
-        x = rng.standard_normal((8, 4), np.float32)
-        x.flags.writeable = kind == "torch"
+    x = _LAYOUTS[layout](rng)
+    if layout == "read-only":
+        x.flags.writeable = False
     before = x.copy()
-    y = affine(x if kind == "numpy" else torch.from_numpy(x))
+    if kind == "numpy":
+        y = affine(x)
+        assert type(y) is np.ndarray
+    else:
+        y = affine(torch.from_numpy(x if layout != "reversed" else x.copy()))
     np.testing.assert_allclose(y, expected(x), rtol=1e-6)
     np.testing.assert_array_equal(x, before)
+
+
+def aligned(*shape: int) -> torch.Tensor:
+    """Random numbers on a boundary of 64 bytes, which would be taken without a copy."""
+    room = torch.randn(16 + int(np.prod(shape)))
+    start = -room.data_ptr() % 64 // 4
+    return room[start : start + int(np.prod(shape))].reshape(shape)
+
+
+def test_lazy_bits_of_torch(affine: CompiledNetwork, rng: np.random.Generator) -> None:
+    """A negative and a conjugate are bits beside the memory."""
+    for batch in (1, 3, 8):
+        x = torch._neg_view(aligned(batch, 4))
+        assert x.is_neg()
+        torch.testing.assert_close(affine(x), 2 * x.resolve_neg() + 1)
+        z = torch.complex(aligned(batch, 4), aligned(batch, 4)).conj()
+        torch.testing.assert_close(affine(z.imag), 2 * z.imag.resolve_neg() + 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # of prototypes
+@pytest.mark.parametrize(
+    ("what", "make"),
+    [
+        ("sparse_coo; convert it: .to_dense", lambda x: x.to_sparse()),
+        ("sparse_csr; convert it: .to_dense", lambda x: x.to_sparse_csr()),
+        ("_mkldnn; convert it", lambda x: x.to_mkldnn()),
+        ("quantized; convert it", lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8)),
+        ("nested; pad it", lambda x: torch.nested.nested_tensor([x[0]])),
+        ("nested; pad it", lambda x: torch.nested.nested_tensor([x[0]], layout=torch.jagged)),
+        ("without memory", lambda x: torch._efficientzerotensor(x.shape)),
+        ("without memory", lambda x: FakeTensorMode().from_tensor(x)),
+        ("without memory", lambda x: torch.masked.masked_tensor(x, x > 0)),
+        ("must be float32, got complex64", lambda x: torch.complex(x, x)),
+        ("must be float32, got bool", lambda x: x > 0),
+        ("masked array", lambda x: np.ma.masked_array(x.numpy(), x.numpy() > 0)),
+        ("must be float32, got object", lambda x: x.numpy().astype(object)),
+        ("must be float32, got >f4", lambda x: x.numpy().astype(">f4")),
+        ("must be float32, got bool", lambda x: x.numpy() > 0),
+        ("got float32", lambda x: np.float32(3)),
+    ],
+)
+def test_what_is_no_plain_array(affine: CompiledNetwork, what: str, make: Callable[[torch.Tensor], object]) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        affine(make(torch.rand(1, 4)))
+    assert "\n" not in str(caught.value)
+
+
+def test_under_a_transform_of_torch(affine: CompiledNetwork) -> None:
+    x = torch.rand(3, 1, 4)
+    for call in (lambda: torch.vmap(affine)(x), lambda: torch.func.grad(lambda v: affine(v).sum())(x[0])):
+        with pytest.raises(UserError, match="without memory"):
+            call()
+
+
+def test_numbers_without_axes_and_truth_values(folder: Path, rng: np.random.Generator) -> None:
+    net = ti.load(
+        build_library(
+            folder / "scalar.so",
+            lambda x, s, m: relax.Tuple([relax.op.where(m, relax.op.multiply(x, s), x), relax.op.logical_not(m)]),
+            inputs=(
+                TensorSpec("x", ("batch", 4), "float32"),
+                TensorSpec("s", (), "float32"),
+                TensorSpec("m", ("batch", 4), "bool"),
+            ),
+            outputs=(TensorSpec("y", ("batch", 4), "float32"), TensorSpec("n", ("batch", 4), "bool")),
+        )
+    )
+    for batch in (1, 5, 8):
+        x, s = rng.standard_normal((batch, 4), np.float32), np.array(3, np.float32)
+        m = x > 0
+        for y, n in (net(x, s, m), net(*map(torch.from_numpy, (x, s, m)))):
+            np.testing.assert_array_equal(y, np.where(m, 3 * x, x))
+            np.testing.assert_array_equal(n, ~m)
+            assert str(n.dtype).removeprefix("torch.") == "bool"
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_outputs_share_memory_with_nothing(folder: Path, rng: np.random.Generator, kind: str) -> None:
+    """Inputs, weights and other outputs come out as copies: who writes into one changes nothing else."""
+    weight = rng.standard_normal((2, 4), np.float32)
+
+    def body(x: relax.Var) -> relax.Expr:
+        y = relax.op.add(x, relax.const(1.0, "float32"))
+        w = relax.const(weight)
+        return relax.Tuple([x, relax.op.reshape(x, (2, 2, 2)), w, relax.op.reshape(w, (8,)), y, y])
+
+    shapes = [("batch", 4), (2, 2, 2), (2, 4), (8,), ("batch", 4), ("batch", 4)]
+    net = ti.load(
+        build_library(
+            folder / f"alias-{kind}.so",
+            body,
+            batch_sizes=(2,),
+            outputs=tuple(TensorSpec(f"y{i}", shape, "float32") for i, shape in enumerate(shapes)),
+        )
+    )
+    for _ in range(4):
+        x = aligned(2, 4)
+        before = x.numpy().copy()
+        wanted = [before, before.reshape(2, 2, 2), weight, weight.reshape(8), before + 1, before + 1]
+        outputs = net(x if kind == "torch" else x.numpy())
+        for number, output in enumerate(outputs):
+            np.testing.assert_array_equal(output, wanted[number])
+            output += 1
+            for other in range(number + 1, 6):
+                np.testing.assert_array_equal(outputs[other], wanted[other])
+        np.testing.assert_array_equal(x.numpy(), before)
+
+
+def test_fresh_outputs_are_not_copied(affine: CompiledNetwork) -> None:
+    tracker = FreshOutputs()
+    results = [tvm_ffi.from_dlpack(np.zeros(4, np.float32)) for _ in range(4)]
+    assert tracker.which(results[:1], []) == [False]
+    assert tracker.which(results[1:2], []) == [True]
+    assert tracker.which(results[2:3], []) == [True]
+    assert tracker.which(results[3:], results[3:]) == [False]
+
+
+def test_batch_on_another_axis(folder: Path, rng: np.random.Generator) -> None:
+    """The first tensor is the network's own; the batch is an axis in the middle, of which a picture has two entries."""
+    net = ti.load(
+        build_library(
+            folder / "middle.so",
+            lambda w, x: relax.Tuple([relax.op.multiply(w, x), relax.op.permute_dims(x, [2, 1, 0])]),
+            inputs=(TensorSpec("w", (1, 1, 1), "float32"), TensorSpec("x", (3, "2*batch", 2), "float32")),
+            outputs=(TensorSpec("y", (3, "2*batch", 2), "float32"), TensorSpec("z", (2, "2*batch", 3), "float32")),
+        )
+    )
+    w = rng.standard_normal((1, 1, 1), np.float32)
+    for batch in (1, 3, 8, 9):
+        x = rng.standard_normal((3, 2 * batch, 2), np.float32)
+        for y, z in (net(w, x), net(torch.from_numpy(w), torch.from_numpy(x))):
+            np.testing.assert_array_equal(y, w * x)
+            np.testing.assert_array_equal(z, x.transpose(2, 1, 0))
+    with pytest.raises(UserError, match=r"input 'x' must have shape \(3, 2\*batch, 2\).*, got \(2, 2, 2\)"):
+        net(w, np.zeros((2, 2, 2), np.float32))
+    with pytest.raises(UserError, match=r"got \(3, 5, 2\)"):
+        net(w, np.zeros((3, 5, 2), np.float32))
+
+
+def test_an_input_for_the_whole_batch(folder: Path, rng: np.random.Generator) -> None:
+    net = ti.load(
+        build_library(
+            folder / "whole.so",
+            lambda w, x: relax.op.multiply(w, x),
+            inputs=(TensorSpec("w", (1, 4), "float32"), TensorSpec("x", ("batch", 4), "float32")),
+            outputs=(TensorSpec("y", ("batch", 4), "float32"),),
+        )
+    )
+    w = rng.standard_normal((1, 4), np.float32)
+    for batch in (1, 3, 8, 10):
+        x = rng.standard_normal((batch, 4), np.float32)
+        np.testing.assert_array_equal(net(w, x), w * x)
+
+
+def test_an_output_for_the_whole_batch(folder: Path, rng: np.random.Generator) -> None:
+    net = ti.load(
+        build_library(
+            folder / "mean.so",
+            lambda x: relax.Tuple([x, relax.op.mean(x, axis=0, keepdims=True)]),
+            outputs=(TensorSpec("x", ("batch", 4), "float32"), TensorSpec("m", (1, 4), "float32")),
+            mixed_by="mean over the pictures",
+        )
+    )
+    x = rng.standard_normal((8, 4), np.float32)
+    np.testing.assert_allclose(net(x)[1], x.mean(0, keepdims=True), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UserError, match=r"takes batches of 1 or 8 alone, got 3; .*mean over the pictures"):
+        net(x[:3])
 
 
 def test_two_libraries_side_by_side(folder: Path, affine: CompiledNetwork, rng: np.random.Generator) -> None:
@@ -218,14 +404,25 @@ def test_tensor_elsewhere(affine: CompiledNetwork) -> None:
         affine(torch.zeros(1, 4, device="meta"))
 
 
-@pytest.mark.parametrize("device", ["gpu", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "cpu:"])
+_NO_DEVICES = ["gpu", "cpu:1", "cuda:", "cuda:x", "cuda:-1", "cpu:", "", "cuda:²", "cuda:9999999999", 3, b"cpu"]
+
+
+@pytest.mark.parametrize("device", _NO_DEVICES)
 def test_unknown_device(folder: Path, device: str) -> None:
     path = affine_library(folder / "device.so")
     with pytest.raises(UserError, match=r"unknown device .*; expected cpu, cuda or cuda:N"):
         ti.load(path, device)
 
 
+@pytest.mark.parametrize("device", [None, "cpu", "cpu:0", torch.device("cpu"), torch.device("cpu", 0)], ids=str)
+def test_the_cpu(folder: Path, device: object) -> None:
+    net = ti.load(affine_library(folder / "device.so"), device)  # type: ignore[arg-type]
+    assert net.device == ("cpu", 0) and net.device_name == "cpu"
+
+
 def test_device_of_another_target(folder: Path) -> None:
+    with pytest.raises(UserError, match="compiled for cpu and cannot run on cuda"):
+        ti.load(affine_library(folder / "device.so"), torch.device("cuda:1"))
     with pytest.raises(UserError, match="compiled for cpu and cannot run on cuda; compile it again with --target cuda"):
         ti.load(affine_library(folder / "device.so"), "cuda")
     with pytest.raises(UserError, match="compiled for cuda and cannot run on cpu"):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tvm_involution import UserError
-from tvm_involution.runtime import Preprocessing
+from tvm_involution.runtime import Preprocessing, preprocessing
 from tvm_involution.runtime.preprocessing import crop_picture, picture_to_array, read_picture
 
 IMAGENET = Preprocessing(256, 224, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -84,6 +86,90 @@ def test_what_is_no_picture(tmp_path: Path, rng: np.random.Generator) -> None:
         with pytest.raises(UserError, match="is no picture that can be read") as caught:
             read_picture(file)
         assert str(file) in str(caught.value)
-    for missing in (tmp_path / "none.png", tmp_path):
-        with pytest.raises(UserError, match="does not exist"):
-            read_picture(missing)
+    for path, reason in ((tmp_path / "none.png", "does not exist"), (tmp_path, "is a folder; name a file")):
+        with pytest.raises(UserError, match=reason):
+            read_picture(path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a pipe or a device; name a file"):
+        read_picture(tmp_path / "pipe")
+
+
+def test_16_bits_become_8(tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.integers(0, 2**16, (20, 30), dtype=np.uint16)
+    values[0, :2] = 0, 2**16 - 1
+    expected = np.rint(values / 257.0)[..., None].repeat(3, 2)
+    little, big = Image.fromarray(values), Image.fromarray(values.astype(">u2"))
+    little.save(tmp_path / "x.png")
+    little.save(tmp_path / "x.tif")
+    big.save(tmp_path / "big.tif")
+    for name in ("x.png", "x.tif", "big.tif"):
+        picture = read_picture(tmp_path / name)
+        assert picture.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(picture), expected)
+
+
+def test_floating_point(tmp_path: Path, rng: np.random.Generator) -> None:
+    values = rng.random((20, 30), np.float32)
+    values[0, :2] = 0, 1
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    expected = np.rint(values.astype(np.float64) * 255)[..., None].repeat(3, 2)
+    np.testing.assert_allclose(np.asarray(read_picture(tmp_path / "x.tif")), expected, atol=1)
+    for wrong in (255 * values, values - 0.5, np.where(values > 0.5, np.nan, values)):
+        Image.fromarray(wrong.astype(np.float32)).save(tmp_path / "wrong.tif")
+        with pytest.raises(UserError, match="expected 0 to 1"):
+            read_picture(tmp_path / "wrong.tif")
+    Image.fromarray(np.full((2, 2), 70000, np.int32)).save(tmp_path / "wide.tif")
+    with pytest.raises(UserError, match="whose range is not known"):
+        read_picture(tmp_path / "wide.tif")
+
+
+def test_an_animation_shows_its_first_picture(tmp_path: Path) -> None:
+    first, second = (Image.new("RGB", (4, 3), colour) for colour in ((250, 0, 0), (0, 0, 250)))
+    for suffix in ("gif", "png", "webp"):
+        first.save(tmp_path / f"x.{suffix}", save_all=True, append_images=[second])
+        red, _, blue = np.asarray(read_picture(tmp_path / f"x.{suffix}")).mean((0, 1))
+        assert red > 200 and blue < 50
+
+
+def test_transparency_is_left_out(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 3), (10, 200, 30, 0)).save(tmp_path / "x.png")
+    Image.new("P", (4, 3), 0).save(tmp_path / "p.png", transparency=bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.asarray(read_picture(tmp_path / "x.png"))[0, 0].tolist() == [10, 200, 30]
+        assert read_picture(tmp_path / "p.png").mode == "RGB"
+
+
+def test_a_long_thin_picture_takes_no_memory(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole 60000 x 1 pixels would become 15 million x 256. What is cut is what would have been."""
+    cut = crop_picture(Image.new("RGB", (60000, 1), (10, 200, 30)), IMAGENET, (224, 224))
+    assert np.asarray(cut)[0, 0].tolist() == [10, 200, 30] and cut.size == (224, 224)
+    for shape in ((3, 250), (250, 3), (1, 900), (40, 50)):
+        picture = Image.fromarray(random_picture(rng, *shape))
+        monkeypatch.setattr(preprocessing, "_LONGEST", 10**6)
+        whole = np.asarray(crop_picture(picture, IMAGENET, (64, 48)), np.float64)
+        monkeypatch.setattr(preprocessing, "_LONGEST", 0)
+        np.testing.assert_allclose(np.asarray(crop_picture(picture, IMAGENET, (64, 48))), whole, atol=2)
+
+
+def test_the_largest_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (300, 100)).save(tmp_path / "x.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_picture(tmp_path / "x.png").size == (300, 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000)
+    with pytest.raises(UserError, match="decompression bomb"):
+        read_picture(tmp_path / "x.png")
+
+
+def test_files_that_start_programs_are_no_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would hand EPS to Ghostscript."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n%%EOF\n"
+    (tmp_path / "x.png").write_text(text)
+    with pytest.raises(UserError, match="is no picture"):
+        read_picture(tmp_path / "x.png")
+    assert not (tmp_path / "ran").exists()

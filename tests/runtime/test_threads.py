@@ -10,6 +10,7 @@ import pytest
 from command_line import run_python
 from library_fixture import affine_library
 
+from tvm_involution import UserError
 from tvm_involution.runtime import threads
 
 _POOL = """
@@ -50,10 +51,31 @@ def test_the_users_number_wins(library: Path, count: int) -> None:
     assert int(run_python(_POOL, library, "", TVM_NUM_THREADS=str(count))) == count
 
 
-@pytest.mark.parametrize("text", ["", "0", "-2", "many"])
-def test_a_number_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+@pytest.mark.parametrize("text", ["", " "])
+def test_no_number(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("TVM_NUM_THREADS", text)
     assert threads.thread_count() == threads.physical_cores()
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "many", "1.5", "²", "1025", "100000", "9" * 5000])
+def test_a_number_that_is_none(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("TVM_NUM_THREADS", text)
+    with pytest.raises(UserError, match="expected a whole number from 1 to 1024"):
+        threads.thread_count()
+
+
+def test_a_number_that_is_none_at_the_first_call(library: Path) -> None:
+    code = """
+import sys
+import tvm_involution as ti
+for _ in range(2):
+    try:
+        ti.load(sys.argv[1])
+    except ti.UserError as error:
+        print(error)
+"""
+    printed = run_python(code, library, TVM_NUM_THREADS="100000").splitlines()
+    assert len(printed) == 2 and all(line.startswith("TVM_NUM_THREADS is '100000'; expected") for line in printed)
 
 
 @pytest.mark.parametrize(

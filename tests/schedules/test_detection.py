@@ -52,6 +52,22 @@ def test_suppression(rng, kind, score_threshold, max_output):
     assert actual.tolist() == [reference.nms(*image, *arguments) for image in zip(boxes, scores, groups, strict=True)]
 
 
+@pytest.mark.parametrize(("kind", "rule"), [("cpu", "RoIAlign"), ("gpu", "ThreadPerOutput")])
+def test_a_region_of_nan_reads_nothing_foreign(rng, kind, rule):
+    """Its samples weigh nothing; what becomes an index lies within the level (the emulator would notice)."""
+    features = [rng.standard_normal((1, *size, 32)).astype(np.float32) for size in ((12, 16), (6, 8))]
+    rois, levels = np.full((1, 2, 4), np.nan, np.float32), np.array([[0, 1]])
+    actual = run_scheduled(
+        lambda *x: roi_align(x[:2], x[2], x[3], 3, SCALES, 2),
+        (*features, rois, levels),
+        (2, 3, 3, 32),
+        "float32",
+        kind,
+        rule,
+    )
+    assert not np.nan_to_num(actual).any()
+
+
 @pytest.mark.parametrize("channels", [5, 32, 80])
 @pytest.mark.parametrize(("kind", "rule"), [("cpu", "RoIAlign"), ("gpu", "ThreadPerOutput")])
 def test_roi_align(rng, kind, rule, channels):

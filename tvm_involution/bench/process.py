@@ -12,10 +12,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .subject import Subject
+
+# `-m` and `-c` put the current folder first, where a file may be called like a module that the worker needs: in its
+# place comes the folder of this package
+_START = (
+    "import sys; sys.path = [sys.argv.pop(), *filter(None, sys.path)]; import runpy; "
+    "runpy.run_module('tvm_involution.bench.worker', run_name='__main__')"
+)
 
 
 class WorkerError(Exception):
@@ -38,7 +46,7 @@ class Worker:
         count = str(subject.threads)
         names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TVM_NUM_THREADS")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tvm_involution.bench.worker"],
+            [sys.executable, "-c", _START, str(Path(__file__).parents[2])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

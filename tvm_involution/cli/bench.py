@@ -19,12 +19,13 @@ from ..bench.effort import Effort
 from ..bench.library_subject import subject_of_library
 from ..bench.subject import Subject
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import atomic_write, check_writable
 from ..runtime.library_file import read_metadata
 from ..runtime.threads import thread_count
 from ..zoo import get_model
 from .bench_tables import print_comparison, print_layers
-from .words import ImageSize
+from .command import Command
+from .words import ImageSize, Number
 
 
 class Peers(click.ParamType):
@@ -38,7 +39,7 @@ class Peers(click.ParamType):
         return () if words == ("none",) else words
 
 
-@click.command("bench")
+@click.command("bench", cls=Command)
 @click.argument("model", metavar="MODEL|LIB.so")
 @click.option(
     "--against",
@@ -55,7 +56,7 @@ class Peers(click.ParamType):
 @click.option("--calls", type=click.IntRange(min=1), default=10, show_default=True, help="Inferences a turn.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=900.0,
     show_default=True,
     help="Seconds a contender may take to build, to load or for a turn.",
@@ -88,8 +89,8 @@ def bench_command(
       tvm-involution bench rednet50.so
     """
     for file in (json_file, chart_file):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise UserError(f"cannot write {file}: no such folder; create {file.absolute().parent} or choose another")
+        if file is not None:
+            check_writable(file)
     if chart_file is not None:
         check_chart(chart_file)
     peers = select_peers(against)
@@ -105,6 +106,9 @@ def bench_command(
         subject = _library(Path(model), bool(peers), **sizes)
     else:
         if not model.endswith(".pt2") and ":" not in model:
+            from ..frontend.other_files import refuse_other_file
+
+            refuse_other_file(model)
             get_model(model)  # an unknown name is told at once
         subject = Subject(model, thread_count(), **sizes)
     effort = Effort(rounds, calls, timeout)

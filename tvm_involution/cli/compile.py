@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -14,12 +12,13 @@ from rich.console import Console
 
 import tvm_involution
 
-from ..errors import UserError
+from ..files import check_writable
+from .command import Command
 from .interrupt import check_interrupt
 from .words import BatchSizes, ImageSize, kernels_text
 
 
-@click.command("compile")
+@click.command("compile", cls=Command)
 @click.argument("model")
 @click.option(
     "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
@@ -30,7 +29,7 @@ from .words import BatchSizes, ImageSize, kernels_text
 @click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
 @click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
 @click.option(
-    "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: the shipped ones]"
+    "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: your own, the shipped]"
 )
 @click.option(
     "--cuda-graph/--no-cuda-graph", default=True, help="On GPUs: one launch for all kernels. [default: --cuda-graph]"
@@ -60,14 +59,7 @@ def compile_command(
       tvm-involution compile rednet50 --target nvidia/nvidia-h100 --dtype float16 -o rednet50-h100.so
       tvm-involution compile exported.pt2 -o exported.so
     """
-    folder = output.absolute().parent
-    if output.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(
-            f"cannot write {output}: expected a file name in a folder that exists and can be written; create {folder} "
-            "or choose another"
-        )
-    # MODEL may name a module of the current folder, which `python -m` looks in and a console script does not
-    sys.path.insert(0, os.getcwd())
+    check_writable(output)
     console = Console(stderr=True)
     start = time.monotonic()
     with console.status("compiling") if console.is_terminal else contextlib.nullcontext() as status:
@@ -98,3 +90,5 @@ def compile_command(
     click.echo(f"{output}: {metadata.name}, {size:.1f} MiB, {time.monotonic() - start:.1f} s")
     click.echo(f"  weights  {metadata.weights_origin}")
     click.echo(f"  code     {kernels_text(metadata.kernels)}")
+    if output.suffix == ".so" and (source := output.with_suffix(".py")).is_file():
+        click.echo(f"  note     `import {output.stem}` finds this library before {source}; another name avoids that")

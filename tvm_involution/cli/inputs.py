@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,6 +14,7 @@ from ..runtime import LibraryMetadata, TensorSpec
 from ..runtime.arrays import numpy_dtype
 from ..runtime.placement import Placement, place_picture
 from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
+from .array_file import read_array, read_arrays
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,11 @@ def read_inputs(metadata: LibraryMetadata, path: Path) -> tuple[list[np.ndarray]
     if path.suffix.lower() not in (".npy", ".npz"):
         array, photograph = _read_picture(metadata, path)
         return [array], photograph
-    arrays = _load(path)
-    if isinstance(arrays, np.ndarray):
-        return [_restored(metadata.inputs[0], arrays)], None
-    missing = [spec.name for spec in metadata.inputs if spec.name not in arrays]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
-    return [_restored(spec, arrays[spec.name]) for spec in metadata.inputs], None
+    specs = metadata.inputs
+    if path.suffix.lower() == ".npy":
+        return [_restored(specs[0], read_array(path))], None
+    arrays = read_arrays(path, [spec.name for spec in specs])
+    return [_restored(spec, array) for spec, array in zip(specs, arrays, strict=True)], None
 
 
 def _read_picture(metadata: LibraryMetadata, path: Path) -> tuple[np.ndarray, Photograph | None]:
@@ -60,18 +56,6 @@ def _read_picture(metadata: LibraryMetadata, path: Path) -> tuple[np.ndarray, Ph
         return array.astype(dtype), Photograph(picture, placement)
     cropped = crop_picture(picture, preprocessing, (height, width))
     return picture_to_array(cropped, preprocessing).astype(dtype), None
-
-
-def _load(path: Path) -> Any:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; name a picture, or an array in .npy or .npz")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        return loaded if isinstance(loaded, np.ndarray) else dict(loaded)
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(
-            f"{path} holds no array that can be read without pickle ({error}); write it with numpy.save or numpy.savez"
-        ) from error
 
 
 def _restored(spec: TensorSpec, array: np.ndarray) -> np.ndarray:

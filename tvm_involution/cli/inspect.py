@@ -10,10 +10,11 @@ import click
 
 from ..runtime.library_file import read_metadata
 from ..runtime.metadata import TensorSpec
+from .command import Command
 from .words import kernels_text
 
 
-@click.command("inspect")
+@click.command("inspect", cls=Command)
 @click.argument("library", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(library: Path, as_json: bool) -> None:

@@ -3,12 +3,11 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import click
 
+from .command import Command
 from .options import network_options
 from .words import print_table
 
@@ -25,7 +24,7 @@ def logs_command() -> None:
     """
 
 
-@logs_command.command("merge")
+@logs_command.command("merge", cls=Command)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--into", required=True, type=click.Path(path_type=Path), help="The folder of logs to add to.")
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Records a workload.")
@@ -42,7 +41,7 @@ def merge_command(sources: tuple[Path, ...], into: Path, keep: int) -> None:
         click.echo(f"{into / key}: {count} records")
 
 
-@logs_command.command("prune")
+@logs_command.command("prune", cls=Command)
 @click.argument("logs", type=click.Path(path_type=Path))
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, help="Records a workload.")
 def prune_command(logs: Path, keep: int) -> None:
@@ -58,7 +57,7 @@ def prune_command(logs: Path, keep: int) -> None:
         click.echo(f"{logs / key}: {after} of {before} records kept")
 
 
-@logs_command.command("coverage")
+@logs_command.command("coverage", cls=Command)
 @click.argument("model")
 @network_options
 @click.option("--tuning-logs", type=click.Path(path_type=Path), help="Folder of logs. [default: your own, the shipped]")
@@ -82,7 +81,6 @@ def coverage_command(
     from ..target import resolve_target
     from ..tuning.tasks import extract_tasks
 
-    sys.path.insert(0, os.getcwd())
     resolved = resolve_target(target)
     records = TuningRecords(resolved, tuning_logs)
     tasks = extract_tasks(resolve_network(model, image_size=image_size), resolved, batch=batch, dtype=dtype)

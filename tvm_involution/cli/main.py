@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `tvm-involution` and how it ends: 0; 2 for wrong use or bad input; 130 after Ctrl-C."""
+"""The command `tvm-involution` and how it ends: 0; 2 for wrong use or bad input; 128 and the signal, 130 for Ctrl-C."""
 
 from __future__ import annotations
 
+import errno
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,13 +13,15 @@ import click
 
 from .. import __version__
 from ..errors import UserError
+from ..extras import missing_extra
 from .bench import bench_command
 from .compile import compile_command
 from .inspect import inspect_command
-from .interrupt import was_interrupted, watch_interrupts
+from .interrupt import received_signal, watch_interrupts
 from .logs import logs_command
 from .models import models_command
 from .run import run_command
+from .streams import end_output, prepare_streams
 from .targets import targets_command
 from .tune import tune_command
 
@@ -38,7 +42,7 @@ def tvm_involution(debug: bool) -> None:
     """
 
 
-_EXPECTED = (UserError, click.ClickException, OSError)
+_EXPECTED = (UserError, click.ClickException, OSError, MemoryError)
 
 for _command in (
     models_command,
@@ -58,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     # --debug is taken anywhere on the line: it is added when a command has just failed
     debug = "--debug" in words
+    prepare_streams()
     with watch_interrupts():
         status = _run([word for word in words if word != "--debug"], debug)
     sys.exit(status)
@@ -66,20 +71,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(words: list[str], debug: bool) -> int:
     try:
         tvm_involution.main(words, prog_name="tvm-involution", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help())
         return 2
     except (Exception, KeyboardInterrupt) as error:
-        if not was_interrupted() and not isinstance(error, (click.Abort, KeyboardInterrupt)):
-            if debug or not isinstance(error, _EXPECTED):
-                traceback.print_exc()
-            click.echo(f"tvm-involution: {_one_line(error)}", err=True)
-            return 2 if isinstance(error, _EXPECTED) else 1
+        if received_signal() is None and not isinstance(error, (click.Abort, KeyboardInterrupt)):
+            return _fail(error, debug)
     else:
-        if not was_interrupted():
+        if received_signal() is None:
             return 0
-    click.echo("tvm-involution: interrupted; no file is half written", err=True)
-    return 130
+    number = signal.Signals(received_signal() or signal.SIGINT)
+    word = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+    click.echo(f"tvm-involution: {word}; no file is half written", err=True)
+    return 128 + number
+
+
+def _fail(error: Exception, debug: bool) -> int:
+    """Say what went wrong and return the exit status."""
+    if isinstance(error, BrokenPipeError):  # of `| head`, which has seen enough
+        end_output()
+        return 1
+    if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
+        error = missing
+    expected = isinstance(error, _EXPECTED)
+    if debug or not expected:
+        traceback.print_exception(error)
+    click.echo(f"tvm-involution: {_one_line(error)}", err=True)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        end_output()
+    return 2 if expected else 1
 
 
 def _one_line(error: Exception) -> str:
@@ -87,4 +108,8 @@ def _one_line(error: Exception) -> str:
         usage = f"; see `{error.ctx.command_path} --help`" if error.ctx is not None else ""
         return " ".join(error.format_message().split()).rstrip(".") + usage
     text = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    if isinstance(error, MemoryError):
+        text = f"out of memory: {text or 'no room for an array'}; take a smaller batch, picture or file"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+        text = f"cannot write the standard output: {error.strerror}"  # files name themselves
     return " ".join(text.split())

@@ -6,10 +6,11 @@ from __future__ import annotations
 import click
 
 from ..zoo import list_models
+from .command import Command
 from .words import print_json, print_table
 
 
-@click.command("models")
+@click.command("models", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models_command(as_json: bool) -> None:
     """List the zoo: name, task, parameters, operations, published accuracy.

@@ -13,14 +13,16 @@ import numpy as np
 from ..errors import UserError
 from ..files import atomic_write
 from ..runtime import CompiledNetwork, load
+from .command import Command
 from .inputs import read_inputs
 from .photograph import report_photograph
-from .words import print_json
+from .streams import can_show
+from .words import Number, print_json
 
 _BAR = 40
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @click.argument("library", type=click.Path(path_type=Path))
 @click.option("--input", "input_file", required=True, type=click.Path(path_type=Path), help="A picture, .npy or .npz.")
 @click.option("--output", type=click.Path(path_type=Path), help="An .npz for the outputs, under their names.")
@@ -28,7 +30,7 @@ _BAR = 40
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
 @click.option("--draw", type=click.Path(path_type=Path), help="A picture of what was found: boxes, masks, colour map.")
 @click.option(
-    "--score-threshold", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Objects below are left out."
+    "--score-threshold", type=Number(0, 1), default=0.3, show_default=True, help="Objects below are left out."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; of objects, in COCO's results format.")
 def run_command(
@@ -45,6 +47,8 @@ def run_command(
 
     A picture is prepared as the library's metadata says; an array is passed as it is. Boxes, masks and classes of
     pixels are shown on the photograph. Needs neither torch nor the compiler.
+
+    A library is a program: load what you trust.
 
     \b
     Examples:
@@ -93,11 +97,12 @@ def _print_classes(network: CompiledNetwork, logits: np.ndarray, top_k: int, as_
             entry["probability"] = entry["probability"] if np.isfinite(entry["probability"]) else None
         print_json(answers)
         return
+    block = "█" if can_show("█") else "#"
     for number, answer in enumerate(answers):
         if len(answers) > 1:
             click.echo(f"picture {number}")
         width = max(len(str(entry["name"])) for entry in answer)
         for entry in answer:
             share = entry["probability"] if np.isfinite(entry["probability"]) else 0.0
-            bar = "█" * round(share * _BAR)
+            bar = block * round(share * _BAR)
             click.echo(f"  {entry['name']:<{width}}  {entry['probability']:7.2%}  {bar}")

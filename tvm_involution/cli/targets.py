@@ -7,10 +7,11 @@ from dataclasses import asdict
 
 import click
 
+from .command import Command
 from .words import print_json, print_table
 
 
-@click.command("targets")
+@click.command("targets", cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def targets_command(as_json: bool) -> None:
     """List targets: what --target takes, what is on this machine, what is tuned for which networks.

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +16,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from .command import Command
 from .interrupt import check_interrupt
 from .options import network_options
-from .words import print_table
+from .words import Number, print_table
 
 if TYPE_CHECKING:
     from ..tuning.scheduler import TaskState
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 _ROWS = 18
 
 
-@click.command("tune")
+@click.command("tune", cls=Command)
 @click.argument("model")
 @network_options
 @click.option("--trials", type=click.IntRange(1), help="Candidates to measure. [default: 2000 without --minutes]")
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time to spend.")
+@click.option("--minutes", type=Number(0, min_open=True), help="Time to spend.")
 @click.option("--log-dir", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: the user's own]")
 @click.option("--rpc", metavar="HOST:PORT", help="Measure on devices registered at this TVM RPC tracker.")
 @click.option("--rpc-key", metavar="KEY", help="The devices' key at the tracker.")
@@ -62,13 +62,16 @@ def tune_command(
       tvm-involution tune rednet50 --target '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72",
         "num-cores": 4}' --rpc 192.168.0.2:9190 --rpc-key rpi4
     """
-    # MODEL may name a module of the current folder, which `python -m` looks in and a console script does not
-    sys.path.insert(0, os.getcwd())
     if dry_run:
         _show_tasks(model, target, batch, dtype, image_size, log_dir)
         return
     from ..tuning.tuner import tune
 
+    # TVM starts its processes by `python -m`, which looks for modules in the current folder first; from Python 3.11 on
+    # it can be told not to, and then has to be told where a package is that is not installed
+    os.environ["PYTHONSAFEPATH"] = "1"
+    package = str(Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     with _display() as show:
         result = tune(
             model,

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any
 
 import click
@@ -11,6 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime.metadata import KernelCoverage
+
+# longer numbers are no sizes: TVM counts elements in 32 bits
+_NUMBER = re.compile(r"0*[1-9][0-9]{0,8}")
 
 
 class ImageSize(click.ParamType):
@@ -21,7 +26,7 @@ class ImageSize(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return (height, width)."""
         parts = str(value).lower().split("x")
-        if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        if len(parts) != 2 or not all(map(_NUMBER.fullmatch, parts)):
             self.fail(f"{value!r} is no image size; expected height x width in pixels, such as 224x224", param, ctx)
         return int(parts[0]), int(parts[1])
 
@@ -33,14 +38,25 @@ class BatchSizes(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return a tuple of sizes."""
-        parts = str(value).split(",")
-        if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(map(_NUMBER.fullmatch, parts)):
             self.fail(
                 f"{value!r} is no list of batch sizes; expected positive whole numbers, such as 1,8",
                 param,
                 ctx,
             )
         return tuple(int(part) for part in parts)
+
+
+class Number(click.FloatRange):
+    """A number that is one: not NaN, not infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a float."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
 
 
 def print_json(data: Any) -> None:

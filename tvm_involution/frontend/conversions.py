@@ -50,6 +50,14 @@ def convert_amax(node: Any, importer: Any) -> relax.Var:
     return importer.block_builder.emit(relax.op.max(x, dims or None, keepdims))
 
 
+def convert_softshrink(node: Any, importer: Any) -> relax.Var:
+    """`aten::softshrink` -> what lies outside of the threshold; TVM multiplies by comparisons, which NaN fails."""
+    x = importer.env[node.args[0]]
+    threshold = float(node.args[1]) if len(node.args) > 1 else 0.5
+    inside = importer.block_builder.emit(relax.op.clip(x, -threshold, threshold))
+    return importer.block_builder.emit(relax.op.subtract(x, inside))
+
+
 def convert_squeeze(node: Any, importer: Any) -> relax.Var:
     """`aten::squeeze` -> `squeeze` of axes counted from the front; `ConvertLayout` crashes over negative ones."""
     x, shape = importer.env[node.args[0]], node.args[0].meta["val"].shape

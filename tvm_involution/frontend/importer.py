@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import tvm
+from torch.export.graph_signature import OutputKind
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflatten
 from tvm import relax
 from tvm.relax.frontend.torch import from_exported_program
@@ -18,10 +19,12 @@ from tvm.relax.frontend.torch import from_exported_program
 from ..errors import UserError
 from ..relax.operators import involution as operator
 from . import conversions
+from .half_types import half_type, in_wider_types
+from .sizes import check_sizes
+from .source import source_line
 from .unfold_pattern import rewrite_unfold_involutions
 
-# file, line and code of each frame of a node's stack_trace
-_FRAME = re.compile(r'File "(.*?)", line (\d+), in .*\n\s*(.*)')
+_RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT)
 _KEPT = (
     torch.ops.aten.batch_norm.default,
     torch.ops.aten.upsample_nearest2d.vec,
@@ -33,7 +36,9 @@ _KEPT = (
 def export_module(
     module: torch.nn.Module, inputs: Sequence[Any], keywords: Mapping[str, Any] | None = None
 ) -> torch.export.ExportedProgram:
-    """Trace `module` (in evaluation mode) with `torch.export` for the shapes and dtypes of its arguments.
+    """Trace `module` in evaluation mode with `torch.export` for the shapes and dtypes of its arguments.
+
+    The module itself is left as it was.
 
     Args:
         inputs: positional arguments: tensors, or tuples, lists and dictionaries of them.
@@ -43,8 +48,8 @@ def export_module(
         UserError: `torch.export` cannot trace the module, with its own reason.
     """
     try:
-        with torch.no_grad():
-            return torch.export.export(module.eval(), tuple(inputs), dict(keywords or {}))
+        with torch.no_grad(), _evaluation(module):
+            return torch.export.export(module, tuple(inputs), dict(keywords or {}))
     except Exception as error:  # torch.export raises whatever the traced code raises
         reason = str(error).strip().splitlines()
         shapes = [list(x.shape) for x in tree_leaves((inputs, keywords or {}))]
@@ -55,20 +60,37 @@ def export_module(
         ) from error
 
 
+@contextlib.contextmanager
+def _evaluation(module: torch.nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
     """Return the Relax module of `program`: one function `main`, weights bound as constants.
+
+    A program in a half type comes in float32, and what is float32 in it in float64, for `ConvertDtype` to take back.
 
     Involutions, as `torch.ops.tvm_involution.involution2d` or in the official naive form with `nn.Unfold`
     (cls/mmcls/models/utils/involution_naive.py), become `tvm_involution.involution2d`.
 
     Raises:
-        UserError: the program holds an operator that Relax cannot import, named with its source line.
+        UserError: the program holds an operator that Relax cannot import, named with its source line, or a tensor that
+            is too large; or its outputs depend on a buffer that it changes; or it returns numbers that are no tensors.
     """
-    program = rewrite_unfold_involutions(program)
+    program = rewrite_unfold_involutions(in_wider_types(program) if half_type(program) else program)
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
         program = program.run_decompositions(_decompositions())
+    check_sizes(program)
+    _check_state(program)
+    _keep_tensors(program)
     try:
         return from_exported_program(
             program,
@@ -80,6 +102,7 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
                 "roi_align.default": conversions.convert_roi_align,
                 "paste_masks.default": conversions.convert_paste_masks,
                 "amax.default": conversions.convert_amax,
+                "softshrink.default": conversions.convert_softshrink,
                 "squeeze.dim": conversions.convert_squeeze,
                 "squeeze.dims": conversions.convert_squeeze,
                 "sort.stable": conversions.convert_sort_stable,
@@ -91,15 +114,72 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
 
 
 def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
-    """Return a name for each output: `output`, `output_0`, ..., or the keys and positions that lead to it, `a_0`."""
+    """Return a name for each output: `output`, `output_0`, ..., or the keys and positions that lead to it, `a_0`.
+
+    Where several would have one name (`{"a": [x], "a_0": y}`), the later are numbered: `a_0`, `a_0_2`. None has none.
+    """
     spec = program.call_spec.out_spec
     assert spec is not None
     paths, _ = tree_flatten_with_path(tree_unflatten(range(spec.num_leaves), spec))
-    names = []
-    for path, _ in paths:
+    wanted = []
+    for (path, _), value in zip(paths, _user_outputs(program), strict=True):
+        if value is None:
+            continue
         words = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
-        names.append("_".join(words if words and not words[0].isdigit() else ["output", *words]))
+        wanted.append("_".join(words if words and words[0] and not words[0].isdigit() else ["output", *words]))
+    names: list[str] = []
+    for name in wanted:
+        numbered = (f"{name}_{number}" for number in itertools.count(2) if f"{name}_{number}" not in wanted)
+        names.append(name if name not in names else next(free for free in numbered if free not in names))
     return tuple(names)
+
+
+def _user_outputs(program: torch.export.ExportedProgram) -> list[Any]:
+    """Return the outputs as the graph has them: nodes, or None and numbers where the network returns these."""
+    (returned,) = next(node for node in program.graph.nodes if node.op == "output").args
+    kinds = [spec.kind for spec in program.graph_signature.output_specs]
+    return [value for value, kind in zip(returned, kinds, strict=True) if kind in _RETURNED]
+
+
+def _check_state(program: torch.export.ExportedProgram) -> None:
+    """Raise `UserError` where a call's outputs depend on what an earlier call wrote into a buffer."""
+    signature = program.graph_signature
+    changed = {target: name for name, target in signature.buffers_to_mutate.items()}
+    by_name = {node.name: node for node in program.graph.nodes}
+    placeholders = {target: name for name, target in signature.inputs_to_buffers.items() if target in changed}
+    outputs = [value for value in _user_outputs(program) if isinstance(value, torch.fx.Node)]
+    seen: set[torch.fx.Node] = set()
+    while outputs:
+        node = outputs.pop()
+        if node not in seen:
+            seen.add(node)
+            outputs += node.all_input_nodes
+    for target, name in placeholders.items():
+        if by_name[name] in seen:
+            raise UserError(
+                f"the network changes its buffer {target!r}{source_line(by_name[changed[target]])} and its outputs "
+                "depend on what it held before; a library keeps no state: pass it as an input and return it"
+            )
+
+
+def _keep_tensors(program: torch.export.ExportedProgram) -> None:
+    """Leave out None among the outputs of `program`, which is changed; other values that are no tensors are refused."""
+    node = next(node for node in program.graph.nodes if node.op == "output")
+    specs = program.graph_signature.output_specs
+    for value, spec in zip(node.args[0], specs, strict=True):
+        if value is not None and not isinstance(value, torch.fx.Node):
+            raise UserError(
+                f"the network returns {value!r}, which is no tensor; return tensors, such as torch.tensor({value!r})"
+            )
+        if value is not None and not isinstance(value.meta.get("val"), torch.Tensor):
+            raise UserError(f"the network returns {spec.arg.name}, which is no tensor; return tensors alone")
+    kept = [(value, spec) for value, spec in zip(node.args[0], specs, strict=True) if value is not None]
+    if not any(spec.kind in _RETURNED for _, spec in kept):
+        raise UserError("the network returns no tensor; it must return at least one")
+    if len(kept) < len(specs):
+        node.args = (tuple(value for value, _ in kept),)
+        specs[:] = [spec for _, spec in kept]
+        program.graph_module.recompile()
 
 
 def _decompositions() -> dict[Any, Any]:
@@ -152,10 +232,7 @@ def _source_of(program: torch.export.ExportedProgram, error: Exception) -> str:
     if node is None:
         return ""
     own = f" in {node.target}" if getattr(node.target, "__name__", "") not in str(error) else ""
-    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    library = str(Path(torch.__file__).parent)
-    users = [frame for frame in frames if not frame[0].startswith(library)] or frames
-    return own + (" ({}:{}: {})".format(*users[-1]) if users else "")
+    return own + source_line(node)
 
 
 def _converted_node(error: Exception) -> torch.fx.Node | None:

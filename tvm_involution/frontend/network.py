@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import importlib
-import zipfile
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,18 @@ import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import zoo
+from ..arguments import Size, checked
 from ..errors import UserError
 from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
+from .archive import load_archive
+from .batch_axes import BatchAxes, compare_batches, fixed
+from .half_types import half_type
 from .importer import export_module
+from .other_files import refuse_other_file
+from .rebatch import no_torch_log, other_batch, rebatched_axes
+from .sizes import check_size
+from .user_function import call_user_function
 
 _DETECTIONS = ("boxes", "scores", "labels")
 _OUTPUT_NAMES: dict[str, tuple[str, ...]] = {
@@ -48,14 +57,17 @@ class Network:
     class_ids: tuple[int, ...] | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
     output_names: tuple[str, ...] = field(default=())
+    _programs: dict[int, torch.export.ExportedProgram] = field(default_factory=dict, repr=False)
+    """those exported so far, by batch size"""
 
     @property
     def parameters(self) -> int:
-        """The number of trained values."""
+        """The number of trained values: those of frozen parameters are not."""
         source: Any = self.module if self.module is not None else self.program
-        return sum(p.numel() for p in source.parameters())
+        return sum(p.numel() for p in source.parameters() if p.requires_grad)
 
-    def batch_sizes(self, batch: int | Sequence[int] | None) -> tuple[int, ...]:
+    @checked
+    def batch_sizes(self, batch: Size | Sequence[Size] | None) -> tuple[int, ...]:
         """Return the batch sizes to build for, ascending: `batch`, else that of the program or the examples, else 1.
 
         Raises:
@@ -66,8 +78,8 @@ class Network:
                 return (input_batch(self.program)[0],)
             return (self._example_batch,) if self.examples else (1,)
         sizes = (batch,) if isinstance(batch, int) else tuple(batch)
-        if not sizes or any(size < 1 for size in sizes):
-            raise UserError(f"batch sizes must be positive whole numbers, got {list(sizes)}; for example --batch 1,8")
+        if not sizes:
+            raise UserError("batch must have at least one size, got none; for example --batch 1,8")
         return tuple(sorted(set(sizes)))
 
     def resolve_dtype(self, dtype: str | None) -> str:
@@ -76,18 +88,37 @@ class Network:
         Raises:
             UserError: unknown, or one that this network cannot have.
         """
+        if dtype is not None and dtype not in DTYPES:
+            raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
         if self.program is not None:
-            own = str(input_batch(self.program)[1]).removeprefix("torch.")
+            own = half_type(self.program) or str(input_batch(self.program)[1]).removeprefix("torch.")
+            if own not in DTYPES:
+                raise UserError(f"{self.name} was exported in {own}; export it in one of {', '.join(DTYPES)}")
             if dtype not in (None, own) and own != "float32":
                 raise UserError(
                     f"{self.name} was exported in {own}, not {dtype}; export it in float32 or leave out --dtype"
                 )
             return dtype or own
-        if dtype is not None and dtype not in DTYPES:
-            raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
         if dtype not in (None, "float32") and self.task in ("detection", "instance_segmentation"):
             raise UserError(f"{self.name} computes boxes in pixels, which {dtype} is too coarse for; leave out --dtype")
-        return dtype or "float32"
+        if dtype not in (None, self.own_dtype) and self.module is not None:
+            self.module.float()
+            self._programs.clear()
+            self.arguments, self.keywords = tree_map(_to_float, (self.arguments, self.keywords))
+        return dtype or self.own_dtype
+
+    @property
+    def own_dtype(self) -> str:
+        """The half type that all floating-point weights of the module have, or all examples where it has none."""
+        weights = self.module.state_dict().values() if self.module is not None else ()
+        dtypes = {x.dtype for x in weights if x.is_floating_point()}
+        dtypes = dtypes or {x.dtype for x in self.examples if x.is_floating_point()}
+        return str(dtypes.pop()).removeprefix("torch.") if dtypes in ({torch.float16}, {torch.bfloat16}) else "float32"
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether the one input is known to be pictures (N, C, H, W)."""
+        return self.program is None and not self.examples
 
     @property
     def input_size(self) -> tuple[int, ...]:
@@ -103,6 +134,11 @@ class Network:
         Raises:
             UserError: a program exported before has another batch size; a module whose inputs cannot be told.
         """
+        if batch not in self._programs:
+            self._programs[batch] = self._export(batch)
+        return self._programs[batch]
+
+    def _export(self, batch: int) -> torch.export.ExportedProgram:
         if self.program is not None:
             own, _ = input_batch(self.program)
             if own != batch:
@@ -112,36 +148,82 @@ class Network:
             return self.program
         assert self.module is not None
         if self.examples:
-            own = self._example_batch
-
-            def resize(x: torch.Tensor) -> torch.Tensor:
-                return x if batch == own or not x.dim() or len(x) != own else x.new_zeros(batch, *x.shape[1:])
-
-            return export_module(self.module, *tree_map(resize, (self.arguments, self.keywords)))
+            return self._export_resized(self._example_batch, batch)
         assert self.image_size is not None
-        weights = [p for p in self.module.parameters() if p.dim() == 4]
-        if not weights:
+        convolutions = [part.in_channels for part in self.module.modules() if isinstance(part, torch.nn.Conv2d)]
+        channels = [*convolutions, *(p.shape[1] for p in self.module.parameters() if p.dim() == 4)]
+        if not channels:
             raise UserError(
                 f"cannot tell the inputs of {self.name}, which has no convolution; give example inputs beside the "
                 "module: (module, inputs)"
             )
-        return export_module(self.module, [torch.zeros(batch, weights[0].shape[1], *self.image_size)])
+        shape = (batch, channels[0], *self.image_size)
+        check_size(shape)
+        try:
+            picture = torch.zeros(shape, dtype=getattr(torch, self.own_dtype))
+        except RuntimeError as error:
+            raise UserError(
+                f"an input of {list(shape)} does not fit into memory; take a smaller batch or size"
+            ) from error
+        return export_module(self.module, [picture])
+
+    def _export_resized(self, own: int, batch: int) -> torch.export.ExportedProgram:
+        """Trace the examples with `batch` where their first size is `own`."""
+
+        def resize(x: torch.Tensor) -> torch.Tensor:
+            check_size((batch, *x.shape[1:]) if x.dim() else ())
+            return x if batch == own or not x.dim() or len(x) != own else x.new_zeros(batch, *x.shape[1:])
+
+        assert self.module is not None
+        return export_module(self.module, *tree_map(resize, (self.arguments, self.keywords)))
+
+    def batch_axes(self, batches: Sequence[int]) -> BatchAxes:
+        """Return where the batch is in inputs and outputs, by comparing the programs for two batch sizes.
+
+        Raises:
+            UserError: see `export`.
+        """
+        first, *others = batches
+        program = self.export(first)
+        if self.program is not None:
+            return rebatched_axes(program, first)
+        if not others:
+            try:
+                others = [other_batch(first)]
+                with no_torch_log():
+                    self.export(others[0])
+            except UserError:
+                return fixed(program)
+        compared = [compare_batches(program, first, self.export(other), other) for other in others]
+        return next((axes for axes in compared if axes.mixed_by), compared[0])
 
     @property
     def examples(self) -> list[torch.Tensor]:
         """The tensors of the example inputs, in the order in which `torch.export` has them."""
         return tree_leaves((self.arguments, self.keywords))
 
-    @property
+    @cached_property
     def _example_batch(self) -> int:
-        return next((len(x) for x in self.examples if x.dim()), 1)
+        """The first size of the examples that can be another: that of most of them, or of those of most dimensions."""
+        sizes = [(len(x), x.dim()) for x in self.examples if x.dim()]
+        if not sizes:
+            return 1
+        counts = Counter(size for size, _ in sizes)
+        candidates = sorted(counts, key=lambda size: (-counts[size], -max(d for s, d in sizes if s == size)))
+        if len(candidates) > 1:
+            for own in candidates:
+                with contextlib.suppress(UserError), no_torch_log():
+                    self._programs[other_batch(own)] = self._export_resized(own, other_batch(own))
+                    return own
+        return candidates[0]
 
 
+@checked
 def resolve_network(
-    model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
+    model: Any,
     *,
-    checkpoint: str | Path | None = None,
-    image_size: tuple[int, int] | None = None,
+    checkpoint: str | Path | Mapping[str, Any] | None = None,
+    image_size: tuple[Size, Size] | None = None,
 ) -> Network:
     """Return the network of a zoo name, a `.pt2` file, `package.module:function`, or a module.
 
@@ -156,26 +238,52 @@ def resolve_network(
         assert network.module is not None
         network.name = type(network.module).__name__
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
-        network.module = copy.deepcopy(network.module).eval().float()
+        network.module = _copy(network.module).eval()
+        if network.own_dtype == "float32":
+            network.module.float()
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
-        return _exported(Path(model))
+        return Network(Path(model).stem, "unknown", str(model), program=load_archive(Path(model)))
     elif ":" in str(model):
-        network = _given(_imported(str(model)), str(model), "returned")
+        network = _given(call_user_function(str(model)), str(model), "returned")
         network.weights_origin = "as built by the function"
     else:
+        refuse_other_file(str(model))
         network = _from_zoo(str(model), own_weights=checkpoint is None)
     if checkpoint is not None:
         assert network.module is not None
         load_checkpoint(network.module, checkpoint)
-        network.weights_origin = str(checkpoint)
+        network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     if network.examples:
         if image_size is not None:
             raise UserError(f"{network.name} comes with example inputs, which have sizes; leave out --image-size")
     else:
         network.image_size = image_size or network.image_size or (224, 224)
     return network
+
+
+def _copy(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a copy of `module` and its tensors.
+
+    Raises:
+        UserError: something in it cannot be copied.
+    """
+    # tensors that were computed, as the weight of `weight_norm`, are copied as values
+    computed = [x for part in module.modules() for x in vars(part).values() if isinstance(x, torch.Tensor)]
+    memo: dict[int, Any] = {id(x): x.detach().clone() for x in computed if not x.is_leaf}
+    try:
+        return copy.deepcopy(module, memo)
+    except Exception as error:  # whatever the parts' own copying raises
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{type(module).__name__} cannot be copied ({reason[0] if reason else type(error).__name__}), so that it "
+            "would stay as it is; take out what copy.deepcopy refuses, or name it as package.module:function"
+        ) from error
+
+
+def _to_float(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.is_floating_point() else x
 
 
 def _from_zoo(name: str, own_weights: bool) -> Network:
@@ -193,29 +301,6 @@ def _from_zoo(name: str, own_weights: bool) -> Network:
         colours=spec.colours,
         output_names=_OUTPUT_NAMES[spec.task],
     )
-
-
-def _exported(path: Path) -> Network:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; name a file that torch.export.save wrote")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path} is no .pt2 archive, or is truncated; write it with torch.export.save")
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # the archive's reader raises whatever its parts raise
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}; write it with torch.export.save") from error
-    return Network(path.stem, "unknown", str(path), program=program)
-
-
-def _imported(reference: str) -> Any:
-    module_name, _, function_name = reference.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"cannot import {reference}: {error}; expected package.module:function") from error
-    if not callable(function):
-        raise UserError(f"{reference} is a {type(function).__name__}; expected a function that returns a module")
-    return function()
 
 
 def _given(model: Any, name: str, verb: str) -> Network:
@@ -237,10 +322,11 @@ def _given(model: Any, name: str, verb: str) -> Network:
 
 
 def input_batch(program: torch.export.ExportedProgram) -> tuple[int, torch.dtype]:
-    """Return the batch size that `program` was exported for, and the dtype of its inputs that are no whole numbers."""
+    """Return the batch size that `program` was exported for, and the dtype of its floating inputs, else weights."""
     inputs = _input_shapes(program)
     batch = next((int(shape[0]) for shape, _ in inputs if shape), 1)
-    return batch, next((dtype for _, dtype in inputs if dtype.is_floating_point), torch.float32)
+    dtypes = [dtype for _, dtype in inputs] + [p.dtype for p in program.parameters()]
+    return batch, next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
 
 
 def _input_shapes(program: torch.export.ExportedProgram) -> Sequence[tuple[tuple[Any, ...], torch.dtype]]:

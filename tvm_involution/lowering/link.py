@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,16 +76,25 @@ def _linker(triple: str) -> list[str]:
                 return [found]
     elif found := shutil.which(f"{triple}-gcc"):
         return [found]
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu"]
+    if (zig := _zig()) is not None:
+        return [zig, "cc", "-target", f"{arch}-linux-gnu"]
     raise UserError(
         f'no linker for {triple}: install a C compiler for it, or `pip install "tvm-involution[cross]"`, '
         "which links for every architecture"
     )
 
 
+def _zig() -> str | None:
+    """Return Zig's own program: `python -m ziglang` would look for modules in the current folder first."""
+    spec = importlib.util.find_spec("ziglang")
+    folders = spec.submodule_search_locations if spec is not None else None
+    return next((str(path) for folder in folders or () if (path := Path(folder, "zig")).is_file()), None)
+
+
 def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        # what the driver of the linker says last is that the linker failed
+        lines = [line for line in done.stderr.strip().splitlines() if not re.match("collect2: |.*linker command", line)]
+        last = (lines or ["no message"])[-1]
         raise UserError(f"the linker {command[0]} failed: {last}; check that it can link a shared object")

@@ -12,27 +12,35 @@ from ..target import lowering_config
 from .accept_offsets import AcceptOffsets
 from .convert_to_bfloat16 import ConvertToBfloat16
 from .keep_locals_in_registers import KeepLocalsInRegisters
+from .pad_with_infinity import PadWithInfinity
 from .prefetch_residuals import PrefetchResiduals
 from .prefetch_weights import PrefetchWeights
+from .propagate_nan import PropagateNan
 from .vector_math import VectorMath
 
-_NAME = "tvm_involution"
+PIPELINE = "tvm_involution"
+"""its name among TVM's pipelines"""
 
 
 def build(mod: tvm.IRModule | tirx.PrimFunc, target: tvm.target.Target) -> tvm.runtime.Executable:
     """Return the code of scheduled programs for `target`, or of a Relax module that calls them."""
     with tvm.transform.PassContext(config=lowering_config(target)):
-        return tvm.compile(mod, target, relax_pipeline=None, tir_pipeline=_NAME)
+        return tvm.compile(mod, target, relax_pipeline=None, tir_pipeline=PIPELINE)
 
 
 def _pipeline() -> tuple[tvm.transform.Pass, ...]:
-    lower, finalize_host, finalize_device = default_s_tir_pipeline()
+    lower, tvm_host, tvm_device = default_s_tir_pipeline()
 
-    def finalize() -> tvm.transform.Pass:
-        return tvm.transform.Sequential([KeepLocalsInRegisters(), VectorMath(), ConvertToBfloat16(), finalize_host()])
+    def finalize_host() -> tvm.transform.Pass:
+        return tvm.transform.Sequential(
+            [KeepLocalsInRegisters(), VectorMath(), ConvertToBfloat16(), tvm_host(), PropagateNan()]
+        )
 
-    prepare = [PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), lower]
-    return tvm.transform.Sequential(prepare), finalize, finalize_device
+    def finalize_device() -> tvm.transform.Pass:
+        return tvm.transform.Sequential([tvm_device(), PropagateNan()])
+
+    prepare = [PadWithInfinity(), PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), lower]
+    return tvm.transform.Sequential(prepare), finalize_host, finalize_device
 
 
-register_tir_pipeline(_NAME, _pipeline)
+register_tir_pipeline(PIPELINE, _pipeline)

@@ -2,8 +2,10 @@
 """exp, log, tanh, sigmoid and erf of float32 on CPUs as arithmetic on vectors, not calls of the C library by lane.
 
 Each is within 4 units in the last place of the true value over all of float32, subnormal results included, and does
-with NaN and infinities what the C library does (`tests/lowering/test_vector_math.py`). The polynomials are minimax fits
-(iteratively reweighted least squares in float64) on the intervals named beside them.
+with NaN and infinities what the C library does (`tests/lowering/test_vector_math.py`). They are functions in LLVM's own
+language, which are inlined: TVM's analyzer puts each definition into its uses, and a tanh of a logarithm of an
+exponential would take minutes to lower. The polynomials are minimax fits (iteratively reweighted least squares in
+float64) on the intervals named beside them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import tvm
 from tvm import tirx
@@ -57,8 +60,6 @@ _ERFC = (
     -0.004070942755788565, 0.00040201490628533065, -1.521291778772138e-05, -4.5644910073860956e-07,
 )  # fmt: skip
 _ERF_LARGE = 4.0
-# float32's
-_LARGEST = float.fromhex("0x1.fffffep127")
 
 
 @tvm.transform.module_pass(opt_level=0, name="VectorMath")
@@ -67,128 +68,209 @@ class VectorMath:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with every `PrimFunc` for a CPU rewritten."""
-        return rewrite_cpu_programs(mod, lambda func: func.with_body(structural_map(func.body, (Call, _expand))))
+        return rewrite_cpu_programs(mod, _rewrite)
 
 
-def _expand(call: Call) -> tirx.PrimExpr:
-    function = _FUNCTIONS.get(getattr(call.op, "name", ""))
-    if function is None or call.ty.dtype.with_lanes(1) != "float32":
-        return call
-    steps = _Steps()
-    return steps.before(function(steps.name(call.args[0]), steps))
+def _rewrite(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    written: dict[str, str] = {}
+
+    def call_ours(call: Call) -> Call:
+        name = getattr(call.op, "name", "").removeprefix("tirx.")
+        if name not in _FUNCTIONS or call.ty.dtype.with_lanes(1) != "float32":
+            return call
+        lanes = call.ty.dtype.lanes
+        symbol = f"tvm_involution_{name}_{lanes}"
+        written[symbol] = _write(symbol, _FUNCTIONS[name], lanes)
+        return tirx.call_pure_extern(call.ty.dtype, symbol, call.args[0])
+
+    body = structural_map(func.body, (Call, call_ours))
+    for text in written.values():
+        body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", text, body)
+    return func.with_body(body) if written else func
 
 
-class _Steps:
-    """Intermediate values under names, so that each is computed once."""
-
-    def __init__(self) -> None:
-        self._named: list[tuple[tirx.Var, tirx.PrimExpr]] = []
-
-    def name(self, value: tirx.PrimExpr) -> tirx.Var:
-        """Return a name for `value`."""
-        self._named.append((tirx.Var("v", value.ty.dtype), value))
-        return self._named[-1][0]
-
-    def before(self, result: tirx.PrimExpr) -> tirx.PrimExpr:
-        """Return `result` after the definitions of the names."""
-        for var, value in reversed(self._named):
-            result = tirx.Let(var, value, result)
-        return result
+def _write(symbol: str, function: Callable[[_Value], _Value], lanes: int) -> str:
+    """Return a function of LLVM that computes `function` of `lanes` numbers."""
+    text = _Text(lanes)
+    result = function(_Value(text, "float", "%x"))
+    kind = text.kind("float")
+    lines = "\n".join(text.lines)
+    return f"define {kind} @{symbol}({kind} %x) alwaysinline {{\n{lines}\n  ret {kind} {result.name}\n}}\n"
 
 
-def _exp(x: tirx.PrimExpr, steps: _Steps) -> tirx.PrimExpr:
+class _Text:
+    """The instructions of a function, of vectors of `lanes`."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        self.lines: list[str] = []
+
+    def kind(self, element: str) -> str:
+        """Return the type of a vector, or of one number."""
+        return element if self.lanes == 1 else f"<{self.lanes} x {element}>"
+
+    def add(self, element: str, instruction: str) -> _Value:
+        """Append an instruction and return its result."""
+        name = f"%v{len(self.lines)}"
+        self.lines.append(f"  {name} = {instruction}")
+        return _Value(self, element, name)
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A vector of float32 (`float`), whole numbers (`i32`) or truth values (`i1`)."""
+
+    text: _Text
+    element: str
+    name: str
+
+    @property
+    def kind(self) -> str:
+        return self.text.kind(self.element)
+
+    def like(self, number: float) -> _Value:
+        """Return a constant of the same type."""
+        if self.element == "i32":
+            constant = str(number)
+        else:
+            # as LLVM writes it: the bits of the float64 of the same value
+            rounded = struct.unpack("<f", struct.pack("<f", number))[0]
+            constant = f"0x{struct.unpack('<Q', struct.pack('<d', rounded))[0]:016X}"
+        return _Value(
+            self.text, self.element, constant if self.text.lanes == 1 else f"splat ({self.element} {constant})"
+        )
+
+    def _binary(self, instruction: str, other: _Value | float) -> _Value:
+        other = other if isinstance(other, _Value) else self.like(other)
+        return self.text.add(self.element, f"{instruction} {self.kind} {self.name}, {other.name}")
+
+    def _arithmetic(self, instruction: str, other: _Value | float) -> _Value:
+        # contracted: a product and a sum may be one instruction
+        return self._binary(f"f{instruction} contract" if self.element == "float" else instruction, other)
+
+    def __add__(self, other: _Value | float) -> _Value:
+        return self._arithmetic("add", other)
+
+    def __sub__(self, other: _Value | float) -> _Value:
+        return self._arithmetic("sub", other)
+
+    def __mul__(self, other: _Value | float) -> _Value:
+        return self._arithmetic("mul", other)
+
+    def __truediv__(self, other: _Value | float) -> _Value:
+        return self._arithmetic("div", other)
+
+    def __and__(self, other: _Value | int) -> _Value:
+        return self._binary("and", other)
+
+    def __or__(self, other: _Value | int) -> _Value:
+        return self._binary("or", other)
+
+    def __lshift__(self, other: _Value | int) -> _Value:
+        return self._binary("shl", other)
+
+    def __rshift__(self, other: _Value | int) -> _Value:
+        return self._binary("ashr", other)
+
+    def is_(self, predicate: str, number: float) -> _Value:
+        """Compare with a constant by LLVM's predicate; those that begin with `o` are false of NaN."""
+        return self.text.add("i1", f"fcmp {predicate} {self.kind} {self.name}, {self.like(number).name}")
+
+    def choose(self, yes: _Value, no: _Value | float) -> _Value:
+        """Return `yes` where this truth value is true, else `no`."""
+        no = no if isinstance(no, _Value) else yes.like(no)
+        return self.text.add(yes.element, f"select {self.kind} {self.name}, {yes.kind} {yes.name}, {no.kind} {no.name}")
+
+    def cast(self, instruction: str, element: str) -> _Value:
+        """Return the value as another type, by `bitcast` or a conversion."""
+        return self.text.add(element, f"{instruction} {self.kind} {self.name} to {self.text.kind(element)}")
+
+    @property
+    def bits(self) -> _Value:
+        """The bits of float32 as whole numbers."""
+        return self.cast("bitcast", "i32")
+
+    @property
+    def as_float(self) -> _Value:
+        """The float32 of these bits."""
+        return self.cast("bitcast", "float")
+
+
+def _exp(x: _Value) -> _Value:
     """exp(x) = 2^n exp(r); 2^n is made of bits, in two factors, since n may lie beyond what an exponent holds."""
     # comparisons with NaN are false, so it passes
-    x = tirx.Select(x > _like(x, 89.0), _like(x, 89.0), tirx.Select(x < _like(x, -104.0), _like(x, -104.0), x))
-    x = steps.name(x)
-    rounded = steps.name(x * _like(x, _LOG2_E) + _like(x, _ROUND))
-    n = steps.name(rounded - _like(x, _ROUND))
-    r = steps.name(x - n * _like(x, _LN_2_HIGH) - n * _like(x, _LN_2_LOW))
-    power = steps.name(_bits(rounded) - _like(_bits(x), _bits_of(_ROUND)))
-    half = steps.name(power >> _like(power, 1))
-    value = _polynomial(r, _EXP) * (r * r) + r + _like(x, 1.0)
+    x = x.is_("ogt", 89.0).choose(x.like(89.0), x.is_("olt", -104.0).choose(x.like(-104.0), x))
+    rounded = x * _LOG2_E + _ROUND
+    n = rounded - _ROUND
+    r = x - n * _LN_2_HIGH - n * _LN_2_LOW
+    power = rounded.bits - _bits_of(_ROUND)
+    half = power >> 1
+    value = _polynomial(r, _EXP) * (r * r) + r + 1.0
     return value * _two_to(half) * _two_to(power - half)
 
 
-def _log(x: tirx.PrimExpr, steps: _Steps) -> tirx.PrimExpr:
+def _log(x: _Value) -> _Value:
     """log(2^e m) = e log(2) + log(m), with m around 1."""
-    tiny = x < _like(x, 2.0**-126)
+    tiny = x.is_("olt", 2.0**-126)
     # subnormal numbers first become normal ones
-    bits = steps.name(_bits(tirx.Select(tiny, x * _like(x, 2.0**25), x)))
-    exponent = steps.name((bits - _like(bits, _bits_of(math.sqrt(0.5)))) >> _like(bits, 23))
-    f = steps.name(_float(bits - (exponent << _like(bits, 23))) - _like(x, 1.0))
-    e = steps.name(exponent.astype(x.ty.dtype) - tirx.Select(tiny, _like(x, 25.0), _like(x, 0.0)))
-    square = steps.name(f * f)
-    rest = _polynomial(f, _LOG) * square * f + e * _like(x, _LN_2_LOW) - _like(x, 0.5) * square
-    positive = rest + f + e * _like(x, _LN_2_HIGH)
-    # of zero and of infinity; NaN and what is negative are neither, and fail every comparison
-    at_ends = tirx.Select(x > _like(x, _LARGEST), x, _like(x, -math.inf))
-    inside = tirx.And(x > _like(x, 0.0), x <= _like(x, _LARGEST))
-    return tirx.Select(inside, positive, tirx.Select(x >= _like(x, 0.0), at_ends, _like(x, math.nan)))
+    bits = tiny.choose(x * 2.0**25, x).bits
+    exponent = (bits - _bits_of(math.sqrt(0.5))) >> 23
+    f = (bits - (exponent << 23)).as_float - 1.0
+    e = exponent.cast("sitofp", "float") - tiny.choose(x.like(25.0), 0.0)
+    square = f * f
+    positive = _polynomial(f, _LOG) * square * f + e * _LN_2_LOW - square * 0.5 + f + e * _LN_2_HIGH
+    # of infinity and of zero; what is negative, and NaN, pass no comparison
+    other = x.is_("oeq", math.inf).choose(x, x.is_("oeq", 0.0).choose(x.like(-math.inf), math.nan))
+    return (x.is_("ogt", 0.0) & x.is_("olt", math.inf)).choose(positive, other)
 
 
-def _tanh(x: tirx.PrimExpr, steps: _Steps) -> tirx.PrimExpr:
-    magnitude, sign = _magnitude_and_sign(x, steps)
-    z = steps.name(magnitude * magnitude)
+def _tanh(x: _Value) -> _Value:
+    magnitude, sign = _magnitude_and_sign(x)
+    z = magnitude * magnitude
     small = _polynomial(z, _TANH) * z * magnitude + magnitude
-    large = _like(x, 1.0) - _like(x, 2.0) / (_exp(magnitude + magnitude, steps) + _like(x, 1.0))
-    return _float(_bits(tirx.Select(magnitude < _like(x, _TANH_SMALL), small, large)) | sign)
+    large = x.like(1.0) - x.like(2.0) / (_exp(magnitude + magnitude) + 1.0)
+    return (magnitude.is_("olt", _TANH_SMALL).choose(small, large).bits | sign).as_float
 
 
-def _erf(x: tirx.PrimExpr, steps: _Steps) -> tirx.PrimExpr:
-    magnitude, sign = _magnitude_and_sign(x, steps)
-    small = _polynomial(steps.name(magnitude * magnitude), _ERF) * magnitude
-    capped = steps.name(tirx.Select(magnitude > _like(x, _ERF_LARGE), _like(x, _ERF_LARGE), magnitude))
-    large = _like(x, 1.0) - _exp(_polynomial(capped, _ERFC), steps)
-    return _float(_bits(tirx.Select(magnitude < _like(x, _ERF_SMALL), small, large)) | sign)
+def _erf(x: _Value) -> _Value:
+    magnitude, sign = _magnitude_and_sign(x)
+    small = _polynomial(magnitude * magnitude, _ERF) * magnitude
+    capped = magnitude.is_("ogt", _ERF_LARGE).choose(x.like(_ERF_LARGE), magnitude)
+    large = x.like(1.0) - _exp(_polynomial(capped, _ERFC))
+    return (magnitude.is_("olt", _ERF_SMALL).choose(small, large).bits | sign).as_float
 
 
-def _sigmoid(x: tirx.PrimExpr, steps: _Steps) -> tirx.PrimExpr:
+def _sigmoid(x: _Value) -> _Value:
     # by the exponential that does not overflow
-    small = steps.name(_exp(_float(_bits(x) | _like(_bits(x), -(2**31))), steps))
-    return tirx.Select(x < _like(x, 0.0), small, _like(x, 1.0)) / (_like(x, 1.0) + small)
+    small = _exp((x.bits | -(2**31)).as_float)
+    return x.is_("olt", 0.0).choose(small, 1.0) / (small + 1.0)
 
 
-_FUNCTIONS: dict[str, Callable[[tirx.PrimExpr, _Steps], tirx.PrimExpr]] = {
-    "tirx.exp": _exp,
-    "tirx.log": _log,
-    "tirx.tanh": _tanh,
-    "tirx.sigmoid": _sigmoid,
-    "tirx.erf": _erf,
+_FUNCTIONS: dict[str, Callable[[_Value], _Value]] = {
+    "exp": _exp,
+    "log": _log,
+    "tanh": _tanh,
+    "sigmoid": _sigmoid,
+    "erf": _erf,
 }
 
 
-def _magnitude_and_sign(x: tirx.PrimExpr, steps: _Steps) -> tuple[tirx.Var, tirx.Var]:
+def _magnitude_and_sign(x: _Value) -> tuple[_Value, _Value]:
     """Return |x|, and the bit of its sign; so that of zero stays."""
-    bits = steps.name(_bits(x))
-    magnitude = steps.name(_float(bits & _like(bits, 2**31 - 1)))
-    return magnitude, steps.name(bits & _like(bits, -(2**31)))
+    return (x.bits & (2**31 - 1)).as_float, x.bits & -(2**31)
 
 
-def _polynomial(x: tirx.PrimExpr, coefficients: Sequence[float]) -> tirx.PrimExpr:
+def _polynomial(x: _Value, coefficients: Sequence[float]) -> _Value:
     """Return the polynomial with `coefficients`, the constant first, by Horner's scheme."""
-    value = _like(x, coefficients[-1])
+    value = x.like(coefficients[-1])
     for coefficient in reversed(coefficients[:-1]):
-        value = value * x + _like(x, coefficient)
+        value = value * x + coefficient
     return value
 
 
-def _two_to(n: tirx.PrimExpr) -> tirx.PrimExpr:
+def _two_to(n: _Value) -> _Value:
     """Return 2^n in float32 for whole numbers between -126 and 127."""
-    return _float((n + _like(n, 127)) << _like(n, 23))
-
-
-def _like(x: tirx.PrimExpr, value: float) -> tirx.PrimExpr:
-    """Return `value` in the type and lanes of `x`."""
-    return tirx.const(value, x.ty.dtype)
-
-
-def _bits(x: tirx.PrimExpr) -> tirx.PrimExpr:
-    return tirx.reinterpret(str(x.ty.dtype).replace("float", "int"), x)
-
-
-def _float(bits: tirx.PrimExpr) -> tirx.PrimExpr:
-    return tirx.reinterpret(str(bits.ty.dtype).replace("int", "float"), bits)
+    return ((n + 127) << 23).as_float
 
 
 def _bits_of(value: float) -> int:

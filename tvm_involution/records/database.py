@@ -24,6 +24,7 @@ from ..files import atomic_write
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 PACKED = f"{WORKLOADS}.xz"
+_BLOCK = 1 << 16
 FAILED = 1e10
 """seconds of a schedule that could not be built or run, or computed wrong results; MetaSchedule's own mark"""
 
@@ -32,7 +33,9 @@ class TuningDatabase:
     """The records of a folder, in memory for MetaSchedule, and appended to the folder as they come."""
 
     def __init__(self, folder: Path) -> None:
-        """Read `folder`; a line that a kill tore at the end of a file is dropped.
+        """Read `folder`, and change nothing there.
+
+        A line at the end of a file that a kill tore, or that another process is just writing, is left out.
 
         Raises:
             UserError: a file is damaged.
@@ -41,16 +44,23 @@ class TuningDatabase:
         self.memory = ms.database.MemoryDatabase()
         self._index: dict[ms.database.Workload, int] = {}
         try:
+            # before the workloads, which a run that is still writing enters before their records
+            records = list(_lines(folder / RECORDS))
             workloads = [ms.database.Workload.from_json(line) for line in _lines(_workload_file(folder))]
             for workload in workloads:
                 self._index[self.memory.commit_workload(workload.mod)] = len(self._index)
-            for index, record in _lines(folder / RECORDS):
+            for index, record in records:
+                if type(index) is not int or index < 0:
+                    raise ValueError(f"{index!r:.20} is no workload")
                 own = self.memory.commit_workload(workloads[index].mod)
                 self.memory.commit_tuning_record(ms.database.TuningRecord.from_json(record, own))
-        except (RuntimeError, ValueError, TypeError, IndexError, lzma.LZMAError) as error:
+        except OSError as error:
             raise UserError(
-                f"tuning logs {folder} cannot be read ({str(error).splitlines()[0]}); tune again or remove them"
+                f"tuning logs {folder} cannot be read: {error.strerror}; check their permissions"
             ) from error
+        except (RuntimeError, ValueError, TypeError, IndexError, EOFError, lzma.LZMAError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise UserError(f"tuning logs {folder} cannot be read ({reason}); tune again or remove them") from error
 
     def append(self, mod: tvm.IRModule, record: ms.database.TuningRecord) -> None:
         """Add a record of the workload `mod`, on the disk when this returns.
@@ -125,10 +135,7 @@ def _lines(path: Path) -> Iterable[Any]:
     if not path.is_file():
         return
     data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
-    *whole, torn = data.split(b"\n")
-    if torn and path.suffix != ".xz":
-        # the next line must not be glued to this one
-        os.truncate(path, len(data) - len(torn))
+    *whole, _ = data.split(b"\n")
     for line in whole:
         yield json.loads(line)
 
@@ -136,9 +143,10 @@ def _lines(path: Path) -> Iterable[Any]:
 def _append(path: Path, line: str) -> None:
     data = line.encode() + b"\n"
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            size = os.fstat(descriptor).st_size
+            size = _end_of_lines(descriptor)
+            os.ftruncate(descriptor, size)
             try:
                 while data:
                     data = data[os.write(descriptor, data) :]
@@ -153,3 +161,14 @@ def _append(path: Path, line: str) -> None:
             f"cannot write {path}: {error.strerror}; what was measured before is safe: make room and run the same "
             "command again"
         ) from error
+
+
+def _end_of_lines(descriptor: int) -> int:
+    """Return the size of a file without a line that a kill tore: the next one must not be glued to it."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - _BLOCK)
+        if (last := os.pread(descriptor, end - start, start).rfind(b"\n")) >= 0:
+            return start + last + 1
+        end = start
+    return 0

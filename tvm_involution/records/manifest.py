@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import atomic_write
+from ..runtime.tvm_runtime import tvm_version
 
 NAME = "manifest.json"
 
@@ -61,6 +62,23 @@ class Manifest:
         """Write it to `folder`, whole or not at all."""
         with atomic_write(folder / NAME) as path:
             path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+
+def writable_manifest(folder: Path, holds_records: bool) -> Manifest | None:
+    """Return the manifest of a folder that records are added to; None where it holds none yet.
+
+    Raises:
+        UserError: the records there are of another TVM, or do not say of which.
+    """
+    found = read_manifest(folder)
+    if found is None and not holds_records:
+        return None
+    if found is None or found.tvm_version != tvm_version():
+        of = (
+            f"are of TVM {found.tvm_version}" if found is not None else f"lack {NAME}, which says of which TVM they are"
+        )
+        raise UserError(f"the records in {folder} {of}, this is {tvm_version()}; move them away or name another folder")
+    return found
 
 
 def read_manifest(folder: Path) -> Manifest | None:

@@ -89,11 +89,10 @@ def as_workload(func: tirx.PrimFunc) -> tvm.IRModule:
 def _current(folder: Path) -> bool:
     """Return whether the records of `folder` are of this TVM; another's may not apply, or mean something else."""
     manifest = read_manifest(folder)
-    if manifest is None or manifest.tvm_version == tvm_version():
+    if manifest is not None and manifest.tvm_version == tvm_version():
         return True
-    _log.warning(
-        "tuning logs %s are of TVM %s, this is %s: skipped; tune again", folder, manifest.tvm_version, tvm_version()
-    )
+    of = f"are of TVM {manifest.tvm_version}" if manifest is not None else "lack manifest.json, which says of which TVM"
+    _log.warning("tuning logs %s %s, this is %s: skipped; tune again", folder, of, tvm_version())
     return False
 
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst
 
 from ..runtime.arrays import numpy_dtype
+from .dtypes import HALF_TYPES
 
 
 def to_float(value: GenericConst) -> np.ndarray:
@@ -16,5 +18,10 @@ def to_float(value: GenericConst) -> np.ndarray:
 
 
 def constant(value: np.ndarray, dtype: str) -> GenericConst:
-    """Return `value` as a Relax constant of `dtype`."""
-    return relax.const(np.ascontiguousarray(value.astype(numpy_dtype(str(dtype)))), str(dtype))
+    """Return `value` as a Relax constant of `dtype`; what is finite stays so: a mask's -1e9 is -65504 in float16."""
+    own = numpy_dtype(str(dtype))
+    if str(dtype) in HALF_TYPES:
+        largest = float(ml_dtypes.finfo(own).max)
+        value = np.where(np.isfinite(value), np.clip(value, -largest, largest), value)
+    # not ascontiguousarray, which makes a vector of a scalar
+    return relax.const(value.astype(own, order="C"), str(dtype))

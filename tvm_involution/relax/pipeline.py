@@ -18,13 +18,16 @@ from .passes.centre_tensors import CentreTensors
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
+from .passes.fold_weights import FoldWeights
 from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
+from .passes.order_nan import OrderNan
+from .passes.own_outputs import OwnOutputs
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
 from .passes.split_transposed_convolution import SplitTransposedConvolution
 from .passes.strassen_convolutions import StrassenConvolutions
-from .passes.widen_reductions import WidenReductions
+from .passes.widen_half_types import WidenHalfTypes
 from .passes.winograd_convolutions import WinogradConvolutions
 
 Phase = tuple[str, list[tvm.transform.Pass]]
@@ -45,6 +48,7 @@ def phases(
                 relax.transform.Normalize(),
                 FoldBatchNorm(),
                 SplitTransposedConvolution(),
+                FoldWeights(),
                 ConvertDtype(dtype),
                 relax.transform.DecomposeOpsForInference(),
                 relax.transform.CanonicalizeBindings(),
@@ -64,7 +68,6 @@ def phases(
                 ),
                 FoldViews(),
                 relax.transform.CanonicalizeBindings(),
-                relax.transform.FoldConstant(),
                 relax.transform.DeadCodeElimination(),
             ],
         ),
@@ -73,11 +76,12 @@ def phases(
             [
                 PictureByPicture(target),
                 relax.transform.CanonicalizeBindings(),
-                WidenReductions(target),
                 FuseKernelGeneration(target, tf32),
                 WinogradConvolutions(target),
                 StrassenConvolutions(target),
                 PackWeights(target, tf32),
+                WidenHalfTypes(target),
+                OrderNan(),
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
@@ -85,6 +89,7 @@ def phases(
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
                 relax.transform.DeadCodeElimination(),
+                OwnOutputs(),
                 MarkLoops(),
             ],
         ),

@@ -21,17 +21,20 @@ _ALIGNMENT = 64
 class ArrayKind(Protocol):
     """One library of arrays."""
 
-    def pad(self, array: Any, size: int) -> Any:
-        """Return `array` with zeros after it, up to `size` entries of the first dimension."""
+    def pad(self, array: Any, size: int, axis: int) -> Any:
+        """Return `array` with zeros after it, up to `size` entries along `axis`."""
 
     def to_tvm(self, array: Any) -> Any:
         """Return `array` as a TVM tensor on the network's device; without a copy where its memory serves."""
 
     def from_tvm(self, tensor: Any) -> Any:
-        """Return a TVM tensor as an array."""
+        """Return a TVM tensor as an array, without a copy where it lies in memory of that kind."""
 
-    def concatenate(self, parts: Sequence[Any]) -> Any:
-        """Join arrays along the first dimension."""
+    def copy(self, array: Any) -> Any:
+        """Return an array in memory of its own."""
+
+    def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
+        """Join arrays along a dimension."""
 
     def conversion(self, dtype: str) -> str:
         """Return the call that converts an array to `dtype`, for messages."""
@@ -44,21 +47,50 @@ def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
     """Return the kind that all `inputs` are of.
 
     Raises:
-        UserError: they are neither all numpy arrays nor all torch tensors, or the tensors lie on another device.
+        UserError: they are neither all numpy arrays nor all torch tensors, one is more or less than numbers in memory
+            (masked, sparse, quantized, without storage), or a tensor lies on another device.
     """
     if inputs and all(isinstance(array, np.ndarray) for array in inputs):
+        # not `np.ma`, which is imported when first named: a child forked meanwhile would wait for that import for ever
+        masked = sys.modules.get("numpy.ma")
+        if masked is not None and any(isinstance(array, masked.MaskedArray) for array in inputs):
+            raise UserError("a network knows no masks, got a masked array; give every value: .filled(0)")
         return NumpyArrays(device)
     torch = sys.modules.get("torch")
     if torch is not None and inputs and all(isinstance(array, torch.Tensor) for array in inputs):
         wanted = torch.device(device[0]) if device[0] == "cpu" else torch.device(*device)
         for tensor in inputs:
+            if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+                raise UserError("a network cannot run inside vmap and other torch.func transformations; pass batches")
+            if tensor.layout != torch.strided:
+                raise UserError(f"a network takes dense tensors, got {tensor.layout}; convert it: .to_dense()")
             if tensor.device != wanted:
                 raise UserError(
                     f'the network runs on {wanted}, got a tensor on {tensor.device}; move it: .to("{wanted}")'
                 )
+            if strangeness := _strangeness(tensor):
+                raise UserError(f"a network takes plain tensors, got one {strangeness}")
         return TorchTensors(wanted)
     kinds = ", ".join(type(array).__name__ for array in inputs) or "nothing"
     raise UserError(f"a network takes numpy arrays or torch tensors, all of one kind; got {kinds}")
+
+
+def _strangeness(tensor: Any) -> str:
+    """Return why a torch tensor is not what its shape and dtype say, and what to do; nothing where it is."""
+    if tensor.is_quantized:
+        return "that is quantized; convert it: .dequantize()"
+    if tensor.is_nested:
+        return "that is nested; pad it: .to_padded_tensor(0)"
+    layout = str(tensor.layout).removeprefix("torch.")
+    if layout != "strided":
+        return f"of layout {layout}; convert it: .to_dense()"
+    try:
+        in_memory = tensor.data_ptr() or not tensor.numel()
+    except RuntimeError:
+        in_memory = False
+    return (
+        "" if in_memory else "without memory: fake, masked, or under a transform of torch.func, which cannot be taken"
+    )
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -76,10 +108,11 @@ class NumpyArrays:
     def __init__(self, device: tuple[str, int]) -> None:
         self._device = None if device[0] == "cpu" else tvm_ffi.device(*device)
 
-    def pad(self, array: np.ndarray, size: int) -> np.ndarray:
-        if len(array) == size:
+    def pad(self, array: np.ndarray, size: int, axis: int) -> np.ndarray:
+        if array.shape[axis] == size:
             return array
-        return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
+        missing = (*array.shape[:axis], size - array.shape[axis], *array.shape[axis + 1 :])
+        return np.concatenate([array, np.zeros(missing, array.dtype)], axis)
 
     def to_tvm(self, array: np.ndarray) -> Any:
         if not array.flags.c_contiguous or array.ctypes.data % _ALIGNMENT or not array.flags.writeable:
@@ -98,8 +131,11 @@ class NumpyArrays:
             return np.from_dlpack(_view(tensor, "uint16")).view(numpy_dtype("bfloat16"))
         return np.from_dlpack(tensor)
 
-    def concatenate(self, parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts)
+    def copy(self, array: np.ndarray) -> np.ndarray:
+        return array.copy()
+
+    def concatenate(self, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+        return np.concatenate(parts, axis)
 
     def conversion(self, dtype: str) -> str:
         return f'.astype("{dtype}")' if dtype != "bfloat16" else ".astype(ml_dtypes.bfloat16)"
@@ -118,13 +154,15 @@ class TorchTensors:
         self._torch = sys.modules["torch"]
         self._device = device
 
-    def pad(self, array: Any, size: int) -> Any:
-        if len(array) == size:
+    def pad(self, array: Any, size: int, axis: int) -> Any:
+        if array.shape[axis] == size:
             return array
-        return self._torch.cat([array, array.new_zeros(size - len(array), *array.shape[1:])])
+        missing = (*array.shape[:axis], size - array.shape[axis], *array.shape[axis + 1 :])
+        return self._torch.cat([array, array.new_zeros(missing)], axis)
 
     def to_tvm(self, array: Any) -> Any:
-        array = array.detach().contiguous()
+        # a lazy negative or conjugate is a bit beside the memory
+        array = array.detach().resolve_conj().resolve_neg().contiguous()
         if array.data_ptr() % _ALIGNMENT:
             array = array.clone()
         return tvm_ffi.from_dlpack(array)
@@ -132,8 +170,11 @@ class TorchTensors:
     def from_tvm(self, tensor: Any) -> Any:
         return self._torch.from_dlpack(tensor)
 
-    def concatenate(self, parts: Sequence[Any]) -> Any:
-        return self._torch.cat(list(parts))
+    def copy(self, array: Any) -> Any:
+        return array.clone()
+
+    def concatenate(self, parts: Sequence[Any], axis: int) -> Any:
+        return self._torch.cat(list(parts), axis)
 
     def conversion(self, dtype: str) -> str:
         return f".to(torch.{dtype})"

@@ -3,20 +3,53 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import UserError
+from .schema import decode
 
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16")
 """what a library may compute in"""
+BATCH = "batch"
+"""the entry of a shape that is the batch; `K*batch` is K times as large"""
+UNKNOWN = "?"
+"""the entry of a shape that changes with the batch in another way"""
+
+_TENSOR_DTYPES = frozenset(
+    (*DTYPES, "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
+)
+_MOST_ELEMENTS = 2**31
+_ENTRY = re.compile(r"([1-9][0-9]{0,8}\*)?batch|\?")
+_LAYOUT = re.compile("[A-Z]*")
+_VERSION = re.compile(r"\d+\.\d+")
+
+# what `run` shows of a task: the outputs it reads, with their ranks
+_BOXES = {"boxes": 3, "scores": 2, "labels": 2}
+_ANSWERS: dict[str, dict[str, int]] = {
+    "classification": {"logits": 2},
+    "semantic_segmentation": {"logits": 4},
+    "detection": _BOXES,
+    "instance_segmentation": {**_BOXES, "masks": 4},
+}
+_WHOLE_PICTURES = ("semantic_segmentation", "detection", "instance_segmentation")
+_LARGEST_ZOOM = 16
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """An input or output. `shape` has the word "batch" as its first entry, unless the tensor is one for any batch."""
+    """An input or output.
+
+    `shape` has the word `batch` where the batch is, `K*batch` where each picture has K entries, one picture's after
+    another's, and `?` where the size depends on the batch in another way. Without such a word the tensor is one for any
+    batch.
+    """
 
     name: str
     shape: tuple[int | str, ...]
@@ -25,12 +58,35 @@ class TensorSpec:
 
     @property
     def batched(self) -> bool:
-        """Whether the first dimension is the batch."""
-        return self.shape[:1] == ("batch",)
+        """Whether the tensor has a batch."""
+        return self.batch_axis is not None
+
+    @property
+    def batch_axis(self) -> int | None:
+        """The axis along which the batch is, None where the tensor is one for any batch."""
+        return next((axis for axis, d in enumerate(self.shape) if _per_picture(d)), None)
+
+    @property
+    def per_picture(self) -> int:
+        """How many entries of `batch_axis` a picture has; 0 where there is no such axis."""
+        return 0 if self.batch_axis is None else _per_picture(self.shape[self.batch_axis])
 
     def shape_for(self, batch: int) -> tuple[int, ...]:
-        """Return the shape with a batch of `batch`."""
-        return tuple(batch if d == "batch" else int(d) for d in self.shape)
+        """Return the shape with a batch of `batch`.
+
+        Raises:
+            UserError: an entry is `?`.
+        """
+        if UNKNOWN in self.shape:
+            raise UserError(f"the shape of {self.name!r}, {self.shape}, is not told by the batch size")
+        return tuple(k * batch if (k := _per_picture(d)) else int(d) for d in self.shape)
+
+
+def _per_picture(entry: int | str) -> int:
+    """Return K of `K*batch`, 1 of `batch`, 0 of what does not grow with the batch."""
+    if not isinstance(entry, str) or not entry.endswith(BATCH):
+        return 0
+    return int(entry.removesuffix(BATCH).removesuffix("*") or 1)
 
 
 @dataclass(frozen=True)
@@ -93,6 +149,9 @@ class LibraryMetadata:
     """the data set's own numbers of the classes, where it counts differently"""
     colours: tuple[tuple[int, int, int], ...] | None = None
     """of the classes in a colour map: red, green, blue"""
+    mixed_by: str = ""
+    """what mixes the pictures of a batch, so that no other batch sizes are served; empty where each picture's outputs
+    depend on that picture alone"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT
@@ -106,35 +165,102 @@ class LibraryMetadata:
         """Read what `to_json` wrote.
 
         Raises:
-            UserError: another format version, or fields that are missing or foreign.
+            UserError: another format version, fields that are missing or foreign, of another type, out of their range,
+                or that contradict each other.
         """
         try:
             data = json.loads(text)
-            if data["format"] != FORMAT:
+            if not isinstance(data, dict) or "format" not in data:
+                raise ValueError("it lacks 'format'")
+            if data["format"] != FORMAT or type(data["format"]) is not int:
                 raise UserError(
-                    f"the library has format {data['format']}, this version reads {FORMAT}; compile it again"
+                    f"the library has format {data['format']!r:.40}, this version reads {FORMAT}; compile it again"
                 )
-            data["inputs"] = tuple(_tensor(spec) for spec in data["inputs"])
-            data["outputs"] = tuple(_tensor(spec) for spec in data["outputs"])
-            data["kernels"] = KernelCoverage(**data["kernels"])
-            data["batch_sizes"] = tuple(data["batch_sizes"])
-            data["cpu_features"] = tuple(data["cpu_features"])
-            if data["preprocessing"] is not None:
-                data["preprocessing"] = preprocessing_from(data["preprocessing"])
-            for key in ("classes", "class_ids"):
-                if data.get(key) is not None:
-                    data[key] = tuple(data[key])
-            if data.get("colours") is not None:
-                data["colours"] = tuple(tuple(colour) for colour in data["colours"])
-            return cls(**data)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            metadata: LibraryMetadata = decode(cls, data, "metadata")
+            if problem := next(_problems(metadata), None):
+                raise ValueError(problem)
+        except UserError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise UserError(f"the library's metadata is not as expected ({error}); compile it again") from error
+        return metadata
+
+
+def _problems(metadata: LibraryMetadata) -> Iterator[str]:
+    """Yield the values that are out of their range or contradict each other, which the fields' types do not say."""
+    for where, specs in (("inputs", metadata.inputs), ("outputs", metadata.outputs)):
+        names = [spec.name for spec in specs]
+        if not all(names) or len(set(names)) < len(names):
+            yield f"{where} must have names, each its own"
+        for spec in specs:
+            if spec.dtype not in _TENSOR_DTYPES:
+                yield f"{where} {spec.name}: there is no dtype {spec.dtype!r:.40}"
+            if any(not _ENTRY.fullmatch(d) if isinstance(d, str) else d < 0 for d in spec.shape):
+                yield f'{where} {spec.name}: a shape has sizes and the word "batch"'
+            elif math.prod(_per_picture(d) or int(d) for d in spec.shape if d != UNKNOWN) > _MOST_ELEMENTS:
+                yield f"{where} {spec.name}: more than {_MOST_ELEMENTS} elements"
+            if spec.layout and (not _LAYOUT.fullmatch(spec.layout) or len(spec.layout) != len(spec.shape)):
+                yield f"{where} {spec.name}: a layout has a capital letter for each axis"
+    if not metadata.outputs:
+        yield "outputs must not be empty"
+    if not metadata.batch_sizes or list(metadata.batch_sizes) != sorted(set(metadata.batch_sizes)):
+        yield "batch_sizes must ascend"
+    elif metadata.batch_sizes[0] < 1:
+        yield "batch_sizes must be positive"
+    if metadata.dtype not in DTYPES:
+        yield f"dtype must be one of {', '.join(DTYPES)}"
+    if metadata.device_type not in ("cpu", "cuda"):
+        yield "device_type must be cpu or cuda"
+    if not isinstance(metadata.target.get("kind"), str):
+        yield "target must have a kind"
+    if not metadata.name or not metadata.triple:
+        yield "name and triple must not be empty"
+    if not _VERSION.match(metadata.tvm_version):
+        yield "tvm_version must be a version"
+    datetime.datetime.fromisoformat(metadata.created)
+    if metadata.parameters < 0:
+        yield "parameters must not be negative"
+    kernels = metadata.kernels
+    if min(kernels.record, kernels.rule, kernels.fallback, kernels.borrowed) < 0:
+        yield "kernels must not be negative"
+    elif kernels.total != kernels.record + kernels.rule + kernels.fallback or kernels.borrowed > kernels.record:
+        yield "kernels must add up"
+    yield from _problems_of_pictures(metadata)
+
+
+def _problems_of_pictures(metadata: LibraryMetadata) -> Iterator[str]:
+    """Yield what would go wrong when a picture is prepared, and when the answer is shown with names and colours."""
+    preprocessing, classes = metadata.preprocessing, metadata.classes
+    answer = _ANSWERS.get(metadata.task, {})
+    if preprocessing is not None:
+        shape = metadata.inputs[0].shape if len(metadata.inputs) == 1 else ()
+        if len(shape) != 4 or shape[:2] != (BATCH, 3) or any(isinstance(d, str) or not d for d in shape[2:]):
+            yield "preprocessing is for one input of pictures, (batch, 3, height, width)"
+        resize, crop = preprocessing.resize, preprocessing.crop
+        if (resize is None) != (crop is None):
+            yield "preprocessing must have both resize and crop, or neither"
+        elif resize is not None and crop is not None and not 0 < crop <= resize <= _LARGEST_ZOOM * crop:
+            yield f"preprocessing must crop something, not less than 1 / {_LARGEST_ZOOM} of the resized side"
+        elif resize is None and metadata.task not in _WHOLE_PICTURES:
+            yield f"preprocessing without a crop is for {' or '.join(_WHOLE_PICTURES)}"
+        if not all(abs(value) < 1e6 for value in preprocessing.mean):
+            yield "preprocessing must have a mean of pixels"
+        if not all(1e-6 < value < 1e6 for value in preprocessing.std):
+            yield "preprocessing must have a positive deviation of pixels"
+    for name, values in (("class_ids", metadata.class_ids), ("colours", metadata.colours)):
+        if values is not None and len(values) != len(classes or ()):
+            yield f"{name} must be as many as classes"
+    if any(not 0 <= part <= 255 for colour in metadata.colours or () for part in colour):
+        yield "colours must lie between 0 and 255"
+    shapes = {spec.name: spec.shape for spec in metadata.outputs}
+    for name, rank in answer.items():
+        shape = shapes.get(name, ())
+        if len(shape) != rank or shape[0] != BATCH or any(isinstance(d, str) for d in shape[1:]):
+            yield f"the task {metadata.task} has an output {name} of {rank} axes, batch first"
+        elif name == "logits" and classes is not None and shape[1] != len(classes):
+            yield "classes must be as many as logits"
 
 
 def preprocessing_from(data: dict[str, Any]) -> Preprocessing:
     """Return the `Preprocessing` of a JSON or TOML table."""
     return Preprocessing(data.get("resize"), data.get("crop"), tuple(data["mean"]), tuple(data["std"]))
-
-
-def _tensor(data: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(**{**data, "shape": tuple(data["shape"])})

@@ -3,23 +3,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
-import tempfile
+import sys
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..arguments import check_argument
 from ..errors import UserError
 from .arrays import ArrayKind, array_kind
 from .batching import split_batch
 from .ffi import tvm_ffi
-from .library_file import check_runnable, read_metadata
-from .metadata import LibraryMetadata, TensorSpec
+from .fresh_outputs import FreshOutputs
+from .library_file import check_runnable, private_copy
+from .metadata import UNKNOWN, LibraryMetadata, TensorSpec
 from .stream_order import StreamOrder
 from .threads import run_on_pool
-from .tvm_runtime import check_cuda_device, load_runtime, tvm_version
+from .tvm_runtime import check_cuda_device, load_runtime, release_memory, tvm_version
+
+if TYPE_CHECKING:
+    import torch
 
 # DLPack device types, and the VM's allocator that keeps freed blocks for the next call
 _DLPACK = {"cpu": 1, "cuda": 2}
@@ -31,20 +38,33 @@ class CompiledNetwork:
 
     Calls may come from several threads; they run one after another. On a GPU torch tensors run on the caller's current
     stream, and the call returns before the outputs are computed, as torch's own operators do.
+
+    Outputs have memory of their own and outlive the network, whose code, weights and activations are freed with it. It
+    is pickled by its library's path. A forked process may call it on a CPU; CUDA does not survive a fork.
     """
 
-    def __init__(self, path: Path, metadata: LibraryMetadata, device_index: int) -> None:
+    def __init__(self, source: LibrarySource, metadata: LibraryMetadata, device_index: int, module: Path) -> None:
+        """Load `module`, a copy of the library that may be removed afterwards."""
         self.metadata = metadata
         self.device = (metadata.device_type, device_index)
+        self._source = source
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._order = StreamOrder()
-        self._module = _load_module(path)
-        self._vm = self._module["vm_load_executable"]()
         devices = [_DLPACK[metadata.device_type], device_index, _POOLED]
         if metadata.device_type != "cpu":
             devices += [_DLPACK["cpu"], 0, _POOLED]
-        self._on_device(self._vm["vm_initialization"], *devices)
-        self._functions = {size: self._vm[f"batch_{size}"] for size in metadata.batch_sizes}
+        try:
+            machine = self._on_device(_start, module, devices)
+            self._functions = {size: machine[f"batch_{size}"] for size in metadata.batch_sizes}
+        except UserError:
+            raise
+        except Exception as error:  # the loader's own error classes differ between versions
+            raise UserError(
+                f"cannot load {source.path}: {_last_line(error)}; compile it again on this machine"
+            ) from error
+        self._fresh = {size: FreshOutputs() for size in metadata.batch_sizes}
+        weakref.finalize(self, _free, self._functions, self._fresh).atexit = False
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the network.
@@ -58,26 +78,17 @@ class CompiledNetwork:
             The outputs as arrays of the same kind, one alone not in a tuple.
 
         Raises:
-            UserError: wrong number, kind, rank, shape or dtype of inputs.
+            UserError: wrong number, kind, rank, shape or dtype of inputs; a batch that the library cannot be called
+                with; a network on a GPU in a forked process; Python is gone but for destructors.
         """
+        self._check_process()
         kind = array_kind(inputs, self.device)
         batch = self._check(inputs, kind)
-        pieces = []
-        position = 0
-        for size in split_batch(batch, self.metadata.batch_sizes):
-            taken = min(size, batch - position)
-            parts = [
-                kind.pad(array[position : position + taken], size) if spec.batched else array
-                for spec, array in zip(self.metadata.inputs, inputs, strict=True)
-            ]
-            with self._lock, kind.stream(self._order):
-                outputs = self._on_device(self._functions[size], *(kind.to_tvm(part) for part in parts))
-            results = [outputs] if isinstance(outputs, tvm_ffi.Tensor) else list(outputs)
-            arrays = [kind.from_tvm(result) for result in results]
-            pieces.append([a[:taken] if s.batched else a for s, a in zip(self.metadata.outputs, arrays, strict=True)])
-            position += taken
-        joined = [parts[0] if len(parts) == 1 else kind.concatenate(parts) for parts in zip(*pieces, strict=True)]
-        return joined[0] if len(joined) == 1 else tuple(joined)
+        if batch in self._functions:
+            outputs = self._call(batch, kind, inputs)
+        else:
+            outputs = self._call_in_pieces(batch, kind, inputs)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def run(self, *inputs: Any) -> dict[str, Any]:
         """Run the network and return its outputs by name."""
@@ -86,68 +97,196 @@ class CompiledNetwork:
             outputs = (outputs,)
         return {spec.name: value for spec, value in zip(self.metadata.outputs, outputs, strict=True)}
 
-    def _on_device(self, function: Any, *arguments: Any) -> Any:
+    def __repr__(self) -> str:
+        inputs, outputs = (
+            ", ".join(f"{spec.name} {spec.dtype}[{', '.join(map(str, spec.shape))}]" for spec in specs)
+            for specs in (self.metadata.inputs, self.metadata.outputs)
+        )
+        sizes = ", ".join(map(str, self.metadata.batch_sizes))
+        return (
+            f"<CompiledNetwork {self.metadata.name}: {inputs} -> {outputs}; batch sizes {sizes}; on "
+            f"{self.device_name}; {self._source.path}>"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_again, (self._source, self.device_name)
+
+    @property
+    def device_name(self) -> str:
+        """`cpu`, or `cuda:N`."""
+        return self.device[0] if self.device[0] == "cpu" else f"{self.device[0]}:{self.device[1]}"
+
+    def _call_in_pieces(self, batch: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
+        """Serve a batch that the library has no function for with those that it has."""
+        pieces = []
+        position = 0
+        for size in split_batch(batch, self.metadata.batch_sizes):
+            taken = min(size, batch - position)
+            parts = [
+                _padded(spec, _pictures(spec, array, position, position + taken), size, kind)
+                for spec, array in zip(self.metadata.inputs, inputs, strict=True)
+            ]
+            outputs = zip(self.metadata.outputs, self._call(size, kind, parts), strict=True)
+            pieces.append([_pictures(spec, output, 0, taken) for spec, output in outputs])
+            position += taken
+        return [
+            parts[0] if len(parts) == 1 or spec.batch_axis is None else kind.concatenate(parts, spec.batch_axis)
+            for spec, parts in zip(self.metadata.outputs, zip(*pieces, strict=True), strict=True)
+        ]
+
+    def _call(self, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
+        """Call the function for batches of `size`."""
+        with self._turn(), kind.stream(self._order):
+            given = [kind.to_tvm(array) for array in inputs]
+            try:
+                returned = self._on_device(self._functions[size], *given)
+            except UserError:
+                raise
+            except Exception as error:  # kernels raise what their checks of arguments raise
+                raise UserError(
+                    f"{self.metadata.name} stopped: {_last_line(error)}; where memory is short free some, otherwise "
+                    "compile it again"
+                ) from error
+            results = [returned] if isinstance(returned, tvm_ffi.Tensor) else list(returned)
+            self._check_results(results, size)
+            fresh = self._fresh[size].which(results, given)
+            arrays = [kind.from_tvm(result) for result in results]
+            return [array if own else kind.copy(array) for array, own in zip(arrays, fresh, strict=True)]
+
+    def _turn(self) -> contextlib.AbstractContextManager[Any]:
+        # calls on the CPU take turns in the executor thread; a lock that another thread holds would not survive a fork
+        return contextlib.nullcontext() if self.device[0] == "cpu" else self._lock
+
+    def _on_device(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.device[0] == "cpu":
             return run_on_pool(function, *arguments)
         return function(*arguments)
 
+    def _check_process(self) -> None:
+        if sys.is_finalizing():
+            raise UserError(
+                f"{self.metadata.name} was called when Python had shut down; call it in an atexit handler instead"
+            )
+        if self.device[0] != "cpu" and os.getpid() != self._process:
+            raise UserError(f"{self.metadata.name} runs on a GPU, which a forked process cannot use; start it by spawn")
+
     def _check(self, inputs: Sequence[Any], kind: ArrayKind) -> int:
-        specs = self.metadata.inputs
+        specs, sizes, name = self.metadata.inputs, self.metadata.batch_sizes, self.metadata.name
         if len(inputs) != len(specs):
             names = ", ".join(spec.name for spec in specs)
-            raise UserError(f"{self.metadata.name} takes {len(specs)} inputs ({names}), got {len(inputs)}")
-        sizes = self.metadata.batch_sizes
-        first = next((array for spec, array in zip(specs, inputs, strict=True) if spec.batched), None)
-        batch = sizes[0] if first is None else int(first.shape[0]) if first.ndim else 0
+            raise UserError(f"{name} takes {len(specs)} inputs ({names}), got {len(inputs)}")
+        batch = sizes[0]
+        for spec, array in zip(specs, inputs, strict=True):
+            if spec.batch_axis is not None:
+                batch = int(array.shape[spec.batch_axis]) // spec.per_picture if array.ndim > spec.batch_axis else 0
+                break
         for spec, array in zip(specs, inputs, strict=True):
             _check_input(spec, array, batch, kind)
-        if batch not in sizes and not all(spec.batched for spec in self.metadata.outputs):
+        if batch not in sizes and self.metadata.mixed_by:
             raise UserError(
-                f"{self.metadata.name} has outputs for a whole batch, so it takes batches of "
-                f"{' or '.join(map(str, sizes))} alone, got {batch}; compile it for that with --batch"
+                f"{name} takes batches of {' or '.join(map(str, sizes))} alone, got {batch}; compile it for that with "
+                f"--batch (why it cannot be served by others: {self.metadata.mixed_by})"
             )
         return batch
 
+    def _check_results(self, results: Sequence[Any], size: int) -> None:
+        specs = self.metadata.outputs
+        if len(results) != len(specs) or not all(map(_is_as_said, results, specs, [size] * len(specs))):
+            found = [f"{r.dtype}{list(r.shape)}" if isinstance(r, tvm_ffi.Tensor) else str(r) for r in results]
+            raise UserError(
+                f"{self.metadata.name} answers with {found}, which its metadata do not say; compile it again"
+            )
 
-def load(path: str | os.PathLike[str], device: str | None = None) -> CompiledNetwork:
+
+@dataclass(frozen=True)
+class LibrarySource:
+    """Where a library was loaded from, and its SHA-256."""
+
+    path: str
+    """absolute"""
+    digest: str
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device | None = None) -> CompiledNetwork:
     """Load a library made by `tvm_involution.compile`; needs neither torch nor the compiler.
 
+    A library is a program: its sum finds damage and is no signature. Load what you trust.
+
     Args:
-        device: `cpu`, `cuda` or `cuda:1`; what the library was compiled for by default.
+        device: `cpu`, `cuda`, `cuda:1` or a `torch.device`; what the library was compiled for by default.
 
     Raises:
         UserError: the file is missing, damaged or for another machine, or the device is not there.
     """
-    metadata = read_metadata(path)
-    wanted, colon, index = (device or metadata.device_type).partition(":")
-    if wanted not in _DLPACK or (colon and (wanted == "cpu" or not index.isdecimal())):
-        raise UserError(f"unknown device {device!r}; expected cpu, cuda or cuda:N")
-    if wanted != metadata.device_type:
+    path = check_argument("load: path", path, str | os.PathLike)
+    with private_copy(path) as (copy, metadata, digest):
+        index = _device_index(device, metadata.device_type, path)
+        check_runnable(path, metadata, tvm_version())
+        load_runtime()
+        if metadata.device_type == "cuda":
+            check_cuda_device(index, str(metadata.target.get("arch", "")))
+        return CompiledNetwork(LibrarySource(os.path.abspath(path), digest), metadata, index, copy)
+
+
+def _load_again(source: LibrarySource, device: str) -> CompiledNetwork:
+    """Load what was pickled."""
+    network = load(source.path, device)
+    if network._source.digest != source.digest:
+        raise UserError(f"{source.path} is another library than the one that was pickled; load it and pickle it again")
+    return network
+
+
+def _device_index(device: Any, compiled_for: str, path: str | os.PathLike[str]) -> int:
+    torch = sys.modules.get("torch")
+    if device is None or (torch is not None and isinstance(device, torch.device)):
+        device = str(device or compiled_for)
+    kind, colon, index = device.partition(":") if isinstance(device, str) else ("", "", "")
+    digits = index.isascii() and index.isdecimal() and len(index) < 9
+    if kind not in _DLPACK or (colon and not digits) or (kind == "cpu" and index.strip("0")):
+        raise UserError(f"unknown device {device!r:.40}; expected cpu, cuda or cuda:N")
+    if kind != compiled_for:
         raise UserError(
-            f"{path} was compiled for {metadata.device_type} and cannot run on {wanted}; compile it again with "
-            f"--target {'cuda' if wanted == 'cuda' else 'llvm'}"
+            f"{path} was compiled for {compiled_for} and cannot run on {kind}; compile it again with "
+            f"--target {'cuda' if kind == 'cuda' else 'llvm'}"
         )
-    check_runnable(path, metadata, tvm_version())
-    load_runtime()
-    if wanted == "cuda":
-        check_cuda_device(int(index or 0), str(metadata.target.get("arch", "")))
-    return CompiledNetwork(Path(path), metadata, int(index or 0))
+    return int(index or 0)
 
 
-def _load_module(path: Path) -> tvm_ffi.Module:
-    """Load a private copy of the shared object.
+def _start(path: Path, devices: Sequence[int]) -> Any:
+    """Return a virtual machine with the code of `path`, which is unmapped when the machine is no longer used."""
+    module = tvm_ffi.load_module(str(path), keep_module_alive=False)
+    machine = module["vm_load_executable"]()
+    machine["vm_initialization"](*devices)
+    return machine
 
-    dlopen caches by path and inode, so a library rewritten in place would give the old code; and the file of a loaded
-    library may be overwritten, which would crash the process if it were mapped itself.
-    """
-    with tempfile.TemporaryDirectory(prefix="tvm-involution-") as folder:
-        copy = Path(folder) / "library.so"
-        shutil.copyfile(path, copy)
-        try:
-            return tvm_ffi.load_module(str(copy))
-        except Exception as error:  # the loader's own error classes differ between versions
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"cannot load {path}: {reason}; compile it again on this machine") from error
+
+def _free(*holders: dict[int, Any]) -> None:
+    # functions hold their machine, and that what it returned last
+    for holder in holders:
+        holder.clear()
+    release_memory()
+
+
+def _last_line(error: Exception) -> str:
+    return " ".join((str(error).strip() or type(error).__name__).splitlines()[-1].split())
+
+
+def _pictures(spec: TensorSpec, array: Any, start: int, stop: int) -> Any:
+    """Return a tensor's part that belongs to some pictures of the batch; all of one that is for any batch."""
+    if spec.batch_axis is None:
+        return array
+    index = slice(start * spec.per_picture, stop * spec.per_picture)
+    return array[(slice(None),) * spec.batch_axis + (index,)]
+
+
+def _padded(spec: TensorSpec, array: Any, size: int, kind: ArrayKind) -> Any:
+    return array if spec.batch_axis is None else kind.pad(array, size * spec.per_picture, spec.batch_axis)
+
+
+def _is_as_said(result: Any, spec: TensorSpec, size: int) -> bool:
+    if not isinstance(result, tvm_ffi.Tensor) or str(result.dtype) != spec.dtype:
+        return False
+    return UNKNOWN in spec.shape or tuple(result.shape) == spec.shape_for(size)
 
 
 def _check_input(spec: TensorSpec, array: Any, batch: int, kind: ArrayKind) -> None:

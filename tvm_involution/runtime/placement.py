@@ -50,11 +50,14 @@ class Placement:
         """Return the best class of each pixel of the photograph (H, W) from logits (C, H, W) of the input."""
         height, width = self.resized
         size = (self.photograph[1], self.photograph[0])
-        planes = [
-            np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
-            for plane in np.ascontiguousarray(logits[:, :height, :width], np.float32)
-        ]
-        return np.stack(planes).argmax(0)
+        best = np.full((size[1], size[0]), -np.inf, np.float32)
+        labels = np.zeros(best.shape, np.intp)
+        # one class after the other: of all of them a photograph's size would not fit into memory
+        for label, plane in enumerate(np.ascontiguousarray(logits[:, :height, :width], np.float32)):
+            shown = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
+            better = (shown > best) | (np.isnan(shown) & ~np.isnan(best))
+            best[better], labels[better] = shown[better], label
+        return labels
 
 
 def place_picture(

@@ -3,30 +3,96 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from ..quiet import quiet_stderr
 from .metadata import Preprocessing
+
+# what Pillow logs of a damaged file it raises too
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+# what Pillow reads by itself; for EPS and others it starts programs
+_FORMATS = (
+    *("PNG", "JPEG", "MPO", "GIF", "BMP", "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "QOI", "PCX"),
+    *("SGI", "DDS", "ICNS", "MSP", "SUN", "XBM", "XPM"),
+)
 
 
 def read_picture(path: str | os.PathLike[str]) -> Image.Image:
-    """Return the picture in RGB, turned as its EXIF orientation says.
+    """Return the picture in RGB, turned as its EXIF orientation says; the first one of an animation.
+
+    Grey values of 16 bits are brought to 8, those of floating-point files from 0..1 to 0..255. Transparency is left
+    out, as by `Image.convert("RGB")`.
 
     Raises:
-        UserError: missing, or no picture that Pillow reads.
+        UserError: missing, no picture that Pillow reads, or one whose range of values is not known.
     """
     file = Path(path)
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; name a picture, or an array in .npy or .npz")
+    check_input_file(file)
+    Image.init()
     try:
-        with Image.open(file) as picture:
-            return ImageOps.exif_transpose(picture).convert("RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError) as error:
-        raise UserError(f"{file} is no picture that can be read ({error}); expected JPEG, PNG or the like") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures; the largest are an error
+            with Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as picture:
+                if 0 in picture.size:
+                    raise UnidentifiedImageError("it has no pixels")
+                with quiet_stderr() if picture.format == "TIFF" else contextlib.nullcontext():
+                    picture.load()
+                turned = ImageOps.exif_transpose(picture)
+                if turned.mode in _DEEP:
+                    return _to_8_bits(file, turned, picture.format)
+                return turned.convert("RGB")
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise whatever damaged data leads them to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{file} is no picture that can be read ({reason}); expected JPEG, PNG or the like") from error
+
+
+def check_input_file(file: Path) -> None:
+    """Check that `file` can be read.
+
+    Raises:
+        UserError: it does not exist, or is a folder or a device.
+    """
+    if file.is_file():
+        return
+    if not file.exists():
+        raise UserError(f"{file} does not exist; name a picture, or an array in .npy or .npz")
+    kind = "a folder" if file.is_dir() else "a pipe or a device"
+    raise UserError(f"{file} is {kind}; name a file: a picture, or an array in .npy or .npz")
+
+
+_DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+
+
+def _to_8_bits(file: Path, picture: Image.Image, form: str | None) -> Image.Image:
+    """Return a grey picture of more than 8 bits in RGB."""
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise UserError(
+                f"{file} holds floating-point values from {values.min():g} to {values.max():g}; expected 0 to 1: scale "
+                "them, or save it with 8 bits"
+            )
+        scaled = values * 255
+    elif picture.mode == "I" and form != "PNG":
+        raise UserError(f"{file} holds values of 32 bits, whose range is not known; save it with 8 or 16 bits")
+    else:
+        scaled = values / 257
+    return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
+
+
+# times the network's input: a long, thin picture is not resized as a whole
+_LONGEST = 32
 
 
 def crop_picture(picture: Image.Image, preprocessing: Preprocessing, image_size: tuple[int, int]) -> Image.Image:
@@ -36,12 +102,15 @@ def crop_picture(picture: Image.Image, preprocessing: Preprocessing, image_size:
     # a library compiled for another size keeps the proportion of resized side to crop
     side = round(preprocessing.resize * max(height, width) / preprocessing.crop)
     scale = side / min(picture.size)
-    resized = picture.resize(
-        (max(width, round(picture.width * scale)), max(height, round(picture.height * scale))),
-        Image.Resampling.BILINEAR,
-    )
-    left, top = (resized.width - width) // 2, (resized.height - height) // 2
-    return resized.crop((left, top, left + width, top + height))
+    whole = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
+    if max(whole) <= _LONGEST * max(image_size):
+        return picture.resize(whole, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+    # only what is cut is resized, which rounds a little differently: the whole would not fit into memory
+    across, down = picture.width / whole[0], picture.height / whole[1]
+    right, bottom = min((left + width) * across, picture.width), min((top + height) * down, picture.height)
+    box = (left * across, top * down, right, bottom)
+    return picture.resize((width, height), Image.Resampling.BILINEAR, box)
 
 
 def picture_to_array(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:

@@ -7,22 +7,29 @@ of the process, with one worker a physical core, free to move between the allowe
 about as long as the gaps between kernels, before it sleeps. So two libraries don't fight, the caller's own threads
 are left alone, and a busy neighbour costs its share of the cores: RedNet-50 on two cores takes 30 ms alone (34 where
 workers sleep at once) and 60 beside one busy process, where a pinned pool that spins as long as TVM's takes 328.
+
+A forked child has none of these threads, and the runtime's locks as they were: so a fork waits until the call in
+progress is done, and the child makes an executor of its own. When the interpreter exits, and Python starts no threads
+any more, calls run in the caller's thread.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..errors import UserError
 from .ffi import tvm_ffi
 
 _T = TypeVar("_T")
 # threading::ThreadGroup::AffinityMode of TVM's runtime
 _SHARE_ALL_CORES = -3
+_MOST_THREADS = 1024
 _SYSFS = Path("/sys")
 
 
@@ -32,27 +39,82 @@ def physical_cores() -> int:
 
 
 def thread_count() -> int:
-    """Return the number of threads to run on: `TVM_NUM_THREADS` where set, else `physical_cores()`."""
-    wanted = os.environ.get("TVM_NUM_THREADS", "")
-    return int(wanted) if wanted.isdigit() and int(wanted) > 0 else physical_cores()
+    """Return the number of threads to run on: `TVM_NUM_THREADS` where set, else `physical_cores()`.
+
+    Raises:
+        UserError: `TVM_NUM_THREADS` is no whole number from 1 to 1024.
+    """
+    text = os.environ.get("TVM_NUM_THREADS", "").strip()
+    if not text:
+        return physical_cores()
+    wanted = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
+    if not 1 <= wanted <= _MOST_THREADS:
+        raise UserError(
+            f"TVM_NUM_THREADS is {text!r:.40}; expected a whole number from 1 to {_MOST_THREADS}, or leave it unset to "
+            f"use the {physical_cores()} cores"
+        )
+    return wanted
 
 
 def run_on_pool(function: Callable[..., _T], *arguments: Any) -> _T:
-    """Call `function` in the executor thread and return its result."""
-    return _executor().submit(function, *arguments).result()
+    """Call `function` in the executor thread and return its result.
+
+    Raises:
+        UserError: `TVM_NUM_THREADS` is no number of threads.
+    """
+    try:
+        future = _runner.executor.submit(_run, function, *arguments)
+    except RuntimeError:
+        # the interpreter is exiting and starts nothing in other threads
+        return _run(function, *arguments)
+    return future.result()
 
 
-@lru_cache(maxsize=1)
-def _executor() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="tvm-involution", initializer=_configure)
+def run_between_calls(function: Callable[..., _T], *arguments: Any) -> _T:
+    """Call `function` in this thread while no network runs, and no process forks."""
+    with _runner.lock:
+        return function(*arguments)
 
 
-# a forked child has no executor thread, only this memory of one
-os.register_at_fork(after_in_child=_executor.cache_clear)
+class _Runner:
+    """The executor thread, which starts with the first call, and what a thread must hold to run networks."""
+
+    def __init__(self) -> None:
+        self.executor = ThreadPoolExecutor(1, thread_name_prefix="tvm-involution")
+        # reentrant, because what runs may itself fork
+        self.lock = threading.RLock()
+        self.has_pool = threading.local()
+
+
+_runner = _Runner()
+
+
+def _run(function: Callable[..., _T], *arguments: Any) -> _T:
+    with _runner.lock:
+        if not hasattr(_runner.has_pool, "yes"):
+            _configure()
+            _runner.has_pool.yes = True
+        return function(*arguments)
+
+
+def _start_anew() -> None:
+    global _runner
+    _runner = _Runner()
+
+
+os.register_at_fork(
+    before=lambda: _runner.lock.acquire(),
+    after_in_parent=lambda: _runner.lock.release(),
+    after_in_child=_start_anew,
+)
+
+
+# Python stops daemon threads when it ends; one that it stops within the runtime would abort the process
+atexit.register(lambda: _runner.lock.acquire())
 
 
 def _configure() -> None:
-    """Make this thread's TVM pool; runs once, in the executor thread."""
+    """Make this thread's TVM pool."""
     # read by the pool's workers when they start; the user's own setting wins
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "1000")
     count = thread_count()

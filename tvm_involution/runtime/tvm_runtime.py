@@ -15,6 +15,7 @@ from pathlib import Path
 from ..compute_capability import runs_on
 from ..errors import UserError
 from .ffi import tvm_ffi
+from .threads import run_between_calls
 
 # DLPack's device type, and kExist and kComputeVersion of TVM's DeviceAttrKind
 _CUDA, _EXISTS, _COMPUTE_VERSION = 2, 0, 4
@@ -49,6 +50,15 @@ def load_cuda_runtime() -> None:
             f"no NVIDIA driver and CUDA runtime on this machine ({error}); run the library on a machine with a GPU, or "
             "compile the network with --target llvm"
         ) from error
+
+
+def release_memory() -> None:
+    """Give back what networks that are gone computed in, which the runtime keeps for the next call of any.
+
+    On a machine with a GPU in use the memory stays: to free it there waits for the GPU and disturbs a capture.
+    """
+    if not load_cuda_runtime.cache_info().currsize:
+        run_between_calls(tvm_ffi.get_global_func("vm.builtin.memory_manager.clear"))
 
 
 def check_cuda_device(index: int, architecture: str) -> None:

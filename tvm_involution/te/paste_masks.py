@@ -22,11 +22,11 @@ def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: int, width: int, thr
     batch, regions, _, cells = (int(extent) for extent in masks.shape)
 
     def position(n, m, pixel, axis):
-        """Return where a pixel's centre lies among the cells' centres, at most one outside."""
+        """Return where a pixel's centre lies among the cells' centres, at most one outside, as for a box of NaN."""
         start, stop = boxes[n, m, axis], boxes[n, m, axis + 2]
         extent = te.max(stop - start, _f32(1e-6))
         place = (pixel.astype("float32") + _f32(0.5) - start) / extent * _f32(cells) - _f32(0.5)
-        return te.max(te.min(place, _f32(cells)), _f32(-1))
+        return te.min(tirx.Select(place > _f32(-1), place, _f32(-1)), _f32(cells))
 
     def interpolate(place, value):
         low = tirx.floor(place).astype("int32")

@@ -85,7 +85,8 @@ class _Axis:
         position = self.start + cell.astype("float32") * self.cell + step * self.cell / samples
         inside = tirx.all(position >= _f32(-1), position <= _f32(self.size))
         weight = tirx.Select(inside, _f32(1) / samples, _f32(0))
-        position = te.max(te.min(position, _f32(self.size - 1)), _f32(0))
+        # NaN counts as 0, unlike in a maximum: what becomes an index must lie within the level
+        position = te.min(tirx.Select(position > _f32(0), position, _f32(0)), _f32(self.size - 1))
         low = position.astype("int32")
         fraction = position - low.astype("float32")
         high = te.min(low + 1, T.int32(self.size - 1))

@@ -11,7 +11,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from ..errors import UserError
 from ..records.database import FAILED, TuningDatabase, exists, seconds, write_best
-from ..records.manifest import Manifest, read_manifest
+from ..records.manifest import Manifest, read_manifest, writable_manifest
 from ..runtime.tvm_runtime import tvm_version
 
 
@@ -36,8 +36,9 @@ def merge(sources: Sequence[Path], into: Path, keep: int = 3) -> dict[str, int]:
                     f"{folder} is of TVM {manifest.tvm_version}, this is {tvm_version()}; tune again with this one"
                 )
             target = into / folder.name
+            own = writable_manifest(target, exists(target))
+            joined = own or Manifest(manifest.tvm_version, manifest.target, manifest.machine)
             write_best(target, TuningDatabase(folder).all_records(), keep, replace=False)
-            joined = read_manifest(target) or Manifest(manifest.tvm_version, manifest.target, manifest.machine)
             for network in manifest.networks:
                 joined.add(network)
             joined.write(target)

@@ -8,27 +8,31 @@ import fcntl
 import importlib.util
 import json
 import logging
+import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import tvm
 from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from ..frontend.network import Network, resolve_network
-from ..records.database import FAILED, TuningDatabase, seconds, write_best
+from ..records.database import FAILED, TuningDatabase, exists, seconds, write_best
 from ..records.folders import user_folder
-from ..records.manifest import Manifest, TunedNetwork, read_manifest
+from ..records.manifest import Manifest, TunedNetwork, writable_manifest
 from ..runtime.machine import architecture, cpu_name, missing_features
-from ..runtime.threads import physical_cores
+from ..runtime.threads import physical_cores, thread_count
 from ..runtime.tvm_runtime import tvm_version
-from ..target import cpu_features, gpu_name, resolve_target, target_key
+from ..target import as_target, cpu_features, gpu_name, target_key
 from .measure import Candidate, Measurement, Measurer, RpcTracker
 from .scheduler import TaskState, next_state
 from .tasks import TuningTask, extract_tasks, search_context
@@ -71,15 +75,16 @@ class TuningProgress:
         return max(0.0, self.minutes - (time.monotonic() - self.started) / 60)
 
 
+@checked
 def tune(
-    model: str | Path | torch.nn.Module,
+    model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
     target: str | tvm.target.Target = "llvm",
     *,
     trials: int | None = None,
     minutes: float | None = None,
-    batch: int | None = None,
+    batch: Size | None = None,
     dtype: str | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[Size, Size] | None = None,
     log_dir: str | Path | None = None,
     rpc: str | None = None,
     rpc_key: str | None = None,
@@ -107,20 +112,23 @@ def tune(
         UserError: whatever is wrong with the arguments, a full disk, no device: what was measured before is kept.
     """
     _check_installed()
-    resolved = target if isinstance(target, tvm.target.Target) else resolve_target(target)
+    resolved = as_target(target)
     tracker = _tracker(rpc, rpc_key)
     if trials is None and minutes is None:
         trials = DEFAULT_TRIALS
-    if (trials is not None and trials < 1) or (minutes is not None and minutes <= 0):
+    if (trials is not None and trials < 1) or (minutes is not None and not 0 < minutes < math.inf):
         raise UserError(f"the budget must be positive, got trials={trials}, minutes={minutes}; for example trials=1000")
     if tracker is None:
+        thread_count()  # else every candidate would fail by what is wrong with TVM_NUM_THREADS
         _check_measurable(resolved)
     folder = (Path(log_dir) if log_dir is not None else user_folder()) / target_key(resolved)
+    network = resolve_network(model, image_size=image_size)
+    (size,) = network.batch_sizes(batch)
+    wanted = network.resolve_dtype(dtype)
+    tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
     with _exclusive(folder / MEASURED):
-        network = resolve_network(model, image_size=image_size)
-        (size,) = network.batch_sizes(batch)
-        wanted = network.resolve_dtype(dtype)
-        tasks = extract_tasks(network, resolved, batch=size, dtype=wanted)
+        # before there are records, so that none is ever without
+        _manifest(folder, resolved).write(folder)
         database = TuningDatabase(folder / MEASURED)
         states = [_resumed(task, database) for task in tasks]
         done = sum(len(state.history) for state in states)
@@ -363,10 +371,8 @@ def _entry(network: Network, batch: int, dtype: str, run: TuningProgress) -> Tun
 
 
 def _manifest(folder: Path, target: tvm.target.Target) -> Manifest:
-    found = read_manifest(folder)
-    if found is not None and found.tvm_version == tvm_version():
-        return found
-    return Manifest(tvm_version(), json.loads(str(target)), f"{cpu_name()}, {physical_cores()} cores")
+    found = writable_manifest(folder, exists(folder) or exists(folder / MEASURED))
+    return found or Manifest(tvm_version(), json.loads(str(target)), f"{cpu_name()}, {physical_cores()} cores")
 
 
 def _check_installed() -> None:
@@ -393,7 +399,7 @@ def _tracker(address: str | None, key: str | None) -> RpcTracker | None:
     if address is None and key is None:
         return None
     host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdigit() or not key:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536 or not key:
         raise UserError(f"expected rpc='HOST:PORT' and rpc_key='KEY', got {address!r} and {key!r}; for example :9190")
     return RpcTracker(host, int(port), key)
 

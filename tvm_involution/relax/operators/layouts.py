@@ -13,7 +13,7 @@ _ELEMENTWISE = ("relax.clip", "relax.nn.leakyrelu", "relax.nn.softplus", "relax.
 
 
 def infer_elementwise(call: relax.Call, _: Mapping[str, list[str]], layouts: Mapping[relax.Var, Any]) -> tvm.ir.Node:
-    """Follow the first argument of full rank that is laid out anew; arguments that broadcast from fewer axes stop it."""
+    """Follow the first argument of full rank; where one broadcasts from fewer axes nothing is laid out anew."""
     tensors = [argument for argument in call.args if isinstance(argument.ty, relax.TensorType)]
     rank = call.ty.ndim
     layout = next((str(layouts[x].layout.name) for x in tensors if x in layouts and x.ty.ndim == rank), _letters(rank))

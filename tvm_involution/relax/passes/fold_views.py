@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
+from ..constants import constant
 from ..rewrite import rewrite_functions
 
 
@@ -33,17 +34,13 @@ class _Folder(relax.PyExprMutator):
         if name in ("relax.reshape", "relax.broadcast_to"):
             shape = [int(d) for d in call.args[1].values]
             move = np.reshape if name == "relax.reshape" else np.broadcast_to
-            return _constant(move(source.value.numpy(), shape), source)
+            return constant(move(source.value.numpy(), shape), str(source.ty.dtype))
         if name == "relax.permute_dims":
             axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
-            return _constant(source.value.numpy().transpose(axes), source)
+            return constant(source.value.numpy().transpose(axes), str(source.ty.dtype))
         return call
 
     def _bound(self, value: relax.Expr) -> relax.Expr:
         """Return what a variable was bound to."""
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
         return value if bound is None else bound
-
-
-def _constant(value: np.ndarray, like: GenericConst) -> GenericConst:
-    return relax.const(np.ascontiguousarray(value), str(like.ty.dtype))
