@@ -34,6 +34,8 @@ class AtLeast:
     minimum: int
 
 
+UNCHECKED = "unchecked"
+"""in an annotation: the function itself says better what it takes"""
 Size = Annotated[int, AtLeast(1)]
 """a whole number of at least 1"""
 Count = Annotated[int, AtLeast(0)]
@@ -105,6 +107,8 @@ def _fit(value: Any, hint: Any) -> Any:
     if hint is Any or isinstance(hint, TypeVar):
         return value
     if origin is Annotated:
+        if UNCHECKED in parameters[1:]:
+            return value
         least = next((m.minimum for m in parameters[1:] if isinstance(m, AtLeast)), None)
         value = _fit(value, parameters[0])
         if least is not None and _is_plain(value) and value < least:

@@ -8,14 +8,14 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tvm
 from tvm import relax
 
 from . import __version__, lowering
-from .arguments import Size, checked
+from .arguments import UNCHECKED, Size, checked
 from .files import atomic_write, check_room
 from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
@@ -59,7 +59,7 @@ class CompiledLibrary:
 
 @checked
 def compile(  # the contract's verb
-    model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
+    model: Annotated[str | Path | torch.nn.Module | tuple[torch.nn.Module, Any], UNCHECKED],
     target: str | tvm.target.Target = "llvm",
     *,
     checkpoint: str | Path | Mapping[str, Any] | None = None,

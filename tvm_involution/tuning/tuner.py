@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tvm
 from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
-from ..arguments import Size, checked
+from ..arguments import UNCHECKED, Size, checked
 from ..errors import UserError
 from ..frontend.network import Network, resolve_network
 from ..records.database import FAILED, TuningDatabase, exists, seconds, write_best
@@ -77,7 +77,7 @@ class TuningProgress:
 
 @checked
 def tune(
-    model: str | Path | torch.nn.Module | tuple[torch.nn.Module, Any],
+    model: Annotated[str | Path | torch.nn.Module | tuple[torch.nn.Module, Any], UNCHECKED],
     target: str | tvm.target.Target = "llvm",
     *,
     trials: int | None = None,

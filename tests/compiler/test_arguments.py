@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is no argument of `compile`, `tune`, `load` or a call ends in one line; numpy's numbers are numbers."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from reference import relative_norm
+from torch import nn
+
+import tvm_involution as ti
+
+
+class Locked(nn.Module):
+    """Cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lock = nn.Conv2d(3, 4, 3), threading.Lock()
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def assert_refused(function, words: str) -> None:
+    with pytest.raises(ti.UserError) as error:
+        function()
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"batch": "8"}, "batch must be a whole number"),
+        ({"batch": 1.5}, "batch must be a whole number"),
+        ({"batch": True}, "batch must be a whole number"),
+        ({"batch": []}, "batch must have at least one size"),
+        ({"batch": -1}, "batch must be a whole number of at least 1"),
+        ({"batch": 10**30}, "batch must be"),
+        ({"batch": 1 << 30}, "does not fit into memory"),
+        ({"image_size": 32}, "image_size must be a tuple of 2"),
+        ({"image_size": (0, 8)}, "image_size must be"),
+        ({"image_size": (8, 8.5)}, "image_size must be"),
+        ({"target": None}, "target must be"),
+        ({"target": '{"kind": "llvm", "mcpu": "nonesuch"}'}, "unknown CPU"),
+        ({"checkpoint": 3}, "checkpoint must be"),
+        ({"checkpoint": {"a": torch.zeros(1)}}, "missing 2: weight, bias"),
+        ({"dtype": torch.float16}, "dtype must be a string"),
+        ({"dtype": "bogus"}, "unknown dtype"),
+        ({"tuning_logs": 3}, "tuning_logs must be"),
+        ({"progress": 3}, "progress must be a function"),
+        ({"cuda_graph": "yes"}, "cuda_graph must be True or False"),
+        ({"bogus": 1}, "unexpected keyword argument 'bogus'"),
+    ],
+)
+def test_compile(arguments, words):
+    assert_refused(lambda: ti.compile(nn.Conv2d(3, 4, 3), **{"image_size": (8, 8), **arguments}), words)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "float64", "bogus"])
+def test_a_dtype_that_no_library_has(tmp_path, dtype):
+    path = tmp_path / "net.pt2"
+    torch.export.save(torch.export.export(nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),)), path)
+    assert_refused(lambda: ti.compile(path, dtype=dtype), f"unknown dtype '{dtype}'")
+
+
+def test_a_program_of_a_type_that_no_library_has(tmp_path):
+    path = tmp_path / "net.pt2"
+    program = torch.export.export(nn.Conv2d(3, 4, 3).double(), (torch.zeros(1, 3, 8, 8, dtype=torch.float64),))
+    torch.export.save(program, path)
+    assert_refused(lambda: ti.compile(path), "exported in float64")
+
+
+def test_numbers_of_numpy_and_a_state_dict(tmp_path, rng):
+    module, other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    other.weight.requires_grad_(False)
+    library = ti.compile(
+        other, image_size=(np.int64(8), np.int32(8)), batch=(1, np.int32(3)), checkpoint=module.state_dict()
+    )
+    assert library.metadata.batch_sizes == (1, 3)
+    assert library.metadata.parameters == 4  # the frozen weight is not trained
+    assert library.metadata.inputs[0].layout == "NCHW" and library.metadata.outputs[0].layout == ""
+    library.save(tmp_path / "net.so")
+    x = torch.randn(2, 3, 8, 8)
+    assert (
+        relative_norm(ti.load(tmp_path / "net.so", torch.device("cpu"))(x).numpy(), module(x).detach().numpy()) < 1e-5
+    )
+
+
+def test_modules_that_copy_does_not_take(tmp_path, rng):
+    assert_refused(lambda: ti.compile(Locked(), image_size=(8, 8)), "Locked cannot be copied")
+    module = torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+    ti.compile(module, image_size=(8, 8)).save(tmp_path / "net.so")
+    x = torch.randn(1, 3, 8, 8)
+    assert relative_norm(ti.load(tmp_path / "net.so")(x).numpy(), module(x).detach().numpy()) < 1e-5
+
+
+def test_tune_takes_one_batch_size():
+    assert_refused(lambda: ti.tune(nn.Conv2d(3, 4, 3), batch=(1, 8)), "batch must be a whole number")
+    assert_refused(lambda: ti.tune(nn.Conv2d(3, 4, 3), minutes=float("nan")), "minutes must be a number")
+
+
+def test_load_and_calls(small_library):
+    assert_refused(lambda: ti.load(None), "path must be")
+    assert_refused(lambda: ti.load(small_library, 3), "device must be")
+    net = ti.load(small_library)
+    x = torch.zeros(1, 3, 32, 32)
+    assert_refused(lambda: net(x.to_sparse()), "dense tensors")
+    assert_refused(lambda: torch.vmap(net)(x[None]), "vmap")
+    assert_refused(lambda: net(np.ma.zeros(x.shape, np.float32)), "masked")
+    assert_refused(lambda: net(x.to("meta")), "runs on cpu")
