@@ -12,22 +12,14 @@ from typing import Any
 import torch
 import tvm
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflatten
-from tvm import relax
-from tvm.relax.frontend.torch import from_exported_program
 
 from ..errors import UserError
-from ..relax.operators import involution as operator
-from . import conversions
+from .decompositions import decompositions
+from .translator import Translator
 from .unfold_pattern import rewrite_unfold_involutions
 
 # file, line and code of each frame of a node's stack_trace
 _FRAME = re.compile(r'File "(.*?)", line (\d+), in .*\n\s*(.*)')
-_KEPT = (
-    torch.ops.aten.batch_norm.default,
-    torch.ops.aten.upsample_nearest2d.vec,
-    torch.ops.aten.upsample_bilinear2d.vec,
-    torch.ops.aten.adaptive_avg_pool2d.default,
-)
 
 
 def export_module(
@@ -68,24 +60,9 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
-        program = program.run_decompositions(_decompositions())
+        program = program.run_decompositions(decompositions())
     try:
-        return from_exported_program(
-            program,
-            run_ep_decomposition=False,
-            unwrap_unit_return_tuple=True,
-            custom_convert_map={
-                "involution2d.default": _convert_involution2d,
-                "nms.default": conversions.convert_nms,
-                "roi_align.default": conversions.convert_roi_align,
-                "paste_masks.default": conversions.convert_paste_masks,
-                "amax.default": conversions.convert_amax,
-                "squeeze.dim": conversions.convert_squeeze,
-                "squeeze.dims": conversions.convert_squeeze,
-                "sort.stable": conversions.convert_sort_stable,
-                "upsample_nearest2d.vec": conversions.convert_nearest,
-            },
-        )
+        return Translator().translate(program)
     except Exception as error:  # converters raise whatever they trip over
         raise UserError(f"cannot import the network: {_first_line(error)}{_source_of(program, error)}") from error
 
@@ -100,38 +77,6 @@ def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
         words = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", "")))) for key in path]
         names.append("_".join(words if words and not words[0].isdigit() else ["output", *words]))
     return tuple(names)
-
-
-def _decompositions() -> dict[Any, Any]:
-    """Return torch's default decompositions, save those of what Relax has whole, or a pass of ours folds."""
-    table = torch.export.default_decompositions()
-    for kept in _KEPT:
-        table.pop(kept, None)
-    return table
-
-
-def _convert_involution2d(node: Any, importer: Any) -> relax.Var:
-    x_node, kernel_node, stride, padding, dilation = node.args
-    kernel_h, kernel_w = (int(k) for k in kernel_node.meta["val"].shape[2:4])
-    call = operator.involution2d(
-        importer.env[x_node], _packed_kernel(kernel_node, importer), (kernel_h, kernel_w), stride, padding, dilation
-    )
-    return importer.block_builder.emit(call)
-
-
-def _packed_kernel(node: Any, importer: Any) -> relax.Expr:
-    """Return the kernel as (N, G*KH*KW, OH, OW), past the view that gave it six dimensions if there is one.
-
-    Going past the view keeps the span convolution's output visible to layout conversion.
-    """
-    n, groups, kh, kw, oh, ow = node.meta["val"].shape
-    packed = (n, groups * kh * kw, oh, ow)
-    source = node
-    while source.target in (torch.ops.aten.view.default, torch.ops.aten.reshape.default):
-        source = source.args[0]
-        if tuple(source.meta["val"].shape) == packed:
-            return importer.env[source]
-    return importer.block_builder.emit(relax.op.reshape(importer.env[node], packed))
 
 
 def _first_line(error: Exception) -> str:
