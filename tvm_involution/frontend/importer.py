@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflat
 
 from ..errors import UserError
 from .decompositions import decompositions
-from .translator import Translator
+from .translator import Refused, Translator
 from .unfold_pattern import rewrite_unfold_involutions
 
 # file, line and code of each frame of a node's stack_trace
@@ -38,12 +39,11 @@ def export_module(
         with torch.no_grad():
             return torch.export.export(module.eval(), tuple(inputs), dict(keywords or {}))
     except Exception as error:  # torch.export raises whatever the traced code raises
-        reason = str(error).strip().splitlines()
         shapes = [list(x.shape) for x in tree_leaves((inputs, keywords or {}))]
+        reason = _first_line(error)
+        advice = "; use torch.where, or decide before compiling" if "data-dependent" in str(error) else ""
         raise UserError(
-            f"torch.export cannot trace {type(module).__name__} for inputs {shapes}: "
-            f"{reason[0] if reason else type(error).__name__}; "
-            "the module must run on these shapes without data-dependent Python"
+            f"torch.export cannot trace {type(module).__name__} for inputs {shapes}: {reason}{_raised_at(error)}{advice}"
         ) from error
 
 
@@ -60,11 +60,14 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
-        program = program.run_decompositions(decompositions())
+        try:
+            program = program.run_decompositions(decompositions())
+        except Exception as error:  # decompositions are Python, too
+            raise UserError(f"cannot import the network: torch cannot decompose it: {_first_line(error)}") from error
     try:
-        return Translator().translate(program)
-    except Exception as error:  # converters raise whatever they trip over
-        raise UserError(f"cannot import the network: {_first_line(error)}{_source_of(program, error)}") from error
+        return Translator(program).translate()
+    except Refused as error:
+        raise UserError(f"cannot import the network: {error}{_line_of(error.node)}") from error
 
 
 def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
@@ -80,35 +83,30 @@ def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
 
 
 def _first_line(error: Exception) -> str:
+    """Return what an exception says, and its type where it is not the message that tells what went wrong."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    plain = isinstance(error, (RuntimeError, UserError))
+    return lines[0] if plain else f"{type(error).__name__}: {lines[0]}"
 
 
-def _source_of(program: torch.export.ExportedProgram, error: Exception) -> str:
-    """Return the user's Python line of the operator that was being converted, or that the message of `error` names."""
-    node = _converted_node(error) or next(
-        (
-            node
-            for node in program.graph.nodes
-            if node.op == "call_function" and getattr(node.target, "__name__", str(node.target)) in str(error)
-        ),
-        None,
-    )
-    if node is None:
-        return ""
-    own = f" in {node.target}" if getattr(node.target, "__name__", "") not in str(error) else ""
+def _raised_at(error: Exception) -> str:
+    """Return the last line of the user's Python that an exception passed, in brackets."""
+    standard = str(Path(traceback.__file__).parent)
+    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(others)
+        and (not frame.filename.startswith(standard) or "site-packages" in frame.filename)
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""
+
+
+def _line_of(node: torch.fx.Node) -> str:
+    """Return the user's Python line that called an operator, in brackets."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     library = str(Path(torch.__file__).parent)
     users = [frame for frame in frames if not frame[0].startswith(library)] or frames
-    return own + (" ({}:{}: {})".format(*users[-1]) if users else "")
-
-
-def _converted_node(error: Exception) -> torch.fx.Node | None:
-    """Return the node that the importer was at when it failed; it raises before the first where it lacks operators."""
-    found, trace = None, error.__traceback__
-    while trace is not None:
-        node = trace.tb_frame.f_locals.get("node")
-        if isinstance(node, torch.fx.Node) and node.op == "call_function":
-            found = node
-        trace = trace.tb_next
-    return found
+    return " ({}:{}: {})".format(*users[-1]) if users else ""

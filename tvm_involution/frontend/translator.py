@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import tvm
 from torch import fx
-from torch.utils._pytree import tree_map
-from tvm import relax
+from torch.utils._pytree import tree_leaves, tree_map
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from .conversions import CONVERTERS
@@ -22,64 +22,91 @@ _LARGEST_CONSTANT = 1 << 22
 _ASSERTIONS = ("_assert_tensor_metadata.default", "_assert_async.msg", "_assert_scalar.default")
 
 
+class Refused(Exception):
+    """An operator that cannot be imported.
+
+    Attributes:
+        node: the call of it, which knows its line.
+    """
+
+    def __init__(self, reason: str, node: fx.Node) -> None:
+        super().__init__(reason)
+        self.node = node
+
+
 class Translator(ExportedProgramImporter):
     """Writes a Relax function from an exported program, one node after the other."""
 
-    def __init__(self) -> None:
-        self._known: dict[fx.Node, Any] = {}
-        super().__init__()
+    def __init__(self, program: torch.export.ExportedProgram) -> None:
+        """Find out what depends on no input.
 
-    def translate(self, program: torch.export.ExportedProgram) -> Any:
-        """Return the module with the function `main`, weights bound as constants."""
-        self._remember_whole_numbers(program)
-        return self.from_exported_program(program, False, True, False, None)
+        Raises:
+            Refused: some operators cannot be imported; the message names all of them.
+        """
+        super().__init__()
+        self._program = program
+        self._known = _whole_numbers(program)
+        missing = []
+        for node in program.graph.nodes:
+            if node.op != "call_function" or node.target.__name__ in _ASSERTIONS:
+                continue
+            self._work_out(node)
+            if node not in self._known and node.target.__name__ not in self.convert_map:
+                missing.append(node)
+        if missing:
+            names = dict.fromkeys(str(node.target) for node in missing)
+            raise Refused(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not supported", missing[0])
+
+    def translate(self) -> tvm.IRModule:
+        """Return the module with the function `main`, weights bound as constants.
+
+        Raises:
+            Refused: an operator cannot be imported with the arguments that it has.
+        """
+        return self.from_exported_program(self._program, False, True, False, None)
 
     def create_convert_map(self) -> dict[str, Callable[[fx.Node], Any]]:
         """Return what converts each operator, by its name in torch."""
         return dict.fromkeys((*CONVERTERS, *_ASSERTIONS, "getitem"), self._convert)
 
     def _check_unsupported_func_type(self, nodes: list[fx.Node]) -> None:
-        """Leave it to `_convert`, which comes by the node in question."""
+        """Leave out TVM's check: what is missing was found, and what torch works out needs no converter."""
         names = [node.target.__name__ for node in nodes if node.op == "call_function"]
         self.convert_map.update(dict.fromkeys(names, self._convert))
 
-    def _remember_whole_numbers(self, program: torch.export.ExportedProgram) -> None:
-        """Keep the values of buffers and constants of whole numbers: they are indices, often of known places."""
-        signature = program.graph_signature
-        tensors = {**dict(program.named_buffers()), **program.constants}
-        targets = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
-        for node in program.graph.nodes:
-            value = tensors.get(targets.get(node.name)) if node.op == "placeholder" else None
-            if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex():
-                self._known[node] = value
-
-    def _convert(self, node: fx.Node) -> Any:
-        name = node.target.__name__
-        if name in _ASSERTIONS:
-            return None
+    def _work_out(self, node: fx.Node) -> None:
+        """Let torch compute what depends on no input; what has no elements needs no computing."""
         _check_static(node)
         if _is_empty(node):
             self._known[node] = tree_map(lambda value: torch.zeros(value.shape, dtype=value.dtype), node.meta["val"])
         elif self._depends_on_nothing(node):
-            arguments, keywords = tree_map(lambda x: self._known.get(x, x) if isinstance(x, fx.Node) else x,
-                                           (tuple(node.args), dict(node.kwargs)))
+            arguments, keywords = tree_map(
+                lambda x: self._known[x] if isinstance(x, fx.Node) else x, (tuple(node.args), dict(node.kwargs))
+            )
             self._known[node] = node.target(*arguments, **keywords)
+
+    def _convert(self, node: fx.Node) -> Any:
+        if node.target.__name__ in _ASSERTIONS:
+            return None
         if node in self._known:
             return tree_map(lambda value: constant(value.detach().numpy()), self._known[node])
-        if node.target is operator.getitem:
-            return self._part(node)
-        if name not in CONVERTERS:
-            raise NotImplementedError(f"{name} is not supported")
-        positional, by_name = self._arguments(node)
-        operation = Operation(node, self.block_builder, self.env)
-        results = CONVERTERS[name](operation, *positional, **by_name)
-        return self._checked(operation, results)
+        try:
+            if node.target is operator.getitem:
+                return self._part(node)
+            positional, by_name = self._arguments(node)
+            operation = Operation(node, self.block_builder, self.env)
+            return self._checked(operation, CONVERTERS[node.target.__name__](operation, *positional, **by_name))
+        except Exception as error:  # converters raise whatever they trip over
+            self.block_builder._end_block()  # dataflow, then the function's: TVM complains of open ones on stderr
+            self.block_builder._end_block()
+            lines = str(error).strip().splitlines()
+            raise Refused(f"{node.target}: {lines[0] if lines else type(error).__name__}", node) from error
 
     def _part(self, node: fx.Node) -> Any:
         whole, part = node.args
         values = self.env[whole]
         if part >= len(values):
-            raise NotImplementedError(f"result {part} of {whole.target.__name__} is not supported")
+            raise NotImplementedError(f"its result number {part} of {whole.target} is not supported")
         return values[part]
 
     def _depends_on_nothing(self, node: fx.Node) -> bool:
@@ -88,7 +115,7 @@ class Translator(ExportedProgramImporter):
             return False
         size = sum(
             value.numel() * value.element_size()
-            for value in torch.utils._pytree.tree_leaves(node.meta["val"])
+            for value in tree_leaves(node.meta["val"])
             if isinstance(value, torch.Tensor)
         )
         return size <= _LARGEST_CONSTANT and all(source in self._known for source in node.all_input_nodes)
@@ -124,21 +151,32 @@ class Translator(ExportedProgramImporter):
             got = f"{dtype_of(result)}{list(shape_of(result))}"
             wanted = f"{dtype_name(expected.dtype)}{[int(size) for size in expected.shape]}"
             if got != wanted:
-                name = operation.node.target.__name__
-                raise NotImplementedError(f"{name} was imported as {got} where torch has {wanted}")
+                raise NotImplementedError(f"it was imported as {got} where torch has {wanted}")
         return made if several else made[0]
 
 
+def _whole_numbers(program: torch.export.ExportedProgram) -> dict[fx.Node, Any]:
+    """Return the values of buffers and constants of whole numbers: they are indices, often of known places."""
+    signature = program.graph_signature
+    tensors = {**dict(program.named_buffers()), **program.constants}
+    targets = {**signature.inputs_to_buffers, **signature.inputs_to_lifted_tensor_constants}
+    found = {}
+    for node in program.graph.nodes:
+        value = tensors.get(targets.get(node.name, "")) if node.op == "placeholder" else None
+        if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex():
+            found[node] = value
+    return found
+
+
 def _check_static(node: fx.Node) -> None:
-    for value in torch.utils._pytree.tree_leaves(node.meta.get("val")):
+    for value in tree_leaves(node.meta.get("val")):
         sizes = value.shape if isinstance(value, torch.Tensor) else [value]
         if any(isinstance(size, (torch.SymInt, torch.SymBool, torch.SymFloat)) for size in sizes):
-            raise NotImplementedError(
-                f"{node.target.__name__} makes a shape that depends on values; compiled networks have fixed shapes"
-            )
+            reason = f"{node.target} makes a shape that depends on values; compiled networks have fixed shapes"
+            raise Refused(reason, node)
 
 
 def _is_empty(node: fx.Node) -> bool:
     """Return whether nothing is to be computed."""
-    values = torch.utils._pytree.tree_leaves(node.meta["val"])
+    values = tree_leaves(node.meta["val"])
     return bool(values) and all(isinstance(value, torch.Tensor) and not value.numel() for value in values)

@@ -6,9 +6,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 from tvm import relax
 
-from .operation import Converter, Operation, Scalar, dtype_of
+from .operation import Converter, Operation, Scalar, constant, dtype_of
 
 Operand = relax.Expr | Scalar
 
@@ -68,8 +69,9 @@ def subtract(operation: Operation, x: Operand, y: Operand, alpha: Scalar = 1) ->
 
 def multiply(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     """x * y; of truth values, both."""
-    function = relax.op.logical_and if operation.dtype == "bool" else relax.op.multiply
-    return function(operation.cast(x), operation.cast(y))
+    if operation.dtype == "bool":
+        return relax.op.logical_and(operation.cast(x), operation.cast(y))
+    return relax.op.multiply(*(_unfolded_zero(operation, value) for value in (x, y)))
 
 
 def divide_rounding(operation: Operation, x: Operand, y: Operand, rounding_mode: str | None) -> relax.Expr:
@@ -157,6 +159,47 @@ def log_to_base(base: float) -> Converter:
 def exp2(operation: Operation, x: relax.Expr) -> relax.Expr:
     """2 to the x."""
     return relax.op.exp(relax.op.multiply(operation.cast(x), operation.cast(math.log(2))))
+
+
+def sinh(operation: Operation, x: relax.Expr) -> relax.Expr:
+    """(exp(x) - exp(-x)) / 2, by what is exact near 0."""
+    x = operation.cast(x)
+    raised = operation.emit(expm1(operation, operation.emit(relax.op.abs(x))))
+    rest = relax.op.divide(raised, relax.op.add(raised, operation.cast(1)))
+    halves = relax.op.multiply(operation.cast(0.5), relax.op.add(raised, rest))
+    size = operation.emit(relax.op.where(relax.op.isinf(raised), raised, halves))
+    return relax.op.where(relax.op.less(x, operation.cast(0)), relax.op.negative(size), size)
+
+
+def cosh(operation: Operation, x: relax.Expr) -> relax.Expr:
+    """(exp(x) + exp(-x)) / 2."""
+    x = operation.cast(x)
+    both = relax.op.add(relax.op.exp(x), relax.op.exp(relax.op.negative(x)))
+    return relax.op.multiply(both, operation.cast(0.5))
+
+
+def asinh(operation: Operation, x: relax.Expr) -> relax.Expr:
+    """sign(x) * log(|x| + sqrt(x^2 + 1)), by what is exact near 0."""
+    x, one = operation.cast(x), operation.cast(1)
+    size = operation.emit(relax.op.abs(x))
+    root = relax.op.sqrt(relax.op.add(relax.op.multiply(size, size), one))
+    more = relax.op.divide(relax.op.multiply(size, size), relax.op.add(one, root))
+    result = operation.emit(log1p(operation, operation.emit(relax.op.add(size, more))))
+    return relax.op.where(relax.op.less(x, operation.cast(0)), relax.op.negative(result), result)
+
+
+def acosh(operation: Operation, x: relax.Expr) -> relax.Expr:
+    """log(x + sqrt(x^2 - 1))."""
+    x, one = operation.cast(x), operation.cast(1)
+    squared = relax.op.multiply(relax.op.subtract(x, one), relax.op.add(x, one))
+    return relax.op.log(relax.op.add(x, relax.op.sqrt(squared)))
+
+
+def atanh(operation: Operation, x: relax.Expr) -> relax.Expr:
+    """log1p(2x / (1 - x)) / 2."""
+    x, one = operation.cast(x), operation.cast(1)
+    ratio = relax.op.divide(relax.op.multiply(operation.cast(2), x), relax.op.subtract(one, x))
+    return relax.op.multiply(operation.cast(0.5), log1p(operation, operation.emit(ratio)))
 
 
 def erfc(operation: Operation, x: relax.Expr) -> relax.Expr:
@@ -262,6 +305,13 @@ def copysign(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     below = relax.op.less(relax.op.divide(operation.cast(1), y), zero)
     negative = relax.op.where(relax.op.equal(y, zero), below, relax.op.less(y, zero))
     return relax.op.where(negative, relax.op.negative(size), size)
+
+
+def _unfolded_zero(operation: Operation, value: Operand) -> relax.Expr:
+    """Return `value`; a 0 as a tensor of one element, as TVM takes NaN times the number 0 for 0."""
+    if not isinstance(value, relax.Expr) and value == 0 and "float" in operation.dtype:
+        return constant(np.full((1,) * len(operation.shape), value, operation.dtype))
+    return operation.cast(value)
 
 
 def _scaled(operation: Operation, y: Operand, alpha: Scalar) -> relax.Expr:

@@ -143,6 +143,32 @@ def scatter_add(operation: Operation, x: relax.Expr, dim: int, at: relax.Expr, s
     return scatter(operation, x, dim, at, source, "sum")
 
 
+def masked_scatter(operation: Operation, x: relax.Expr, mask: relax.Expr, source: relax.Expr) -> relax.Expr:
+    """x with the elements under the mask replaced by the first of the source, in order."""
+    count = math.prod(operation.shape)
+    mask = operation.broadcast(mask, operation.shape)
+    numbers = operation.cast(operation.reshape(mask, (count,)), "int64")
+    order = operation.emit(relax.op.subtract(relax.op.cumsum(numbers, 0), relax.const(1, "int64")))
+    flat = operation.reshape(source, (math.prod(shape_of(source)),))
+    taken = operation.reshape(relax.op.take(flat, order, 0, mode="clip"), operation.shape)
+    return relax.op.where(mask, taken, operation.broadcast(x, operation.shape))
+
+
+def histogram(operation: Operation, x: relax.Expr, bins: int, low: Scalar, high: Scalar) -> relax.Expr:
+    """How many elements lie in each of so many equal parts of a range, by default that of the elements."""
+    flat = operation.reshape(x, (math.prod(shape_of(x)), 1))
+    below, above = (operation.cast(bound) for bound in (low, high))
+    if low == high == 0:
+        below, above = (operation.emit(f(flat, None, False)) for f in (relax.op.min, relax.op.max))
+    span = operation.emit(relax.op.subtract(above, below))
+    share = relax.op.divide(relax.op.multiply(relax.op.subtract(flat, below), operation.cast(bins)), span)
+    place = relax.op.minimum(relax.op.floor(share), operation.cast(bins - 1))
+    inside = relax.op.logical_and(relax.op.greater_equal(flat, below), relax.op.less_equal(flat, above))
+    hit = relax.op.equal(place, operation.cast(constant(np.arange(bins, dtype="float32")[None])))
+    counted = operation.cast(operation.emit(relax.op.logical_and(hit, inside)), "float32")
+    return operation.cast(operation.emit(relax.op.sum(counted, [0], False)))
+
+
 def searchsorted(
     operation: Operation,
     boundaries: relax.Expr,

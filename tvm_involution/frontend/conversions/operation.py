@@ -108,7 +108,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 def constant(values: np.ndarray) -> relax.Expr:
     """Return values known at compile time."""
-    return relax.const(np.ascontiguousarray(values).reshape(values.shape))
+    return relax.const(np.ascontiguousarray(values).reshape(values.shape), str(values.dtype))
 
 
 def known(value: relax.Expr) -> np.ndarray | None:

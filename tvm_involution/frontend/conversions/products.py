@@ -23,7 +23,8 @@ def add_matmul(
     operation: Operation, bias: relax.Expr, x: relax.Expr, y: relax.Expr, beta: Scalar = 1, alpha: Scalar = 1
 ) -> relax.Expr:
     """beta * bias + alpha * x @ y; a beta of 0 leaves the bias out, whatever is in it."""
-    product = matmul(operation, x, y)
+    empty = 0 in shape_of(x)
+    product = relax.op.zeros(operation.shape, operation.dtype) if empty else matmul(operation, x, y)
     if alpha != 1:
         product = relax.op.multiply(product, operation.cast(alpha))
     if beta == 0:
