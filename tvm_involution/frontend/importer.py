@@ -68,6 +68,8 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
         return Translator(program).translate()
     except Refused as error:
         raise UserError(f"cannot import the network: {error}{_line_of(error.node)}") from error
+    except Exception as error:  # TVM's importer, over what is no operator
+        raise UserError(f"cannot import the network: {_first_line(error)}") from error
 
 
 def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:

@@ -54,8 +54,11 @@ class Translator(ExportedProgramImporter):
             if node not in self._known and node.target.__name__ not in self.convert_map:
                 missing.append(node)
         if missing:
-            names = dict.fromkeys(str(node.target) for node in missing)
-            raise Refused(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not supported", missing[0])
+            names = list(dict.fromkeys(map(_name, missing)))
+            verb = "is" if len(names) == 1 else "are"
+            random = [_name(node) for node in missing if _is_random(node)]
+            why = f"; {random[0]} draws random numbers, which compiled networks do not" if random else ""
+            raise Refused(f"{', '.join(names)} {verb} not supported{why}", missing[0])
 
     def translate(self) -> tvm.IRModule:
         """Return the module with the function `main`, weights bound as constants.
@@ -111,7 +114,7 @@ class Translator(ExportedProgramImporter):
 
     def _depends_on_nothing(self, node: fx.Node) -> bool:
         """Return whether torch can work out now what `node` is."""
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        if _is_random(node):
             return False
         size = sum(
             value.numel() * value.element_size()
@@ -166,6 +169,16 @@ def _whole_numbers(program: torch.export.ExportedProgram) -> dict[fx.Node, Any]:
         if isinstance(value, torch.Tensor) and not value.is_floating_point() and not value.is_complex():
             found[node] = value
     return found
+
+
+def _is_random(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _name(node: fx.Node) -> str:
+    """Return an operator's name, also of one that torch wraps because it has effects."""
+    wrapped = [argument for argument in node.args if isinstance(argument, torch._ops.OpOverload)]
+    return str(wrapped[0] if wrapped else node.target)
 
 
 def _check_static(node: fx.Node) -> None:

@@ -171,6 +171,7 @@ CONVERTERS: dict[str, Converter] = {
     "addmm.default": products.add_matmul,
     "baddbmm.default": products.add_matmul,
     "bmm.default": products.matmul,
+    "_trilinear.default": products.trilinear,
     "convolution.default": products.convolution,
     "mm.default": products.matmul,
     # distances
@@ -223,6 +224,8 @@ CONVERTERS: dict[str, Converter] = {
     "gather.default": indexing.gather,
     "index.Tensor": indexing.index,
     "index_put.default": indexing.index_put,
+    "index_reduce.default": indexing.index_reduce,
+    "put.default": indexing.put,
     "index_select.default": indexing.index_select,
     "scatter.reduce": indexing.scatter,
     "scatter.src": indexing.scatter,

@@ -143,6 +143,32 @@ def scatter_add(operation: Operation, x: relax.Expr, dim: int, at: relax.Expr, s
     return scatter(operation, x, dim, at, source, "sum")
 
 
+def index_reduce(
+    operation: Operation,
+    x: relax.Expr,
+    dim: int,
+    at: relax.Expr,
+    source: relax.Expr,
+    reduce: str,
+    include_self: bool = True,
+) -> relax.Expr:
+    """`scatter` of whole slices."""
+    shape = shape_of(source)
+    if shape:
+        line = [1] * len(shape)
+        line[dim] = shape[dim]
+        at = operation.broadcast(operation.reshape(at, line), shape)
+    return scatter(operation, x, dim, at, source, reduce, include_self)
+
+
+def put(
+    operation: Operation, x: relax.Expr, at: relax.Expr, source: relax.Expr, accumulate: bool = False
+) -> relax.Expr:
+    """x with elements replaced, or added to, by their places in memory."""
+    flat = operation.reshape(x, (math.prod(shape_of(x)),))
+    return operation.reshape(index_put(operation, flat, [at], source, accumulate), operation.shape)
+
+
 def masked_scatter(operation: Operation, x: relax.Expr, mask: relax.Expr, source: relax.Expr) -> relax.Expr:
     """x with the elements under the mask replaced by the first of the source, in order."""
     count = math.prod(operation.shape)

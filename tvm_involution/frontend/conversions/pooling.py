@@ -36,7 +36,7 @@ def max_pool(
     kernel, steps, pads, dilations = (_each(v, rank) for v in (kernel_size, stride or kernel_size, padding, dilation))
     sizes, outs = shape_of(batched)[2:], operation.shape[-rank:]
     after = [
-        _behind(*geometry) for geometry in zip(sizes, outs, kernel, steps, pads, dilations, strict=True)
+        max(geometry[4], _behind(*geometry)) for geometry in zip(sizes, outs, kernel, steps, pads, dilations, strict=True)
     ]
     pooled = _MAX[rank](
         batched, kernel, steps, [*pads, *after], dilations, ceil_mode=False, layout=_LAYOUT[rank]
@@ -77,18 +77,24 @@ def avg_pool(
 ) -> relax.Expr:
     """The mean of each window, in which padding counts as zeros or not at all.
 
-    TVM's pooling does so where windows are no larger than padding allows; else the sum of the windows of the padded
-    tensor is divided by what torch divides by, which is known.
+    Where TVM's pooling counts otherwise, that of the padded tensor is multiplied by what it divides by and divided by what
+    torch does, which is known.
     """
     rank, batched = _batched(operation, x)
     kernel, steps, pads = (_each(v, rank) for v in (kernel_size, stride or kernel_size, padding))
     sizes, outs = shape_of(batched)[2:], operation.shape[-rank:]
-    after = [_behind(*g, 1) for g in zip(sizes, outs, kernel, steps, pads, strict=True)]
-    beyond = any(behind > pad for behind, pad in zip(after, pads, strict=True))
-    plain = {"layout": _LAYOUT[rank], "count_include_pad": True}
-    if divisor_override is None and not beyond and (rank == 2 or not any(pads)):
-        plain["count_include_pad"] = bool(count_include_pad)
-        return operation.reshape(_AVERAGE[rank](batched, kernel, steps, [*pads, *after], **plain), operation.shape)
+    after = [max(g[4], _behind(*g, 1)) for g in zip(sizes, outs, kernel, steps, pads, strict=True)]
+    if divisor_override is None and _same_in_tvm(sizes, outs, kernel, steps, pads, ceil_mode, count_include_pad):
+        pooled = _AVERAGE[rank](
+            batched,
+            kernel,
+            steps,
+            pads * 2,
+            ceil_mode=ceil_mode,
+            count_include_pad=count_include_pad,
+            layout=_LAYOUT[rank],
+        )
+        return operation.reshape(pooled, operation.shape)
     counts: np.ndarray = np.ones((), np.float64)
     for size, out, extent, step, pad in zip(sizes, outs, kernel, steps, pads, strict=True):
         starts = np.arange(out) * step - pad
@@ -99,7 +105,7 @@ def avg_pool(
     divisors = np.full(outs, float(divisor_override)) if divisor_override is not None else counts
     widths = [0, 0, 0, 0, *itertools.chain.from_iterable(zip(pads, after, strict=True))]
     padded = operation.emit(relax.op.nn.pad(batched, widths, "constant", 0.0)) if any(widths) else batched
-    means = operation.emit(_AVERAGE[rank](padded, kernel, steps, [0] * rank, **plain))
+    means = operation.emit(_AVERAGE[rank](padded, kernel, steps, layout=_LAYOUT[rank]))
     factors = operation.cast(constant((math.prod(kernel) / divisors).astype("float32")))
     return operation.reshape(relax.op.multiply(means, factors), operation.shape)
 
@@ -127,6 +133,26 @@ def _each(values: Sequence[int] | int, rank: int) -> list[int]:
 def _behind(size: int, out: int, kernel: int, step: int, pad: int, dilation: int) -> int:
     """Return the padding behind an axis with which there are just `out` windows, none rounded up."""
     return max(0, (out - 1) * step + dilation * (kernel - 1) + 1 - size - pad)
+
+
+def _same_in_tvm(
+    sizes: Sequence[int],
+    outs: Sequence[int],
+    kernel: Sequence[int],
+    steps: Sequence[int],
+    pads: Sequence[int],
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> bool:
+    """Return whether TVM's average pooling has the same windows and divisors."""
+    if any(pads) and len(sizes) != 2:
+        return False
+    up = [step - 1 if ceil_mode else 0 for step in steps]
+    same = [
+        (size + 2 * pad - extent + more) // step + 1
+        for size, pad, extent, more, step in zip(sizes, pads, kernel, up, steps, strict=True)
+    ]
+    return same == list(outs) and not (ceil_mode and count_include_pad)
 
 
 def _flat(inside: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:

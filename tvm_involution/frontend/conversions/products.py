@@ -47,6 +47,27 @@ def add_batches(
     return relax.op.add(bias if beta == 1 else relax.op.multiply(bias, operation.cast(beta)), product)
 
 
+def trilinear(
+    operation: Operation,
+    x: relax.Expr,
+    y: relax.Expr,
+    z: relax.Expr,
+    new_in_x: Sequence[int],
+    new_in_y: Sequence[int],
+    new_in_z: Sequence[int],
+    summed: Sequence[int],
+    _: int = 1,
+) -> relax.Expr:
+    """The product of three tensors with new axes, summed along some: `nn.Bilinear`."""
+    widened = []
+    for tensor, axes in ((x, new_in_x), (y, new_in_y), (z, new_in_z)):
+        for axis in sorted(axes):
+            tensor = operation.emit(relax.op.expand_dims(tensor, axis))
+        widened.append(tensor)
+    first, second, third = widened
+    return relax.op.sum(relax.op.multiply(relax.op.multiply(first, second), third), list(summed))
+
+
 def convolution(
     operation: Operation,
     x: relax.Expr,

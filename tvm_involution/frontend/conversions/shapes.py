@@ -35,7 +35,8 @@ def permute(operation: Operation, x: relax.Expr, dims: Sequence[int]) -> relax.E
 def squeeze(operation: Operation, x: relax.Expr, dims: Sequence[int] | int | None = None) -> relax.Expr:
     """`squeeze` of axes counted from the front; `ConvertLayout` crashes over negative ones."""
     shape = shape_of(x)
-    axes = [axis for axis in axes_of(dims, len(shape)) if shape[axis] == 1]
+    chosen = [] if dims in ([], ()) else axes_of(dims, len(shape))
+    axes = [axis for axis in chosen if shape[axis] == 1]
     return relax.op.squeeze(x, axes) if axes else x
 
 
