@@ -15,6 +15,7 @@ import tvm
 from tvm import relax
 
 from . import __version__, lowering
+from .errors import told_in_one_line
 from .files import atomic_write
 from .frontend.importer import import_exported_program, output_names
 from .frontend.network import Network, resolve_network
@@ -105,19 +106,20 @@ def compile(  # the contract's verb
     smallest = batches[0]
     first = functions[f"batch_{smallest}"]
 
-    mod = pipeline.run(
-        mod,
-        resolved,
-        dtype=wanted,
-        records=records,
-        cuda_graph=cuda_graph and resolved.kind.name == "cuda",
-        tf32=tf32,
-        debug_dump=dump,
-        progress=progress,
-    )
-    kernels = count_kernels(mod)
-    progress("generate code")
-    executable = lowering.build(mod, resolved)
+    with told_in_one_line(f"cannot compile {network.name} for {resolved.kind.name}"):
+        mod = pipeline.run(
+            mod,
+            resolved,
+            dtype=wanted,
+            records=records,
+            cuda_graph=cuda_graph and resolved.kind.name == "cuda",
+            tf32=tf32,
+            debug_dump=dump,
+            progress=progress,
+        )
+        kernels = count_kernels(mod)
+        progress("generate code")
+        executable = lowering.build(mod, resolved)
 
     host = resolved.host if resolved.host is not None else resolved
     metadata = LibraryMetadata(

@@ -178,6 +178,7 @@ CONVERTERS: dict[str, Converter] = {
     "_cdist_forward.default": distances.between,
     "_pdist_forward.default": distances.among,
     # norms
+    "_native_batch_norm_legit.no_stats": normalisation.norm_by_batch,
     "_native_batch_norm_legit_no_training.default": normalisation.batch_norm,
     "native_group_norm.default": normalisation.group_norm,
     "native_layer_norm.default": normalisation.layer_norm,

@@ -127,12 +127,16 @@ def reciprocal(operation: Operation, x: relax.Expr) -> relax.Expr:
 
 
 def log1p(operation: Operation, x: relax.Expr) -> relax.Expr:
-    """log(1 + x), exact to the last digits for small x: what 1 + x loses is made good by a quotient (Kahan)."""
+    """log(1 + x); for small x, of which 1 + x loses digits, by the series of 2 * atanh(x / (2 + x))."""
     x, one = operation.cast(x), operation.cast(1)
-    above = operation.emit(relax.op.add(x, one))
-    corrected = relax.op.divide(relax.op.multiply(relax.op.log(above), x), relax.op.subtract(above, one))
-    plain = relax.op.logical_or(relax.op.equal(above, one), relax.op.isinf(above))
-    return relax.op.where(plain, x, corrected)
+    share = operation.emit(relax.op.divide(x, relax.op.add(x, operation.cast(2))))
+    square = operation.emit(relax.op.multiply(share, share))
+    series = operation.cast(1 / 15)
+    for divisor in (13, 11, 9, 7, 5, 3, 1):
+        series = relax.op.add(relax.op.multiply(series, square), operation.cast(1 / divisor))
+    small = relax.op.multiply(relax.op.multiply(operation.cast(2), share), series)
+    near = relax.op.less(relax.op.abs(x), operation.cast(0.25))
+    return relax.op.where(near, small, relax.op.log(relax.op.add(x, one)))
 
 
 def expm1(operation: Operation, x: relax.Expr) -> relax.Expr:

@@ -41,6 +41,28 @@ def batch_norm(
     return [operation.emit(result[0])]
 
 
+def norm_by_batch(
+    operation: Operation,
+    x: relax.Expr,
+    weight: relax.Expr | None,
+    bias: relax.Expr | None,
+    _: bool,
+    __: float,
+    epsilon: float,
+) -> list[relax.Expr]:
+    """Each channel by its own statistics: batch norm without others, and what torch makes of an instance norm."""
+    channels = shape_of(x)[1]
+    normed = relax.op.nn.instance_norm(
+        x,
+        _or_constant(operation, weight, 1, (channels,)),
+        _or_constant(operation, bias, 0, (channels,)),
+        channel_axis=1,
+        axes=[0, *range(2, len(shape_of(x)))],
+        epsilon=epsilon,
+    )
+    return [normed]
+
+
 def group_norm(
     operation: Operation,
     x: relax.Expr,
