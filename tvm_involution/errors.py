@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+
 class UserError(ValueError):
     """Wrong use or bad input.
 

@@ -70,7 +70,9 @@ CASES: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
     "maximum and where": lambda x: functional.max_pool2d(x, 3, 2, 1, return_indices=True),
     "maximum rounded up": lambda x: functional.max_pool2d(x, 2, 2, ceil_mode=True),
     "adaptive maximum": lambda x: functional.adaptive_max_pool2d(x, (2, 4)),
-    "unpooled": lambda x: functional.max_unpool2d(*functional.max_pool2d(x, 2, 2, return_indices=True), 2, 2, 0, (9, 9)),
+    "unpooled": lambda x: functional.max_unpool2d(
+        *functional.max_pool2d(x, 2, 2, return_indices=True), 2, 2, 0, (9, 9)
+    ),
     "batch norm by the batch": lambda x: functional.batch_norm(x, None, None, training=True),
     "grid sample": lambda x: functional.grid_sample(x, x[:, :2].permute(0, 2, 3, 1) / 2, align_corners=False),
     "grid sample of the border": lambda x: functional.grid_sample(
@@ -134,7 +136,12 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> ti.CompiledNetwork:
 
         def forward(self, at: Tensor) -> tuple[Tensor, ...]:
             weight = self.embedding.weight
-            return self.embedding(at), weight[at], weight.gather(0, at[:, None].expand(-1, 3)), weight.index_select(0, at)
+            return (
+                self.embedding(at),
+                weight[at],
+                weight.gather(0, at[:, None].expand(-1, 3)),
+                weight.index_select(0, at),
+            )
 
     path = tmp_path_factory.mktemp("conversions") / "table.so"
     ti.compile((Table(), torch.zeros(4, dtype=torch.int64))).save(path)
@@ -183,7 +190,10 @@ def test_a_result_of_another_shape_or_dtype_is_refused(monkeypatch):
     [
         (lambda x: x[x > 0], "makes a shape that depends on values"),
         (lambda x: x + torch.rand(4), "draws random numbers"),
-        (lambda x: torch.linalg.svdvals(x) + torch.special.i0(x).sum(), "aten._linalg_svd.default, aten.i0.default are"),
+        (
+            lambda x: torch.linalg.svdvals(x) + torch.special.i0(x).sum(),
+            "aten._linalg_svd.default, aten.i0.default are",
+        ),
         (lambda x: x @ x.reshape(3, 5), r"shape '\[3, 5\]' is invalid for input of size 16 \(.*x.reshape\(3, 5\)"),
         (lambda x: x if x.sum() > 0 else -x, "data-dependent expression.*use torch.where"),
         (lambda x: x.missing, "AttributeError: .*missing"),

@@ -66,7 +66,11 @@ class Translator(ExportedProgramImporter):
         Raises:
             Refused: an operator cannot be imported with the arguments that it has.
         """
-        return self.from_exported_program(self._program, False, True, False, None)
+        try:
+            return self.from_exported_program(self._program, False, True, False, None)
+        except Refused:
+            self.block_builder._end_block()  # TVM says on standard error that it is still open
+            raise
 
     def create_convert_map(self) -> dict[str, Callable[[fx.Node], Any]]:
         """Return what converts each operator, by its name in torch."""
@@ -100,8 +104,6 @@ class Translator(ExportedProgramImporter):
             operation = Operation(node, self.block_builder, self.env)
             return self._checked(operation, CONVERTERS[node.target.__name__](operation, *positional, **by_name))
         except Exception as error:  # converters raise whatever they trip over
-            self.block_builder._end_block()  # dataflow, then the function's: TVM complains of open ones on stderr
-            self.block_builder._end_block()
             lines = str(error).strip().splitlines()
             raise Refused(f"{node.target}: {lines[0] if lines else type(error).__name__}", node) from error
 

@@ -32,9 +32,7 @@ def gelu(operation: Operation, x: relax.Expr, approximate: str) -> relax.Expr:
 def elu(operation: Operation, x: relax.Expr, alpha: Scalar, scale: Scalar, input_scale: Scalar) -> relax.Expr:
     """scale * x above 0, scale * alpha * (exp(input_scale * x) - 1) below: ELU, SELU and CELU."""
     inner = x if input_scale == 1 else relax.op.multiply(x, operation.cast(input_scale))
-    below = relax.op.multiply(
-        relax.op.subtract(relax.op.exp(inner), operation.cast(1)), operation.cast(alpha * scale)
-    )
+    below = relax.op.multiply(relax.op.subtract(relax.op.exp(inner), operation.cast(1)), operation.cast(alpha * scale))
     above = x if scale == 1 else relax.op.multiply(x, operation.cast(scale))
     return relax.op.where(relax.op.greater(x, operation.cast(0)), above, below)
 

@@ -13,7 +13,9 @@ from ...relax.operators import roi_align as _roi_align
 from .operation import Operation, Scalar
 
 
-def nms(operation: Operation, boxes: relax.Expr, scores: relax.Expr, groups: relax.Expr, *settings: Scalar) -> relax.Expr:
+def nms(
+    operation: Operation, boxes: relax.Expr, scores: relax.Expr, groups: relax.Expr, *settings: Scalar
+) -> relax.Expr:
     """`tvm_involution::nms` -> `tvm_involution.nms`."""
     return _nms.nms(boxes, scores, groups, *settings)
 

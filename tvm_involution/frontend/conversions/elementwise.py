@@ -213,7 +213,9 @@ def erfc(operation: Operation, x: relax.Expr) -> relax.Expr:
 
 def maximum(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     """The larger of two."""
-    return (relax.op.logical_or if operation.dtype == "bool" else relax.op.maximum)(operation.cast(x), operation.cast(y))
+    return (relax.op.logical_or if operation.dtype == "bool" else relax.op.maximum)(
+        operation.cast(x), operation.cast(y)
+    )
 
 
 def minimum(operation: Operation, x: Operand, y: Operand) -> relax.Expr:

@@ -243,9 +243,7 @@ class _Places:
     order: list[int]
 
 
-def _places(
-    operation: Operation, x: relax.Expr, indices: Sequence[relax.Expr | None], first: bool = False
-) -> _Places:
+def _places(operation: Operation, x: relax.Expr, indices: Sequence[relax.Expr | None], first: bool = False) -> _Places:
     """Return where `indices` point; `first`: with the indexed axes in front."""
     shape = shape_of(x)
     given = _without_masks(indices)
@@ -311,9 +309,7 @@ def _plus(operation: Operation, x: relax.Expr, y: relax.Expr) -> relax.Expr:
     return operation.emit(relax.op.add(*operation.common(x, y)))
 
 
-def _written(
-    operation: Operation, x: relax.Expr, at: np.ndarray, updates: relax.Expr, accumulate: bool
-) -> relax.Expr:
+def _written(operation: Operation, x: relax.Expr, at: np.ndarray, updates: relax.Expr, accumulate: bool) -> relax.Expr:
     """Return x with rows at known places written: each row of the result asks who writes it, so no two ever race."""
     size, rows = shape_of(x)[0], len(at)
     if not accumulate:
@@ -331,4 +327,3 @@ def _written(
         more = relax.op.take(padded, constant(table[:, column]), 0, mode="clip")
         x = operation.emit(relax.op.add(x, more))
     return x
-

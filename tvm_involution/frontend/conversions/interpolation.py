@@ -15,9 +15,7 @@ def is_plain(x: torch.Tensor, output_size: Sequence[int] | None, scale_factors: 
     """Return whether pixels lie where the two sizes say, as in Relax; torch goes by the factors where it has them."""
     if scale_factors is None:
         return True
-    return all(
-        float(size * factor).is_integer() for size, factor in zip(x.shape[2:], scale_factors, strict=True)
-    )
+    return all(float(size * factor).is_integer() for size, factor in zip(x.shape[2:], scale_factors, strict=True))
 
 
 def nearest(operation: Operation, x: relax.Expr, *_: object) -> relax.Expr:

@@ -36,11 +36,10 @@ def max_pool(
     kernel, steps, pads, dilations = (_each(v, rank) for v in (kernel_size, stride or kernel_size, padding, dilation))
     sizes, outs = shape_of(batched)[2:], operation.shape[-rank:]
     after = [
-        max(geometry[4], _behind(*geometry)) for geometry in zip(sizes, outs, kernel, steps, pads, dilations, strict=True)
+        max(geometry[4], _behind(*geometry))
+        for geometry in zip(sizes, outs, kernel, steps, pads, dilations, strict=True)
     ]
-    pooled = _MAX[rank](
-        batched, kernel, steps, [*pads, *after], dilations, ceil_mode=False, layout=_LAYOUT[rank]
-    )
+    pooled = _MAX[rank](batched, kernel, steps, [*pads, *after], dilations, ceil_mode=False, layout=_LAYOUT[rank])
     values = operation.reshape(pooled, operation.shape)
     if not operation.uses(1):
         return [values, relax.op.zeros(operation.shape, "int64")]
@@ -48,7 +47,9 @@ def max_pool(
         np.arange(out)[:, None] * step - pad + np.arange(extent) * dilated
         for out, step, pad, extent, dilated in zip(outs, steps, pads, kernel, dilations, strict=True)
     ]
-    inside = [np.where((window >= 0) & (window < size), window, -1) for window, size in zip(windows, sizes, strict=True)]
+    inside = [
+        np.where((window >= 0) & (window < size), window, -1) for window, size in zip(windows, sizes, strict=True)
+    ]
     return [values, _positions(operation, batched, inside)]
 
 

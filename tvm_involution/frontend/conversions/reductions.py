@@ -84,9 +84,7 @@ def variance(
     if free == count:
         return spread
     if free <= 0:
-        return relax.op.divide(
-            relax.op.multiply(spread, operation.cast(float(count))), operation.cast(0.0)
-        )
+        return relax.op.divide(relax.op.multiply(spread, operation.cast(float(count))), operation.cast(0.0))
     return relax.op.multiply(spread, operation.cast(count / free))
 
 
@@ -118,9 +116,7 @@ def _reduce(
     return operation.reshape(reduced, operation.shape)
 
 
-def _position(
-    function: Callable[..., relax.Expr], operation: Operation, x: relax.Expr, dim: int | None
-) -> relax.Expr:
+def _position(function: Callable[..., relax.Expr], operation: Operation, x: relax.Expr, dim: int | None) -> relax.Expr:
     if dtype_of(x) == "bool":
         x = operation.cast(x, "int8")
     shape = shape_of(x)

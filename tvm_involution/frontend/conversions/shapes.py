@@ -209,14 +209,12 @@ def strided_positions(size: Sequence[int], stride: Sequence[int], offset: int) -
 def take_positions(operation: Operation, x: relax.Expr, positions: np.ndarray) -> relax.Expr:
     """Return the elements of x at places of its memory that are known."""
     size = int(np.prod(shape_of(x), dtype=np.int64))
-    if positions.size and not (0 <= positions.min() and positions.max() < size):
+    if positions.size and not (positions.min() >= 0 and positions.max() < size):
         raise IndexError(f"index out of range: {positions.min()} to {positions.max()} of {size} elements")
     return relax.op.take(operation.reshape(x, (size,)), constant(positions), 0, mode="clip")
 
 
-def replace_positions(
-    operation: Operation, x: relax.Expr, values: relax.Expr, positions: np.ndarray
-) -> relax.Expr:
+def replace_positions(operation: Operation, x: relax.Expr, values: relax.Expr, positions: np.ndarray) -> relax.Expr:
     """Return x with the elements at known places of its memory replaced, the last to come where a place comes twice."""
     shape = shape_of(x)
     size = int(np.prod(shape, dtype=np.int64))

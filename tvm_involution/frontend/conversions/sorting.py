@@ -38,9 +38,7 @@ def topk(
     return [found[0], found[1]]
 
 
-def kth_value(
-    operation: Operation, x: relax.Expr, k: int, dim: int = -1, keepdim: bool = False
-) -> list[relax.Expr]:
+def kth_value(operation: Operation, x: relax.Expr, k: int, dim: int = -1, keepdim: bool = False) -> list[relax.Expr]:
     """The k-th smallest of an axis and where it is."""
     shape = shape_of(x) or (1,)
     axis = dim % len(shape)
