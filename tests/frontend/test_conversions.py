@@ -17,13 +17,13 @@ import tvm_involution as ti
 from tvm_involution.frontend.conversions import CONVERTERS
 from tvm_involution.frontend.importer import export_module, import_exported_program
 
-I, J = torch.tensor([1, 2, 0]), torch.tensor([0, -3, 4])
+ROWS, COLUMNS = torch.tensor([1, 2, 0]), torch.tensor([0, -3, 4])
 MASK = torch.arange(9) % 2 == 0
 
 
 def put(x: Tensor) -> Tensor:
     y = x.clone()
-    y[:, I, :, J] = 7.0
+    y[:, ROWS, :, COLUMNS] = 7.0
     y[:, :, 0] += 1
     y[..., -1] = x[..., 0]
     return y
@@ -34,13 +34,13 @@ CASES: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
     "select from the end": lambda x: x.select(1, -1),
     "slice from the end": lambda x: x[:, -3:, ..., 1:-1:3],
     "slice beyond the end": lambda x: x[:, -30:2, 5:99],
-    "indices zipped behind slices": lambda x: x[:, :, I, J],
-    "indices zipped between slices": lambda x: x[:, I, J],
-    "indices zipped as columns": lambda x: x[:, :, I[:, None], J[:, None]],
-    "indices broadcast": lambda x: x[:, :, I[:, None], J],
-    "indices around a slice": lambda x: x[:, I, :, J],
-    "indices in front": lambda x: x[I % 2, J % 3],
-    "index of two axes": lambda x: x[:, torch.stack([I, J % 4])],
+    "indices zipped behind slices": lambda x: x[:, :, ROWS, COLUMNS],
+    "indices zipped between slices": lambda x: x[:, ROWS, COLUMNS],
+    "indices zipped as columns": lambda x: x[:, :, ROWS[:, None], COLUMNS[:, None]],
+    "indices broadcast": lambda x: x[:, :, ROWS[:, None], COLUMNS],
+    "indices around a slice": lambda x: x[:, ROWS, :, COLUMNS],
+    "indices in front": lambda x: x[ROWS % 2, COLUMNS % 3],
+    "index of two axes": lambda x: x[:, torch.stack([ROWS, COLUMNS % 4])],
     "mask known at compile time": lambda x: x * MASK + torch.where(MASK, x, 2.0),
     "permute by negative axes": lambda x: x.permute(0, -1, -3, -2),
     "amin": lambda x: x.amin((-1, 1)),

@@ -40,10 +40,10 @@ def export_module(
             return torch.export.export(module.eval(), tuple(inputs), dict(keywords or {}))
     except Exception as error:  # torch.export raises whatever the traced code raises
         shapes = [list(x.shape) for x in tree_leaves((inputs, keywords or {}))]
-        reason = _first_line(error)
+        reason = _first_line(error) + _raised_at(error)
         advice = "; use torch.where, or decide before compiling" if "data-dependent" in str(error) else ""
         raise UserError(
-            f"torch.export cannot trace {type(module).__name__} for inputs {shapes}: {reason}{_raised_at(error)}{advice}"
+            f"torch.export cannot trace {type(module).__name__} for inputs {shapes}: {reason}{advice}"
         ) from error
 
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from .conversions import CONVERTERS
-from .conversions.operation import Operation, constant, dtype_name, dtype_of, shape_of
+from .conversions.operation import Node, Operation, constant, dtype_name, dtype_of, shape_of
 
 # what torch works out here because no input matters is kept as a constant up to so many bytes
 _LARGEST_CONSTANT = 1 << 22
@@ -29,7 +29,7 @@ class Refused(Exception):
         node: the call of it, which knows its line.
     """
 
-    def __init__(self, reason: str, node: fx.Node) -> None:
+    def __init__(self, reason: str, node: Node) -> None:
         super().__init__(reason)
         self.node = node
 
@@ -72,19 +72,19 @@ class Translator(ExportedProgramImporter):
             self.block_builder._end_block()  # TVM says on standard error that it is still open
             raise
 
-    def create_convert_map(self) -> dict[str, Callable[[fx.Node], Any]]:
+    def create_convert_map(self) -> dict[str, Callable[[Node], Any]]:
         """Return what converts each operator, by its name in torch."""
         return dict.fromkeys((*CONVERTERS, *_ASSERTIONS, "getitem"), self._convert)
 
-    def _check_unsupported_func_type(self, nodes: list[fx.Node]) -> None:
+    def _check_unsupported_func_type(self, nodes: list[Node]) -> None:
         """Leave out TVM's check: what is missing was found, and what torch works out needs no converter."""
         names = [node.target.__name__ for node in nodes if node.op == "call_function"]
         self.convert_map.update(dict.fromkeys(names, self._convert))
 
-    def _work_out(self, node: fx.Node) -> None:
-        """Let torch compute what depends on no input; what has no elements needs no computing."""
+    def _work_out(self, node: Node) -> None:
+        """Let torch compute what depends on no input; what has no elements, or no values, needs no computing."""
         _check_static(node)
-        if _is_empty(node):
+        if _is_empty(node) or node.target.__name__.startswith(("empty", "new_empty")):
             self._known[node] = tree_map(lambda value: torch.zeros(value.shape, dtype=value.dtype), node.meta["val"])
         elif self._depends_on_nothing(node):
             arguments, keywords = tree_map(
@@ -92,7 +92,7 @@ class Translator(ExportedProgramImporter):
             )
             self._known[node] = node.target(*arguments, **keywords)
 
-    def _convert(self, node: fx.Node) -> Any:
+    def _convert(self, node: Node) -> Any:
         if node.target.__name__ in _ASSERTIONS:
             return None
         if node in self._known:
@@ -107,14 +107,14 @@ class Translator(ExportedProgramImporter):
             lines = str(error).strip().splitlines()
             raise Refused(f"{node.target}: {lines[0] if lines else type(error).__name__}", node) from error
 
-    def _part(self, node: fx.Node) -> Any:
+    def _part(self, node: Node) -> Any:
         whole, part = node.args
         values = self.env[whole]
         if part >= len(values):
             raise NotImplementedError(f"its result number {part} of {whole.target} is not supported")
         return values[part]
 
-    def _depends_on_nothing(self, node: fx.Node) -> bool:
+    def _depends_on_nothing(self, node: Node) -> bool:
         """Return whether torch can work out now what `node` is."""
         if _is_random(node):
             return False
@@ -125,7 +125,7 @@ class Translator(ExportedProgramImporter):
         )
         return size <= _LARGEST_CONSTANT and all(source in self._known for source in node.all_input_nodes)
 
-    def _arguments(self, node: fx.Node) -> tuple[list[Any], dict[str, Any]]:
+    def _arguments(self, node: Node) -> tuple[list[Any], dict[str, Any]]:
         """Return the arguments in the schema's order and those by name, defaults filled in, tensors as Relax."""
         positional, by_name = [], {}
         for place, argument in enumerate(node.target._schema.arguments):
@@ -160,7 +160,7 @@ class Translator(ExportedProgramImporter):
         return made if several else made[0]
 
 
-def _whole_numbers(program: torch.export.ExportedProgram) -> dict[fx.Node, Any]:
+def _whole_numbers(program: torch.export.ExportedProgram) -> dict[Node, Any]:
     """Return the values of buffers and constants of whole numbers: they are indices, often of known places."""
     signature = program.graph_signature
     tensors = {**dict(program.named_buffers()), **program.constants}
@@ -173,17 +173,17 @@ def _whole_numbers(program: torch.export.ExportedProgram) -> dict[fx.Node, Any]:
     return found
 
 
-def _is_random(node: fx.Node) -> bool:
+def _is_random(node: Node) -> bool:
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
-def _name(node: fx.Node) -> str:
+def _name(node: Node) -> str:
     """Return an operator's name, also of one that torch wraps because it has effects."""
     wrapped = [argument for argument in node.args if isinstance(argument, torch._ops.OpOverload)]
     return str(wrapped[0] if wrapped else node.target)
 
 
-def _check_static(node: fx.Node) -> None:
+def _check_static(node: Node) -> None:
     for value in tree_leaves(node.meta.get("val")):
         sizes = value.shape if isinstance(value, torch.Tensor) else [value]
         if any(isinstance(size, (torch.SymInt, torch.SymBool, torch.SymFloat)) for size in sizes):
@@ -191,7 +191,7 @@ def _check_static(node: fx.Node) -> None:
             raise Refused(reason, node)
 
 
-def _is_empty(node: fx.Node) -> bool:
+def _is_empty(node: Node) -> bool:
     """Return whether nothing is to be computed."""
     values = tree_leaves(node.meta["val"])
     return bool(values) and all(isinstance(value, torch.Tensor) and not value.numel() for value in values)

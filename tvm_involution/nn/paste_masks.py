@@ -19,8 +19,8 @@ LIBRARY.define("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt wi
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
     """Find the pixels where a mask, laid over its box, is at least `threshold`.
 
-    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0: at a threshold of 0
-    or below, that is every pixel outside.
+    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0: at a
+    threshold of 0 or below, that is every pixel outside.
 
     Args:
         masks: (N, M, S, S), probabilities.

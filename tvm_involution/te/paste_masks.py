@@ -9,8 +9,8 @@ from tvm import te, tirx
 def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: int, width: int, threshold: float = 0.5) -> te.Tensor:
     """Return the pixels (N, M, height, width) bool where a mask, laid over its box, is at least `threshold`.
 
-    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0: at a threshold of 0
-    or below, that is every pixel outside.
+    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0: at a
+    threshold of 0 or below, that is every pixel outside.
 
     Args:
         masks: (N, M, S, S), probabilities.

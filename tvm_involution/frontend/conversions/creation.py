@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from tvm import relax
 
-from .operation import Operation, Scalar
+from .operation import Converter, Operation, Scalar
 
 
-def filled(value: Scalar) -> object:
+def filled(value: Scalar) -> Converter:
     """Return the converter of a tensor of a given number, whatever the arguments: their shape is the result's."""
     return lambda operation, *_, **__: _full(operation, value)
 

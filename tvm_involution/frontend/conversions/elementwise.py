@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 from tvm import relax
+from tvm.relax import op
 
 from .operation import Converter, Operation, Scalar, constant, dtype_of
 
-Operand = relax.Expr | Scalar
+Operand: TypeAlias = relax.Expr | Scalar
 
 
 def unary(function: Callable[[relax.Expr], relax.Expr]) -> Converter:
@@ -26,7 +28,15 @@ def binary(function: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Converte
 
 def comparison(function: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Converter:
     """Return the converter of a comparison, made in the dtype that the operands have in common."""
-    return lambda operation, x, y: function(*operation.common(x, y))
+
+    def convert(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
+        if isinstance(x, relax.Var) and x is y and "float" in dtype_of(x) and function not in (op.less, op.greater):
+            # whether x is NaN; TVM takes each number to be equal to itself
+            number = relax.op.logical_not(relax.op.isnan(x))
+            return relax.op.isnan(x) if function is op.not_equal else number
+        return function(*operation.common(x, y))
+
+    return convert
 
 
 def logical(function: Callable[..., relax.Expr]) -> Converter:

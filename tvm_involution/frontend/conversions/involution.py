@@ -16,9 +16,9 @@ def involution2d(
     operation: Operation,
     x: relax.Expr,
     kernel: relax.Expr,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
 ) -> relax.Expr:
     """`tvm_involution::involution2d` -> `tvm_involution.involution2d`."""
     n, groups, kh, kw, oh, ow = operation.node.args[1].meta["val"].shape

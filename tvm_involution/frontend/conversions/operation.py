@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import fx
 from tvm import relax
 from tvm.ir import GenericConst
 
-Scalar = bool | int | float
-Result = relax.Expr | Sequence[relax.Expr]
-Converter = Callable[..., Result]
+# torch.fx types a node's arguments as a union of everything
+Node: TypeAlias = Any
+Scalar: TypeAlias = bool | int | float
+Result: TypeAlias = relax.Expr | Sequence[relax.Expr]
+Converter: TypeAlias = Callable[..., Result]
 """`(operation, *arguments)`, all arguments of torch's schema in its order, those by name by name -> the result(s)."""
 
 
@@ -25,7 +26,7 @@ class Operation:
         node: the call; `node.meta["val"]` is what torch says that comes out.
     """
 
-    def __init__(self, node: fx.Node, builder: relax.BlockBuilder, values: Mapping[fx.Node, Any]) -> None:
+    def __init__(self, node: Node, builder: relax.BlockBuilder, values: Mapping[Node, Any]) -> None:
         self.node = node
         self._builder = builder
         self._values = values
@@ -50,7 +51,7 @@ class Operation:
         """Return whether anybody looks at result number `result`."""
         return any(user.args[1] == result for user in self.node.users)
 
-    def value_of(self, node: fx.Node) -> relax.Expr:
+    def value_of(self, node: Node) -> relax.Expr:
         """Return what an earlier node became."""
         return self._values[node]
 
@@ -75,6 +76,7 @@ class Operation:
     def common(self, *values: relax.Expr | Scalar) -> list[relax.Expr]:
         """Return `values` in the dtype that torch computes with where such operands meet."""
         stand_ins = [_stand_in(value) if isinstance(value, relax.Expr) else value for value in values]
+        first: Any
         first, *others = stand_ins
         for other in others:
             first = torch.empty((), dtype=torch.result_type(first, other), device="meta")[(None,) * _rank(first, other)]

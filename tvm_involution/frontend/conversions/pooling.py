@@ -47,9 +47,7 @@ def max_pool(
         np.arange(out)[:, None] * step - pad + np.arange(extent) * dilated
         for out, step, pad, extent, dilated in zip(outs, steps, pads, kernel, dilations, strict=True)
     ]
-    inside = [
-        np.where((window >= 0) & (window < size), window, -1) for window, size in zip(windows, sizes, strict=True)
-    ]
+    inside = [np.where((w >= 0) & (w < size), w, -1) for w, size in zip(windows, sizes, strict=True)]
     return [values, _positions(operation, batched, inside)]
 
 
@@ -78,8 +76,8 @@ def avg_pool(
 ) -> relax.Expr:
     """The mean of each window, in which padding counts as zeros or not at all.
 
-    Where TVM's pooling counts otherwise, that of the padded tensor is multiplied by what it divides by and divided by what
-    torch does, which is known.
+    Where TVM's pooling counts otherwise, that of the padded tensor is multiplied by what it divides by and divided by
+    what torch does, which is known.
     """
     rank, batched = _batched(operation, x)
     kernel, steps, pads = (_each(v, rank) for v in (kernel_size, stride or kernel_size, padding))
