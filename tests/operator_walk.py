@@ -196,15 +196,15 @@ def table(verdicts: Sequence[Verdict], at_most: int | None) -> str:
         f"{sum(v.state == 'refused' for v in verdicts)} refused in one line, "
         f"{sum(v.state == 'wrong' for v in verdicts)} wrong, {sum(v.state == 'raw' for v in verdicts)} raw exceptions.",
         "",
-        "A few samples, others each time, are part of `make test`; `pytest -m every_sample` walks all of them. An operator",
-        "is one function in a file of `tvm_involution/frontend/conversions/` and one line in the table of its `__init__.py`;",
-        "what it returns is checked against the shape and dtype that PyTorch says come out.",
+        "A few samples, others each time, are part of `make test`; `pytest -m every_sample` walks all of them. An",
+        "operator is one function in a file of `tvm_involution/frontend/conversions/` and one line in the table of its",
+        "`__init__.py`; what it returns is checked against the shape and dtype that PyTorch says come out.",
         "",
         "## Indices out of range",
         "",
         "PyTorch raises where an index of `nn.Embedding`, `gather`, `index_select`, `scatter` or `x[i]` is out of range.",
-        "Compiled code can't: an index that is only known at run time is moved to the nearest one in range, so that",
-        "nothing outside the tensor is ever read or written. Where PyTorch lets indices count from the end (`x[i]`,",
+        "Compiled code can't: an index only known at run time is moved to the nearest one in range, so that nothing",
+        "outside the tensor is ever read or written. Where PyTorch lets indices count from the end (`x[i]`,",
         "`take`), so do they here. An index known at compile time is checked then.",
         "",
         "## Computed",
@@ -239,16 +239,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="append a line a sample to this file")
     parser.add_argument("--write", type=Path, help="write the table of operators to this file")
+    parser.add_argument("--from", dest="walked", type=Path, help="walk nothing: take what --json wrote")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     parts = [part for part in options.operators.split(",") if part]
     names = [name for name in OPERATORS if not parts or any(part in name for part in parts)]
     counts: dict[str, int] = defaultdict(int)
     verdicts: list[Verdict] = []
-    for verdict in walk(samples(names, options.samples, options.seed)):
+    walked = walk(samples(names, options.samples, options.seed))
+    if options.walked:
+        walked = (Verdict(**json.loads(line)) for line in options.walked.read_text().splitlines())
+    for verdict in walked:
         counts[verdict.state] += 1
         verdicts.append(verdict)
-        if options.json:
+        if options.json and not options.walked:
             with options.json.open("a") as file:
                 file.write(json.dumps(asdict(verdict)) + "\n")
         if verdict.state in ("wrong", "raw"):
