@@ -177,7 +177,7 @@ def _verdict(sample: Sample, error: Exception) -> Verdict:
     return Verdict(sample.operator, sample.number, "refused" if refused else "raw", why, repr(sample.module))
 
 
-def table(verdicts: Sequence[Verdict], at_most: int | None) -> str:
+def table(verdicts: Sequence[Verdict], at_most: int | None, seed: int) -> str:
     """Return the page of the documentation that says which operators are computed and which refused, and why."""
     of_operator: dict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
@@ -189,7 +189,7 @@ def table(verdicts: Sequence[Verdict], at_most: int | None) -> str:
         "# Operators of PyTorch",
         "",
         "Written by `PYTHONPATH=. python tests/operator_walk.py"
-        + (f" --samples {at_most}" if at_most else "")
+        + (f" --samples {at_most} --seed {seed}" if at_most else "")
         + " --write docs/torch-operators.md`, not by hand: PyTorch's own samples of its operators (OpInfo, float32), "
         f"{few}, exported, imported, compiled for a CPU, run and compared with PyTorch. torch {torch.__version__}: "
         f"{len(verdicts)} samples of {len(of_operator)} operators and variants, {computed} computed and right, "
@@ -259,7 +259,7 @@ def main() -> int:
             print(f"{verdict.state}: {verdict.operator} {verdict.number} ({verdict.call}): {verdict.why}", flush=True)
     print(dict(counts))
     if options.write:
-        options.write.write_text(table(verdicts, options.samples))
+        options.write.write_text(table(verdicts, options.samples, options.seed))
     return 1 if counts["wrong"] or counts["raw"] else 0
 
 

@@ -21,6 +21,13 @@ ROWS, COLUMNS = torch.tensor([1, 2, 0]), torch.tensor([0, -3, 4])
 MASK = torch.arange(9) % 2 == 0
 
 
+def put_under_masks(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[y > 1] = 0.5
+    y[x[:, :, 0, 0] < 0] = 2.0
+    return y
+
+
 def put(x: Tensor) -> Tensor:
     y = x.clone()
     y[:, ROWS, :, COLUMNS] = 7.0
@@ -91,6 +98,7 @@ CASES: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
     "strided": lambda x: x.as_strided((2, 3, 4), (7, 1, 20), 5),
     "diagonal": lambda x: x.diagonal(-2, 1, -1),
     "written": put,
+    "written under masks": put_under_masks,
     "scattered": lambda x: x.scatter(2, x.argsort(2)[:, :, :4], x[:, :, 5:] * 10),
     "added up": lambda x: x.scatter_add(3, (x.abs() * 4).long().clamp(max=8), x),
     "counted": lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5])).float(),

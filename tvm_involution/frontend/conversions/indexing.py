@@ -35,6 +35,10 @@ def index_put(
 ) -> relax.Expr:
     """x with `x[indices] = values`, or `+= values`, where an element that is named twice grows twice."""
     shape = shape_of(x)
+    if _is_mask_alone(indices) and math.prod(shape_of(values)) == 1 and not accumulate:  # x[mask] = number
+        mask = indices[0]
+        mask = operation.reshape(mask, (*shape_of(mask), *(1,) * (len(shape) - len(shape_of(mask)))))
+        return relax.op.where(mask, operation.reshape(operation.cast(values), ()), x)
     places = _places(operation, x, indices, first=True)
     linear_shape, rest = shape_of(places.linear), shape_of(places.folded)[1:]
     rows = math.prod(linear_shape)
@@ -263,6 +267,11 @@ def _places(operation: Operation, x: relax.Expr, indices: Sequence[relax.Expr | 
         at = _in_range(operation, given[axis], size, wraps=True)
         linear = at if linear is None else _plus(operation, _times(operation, linear, size), at)
     return _Places(folded, linear, position, leading, order)
+
+
+def _is_mask_alone(indices: Sequence[relax.Expr | None]) -> bool:
+    first, *others = indices
+    return first is not None and dtype_of(first) == "bool" and not others
 
 
 def _without_masks(indices: Sequence[relax.Expr | None]) -> list[relax.Expr | None]:
