@@ -15,6 +15,14 @@ import tvm_involution as ti
 from tvm_involution.nn.build import init_weights
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what takes an hour, unless it is asked for by its marker."""
+    if "every_sample" not in config.getoption("-m"):
+        for item in items:
+            if item.get_closest_marker("every_sample"):
+                item.add_marker(pytest.mark.skip(reason="takes an hour; -m every_sample runs it"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_tuning_logs_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what the user has tuned out of the tests, and of the processes they start."""

@@ -16,6 +16,7 @@ from tvm import relax
 
 from . import __version__, lowering
 from .arguments import UNCHECKED, Size, checked
+from .errors import told_in_one_line
 from .files import atomic_write, check_room
 from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
@@ -115,19 +116,20 @@ def compile(  # the contract's verb
     first, program = functions[f"batch_{batches[0]}"], programs[batches[0]]
     axes = network.batch_axes(batches)
 
-    mod = pipeline.run(
-        mod,
-        resolved,
-        dtype=wanted,
-        records=records,
-        cuda_graph=cuda_graph and resolved.kind.name == "cuda",
-        tf32=tf32,
-        debug_dump=dump,
-        progress=progress,
-    )
-    kernels = count_kernels(mod)
-    progress("generate code")
-    executable = lowering.build(mod, resolved)
+    with told_in_one_line(f"cannot compile {network.name} for {resolved.kind.name}"):
+        mod = pipeline.run(
+            mod,
+            resolved,
+            dtype=wanted,
+            records=records,
+            cuda_graph=cuda_graph and resolved.kind.name == "cuda",
+            tf32=tf32,
+            debug_dump=dump,
+            progress=progress,
+        )
+        kernels = count_kernels(mod)
+        progress("generate code")
+        executable = lowering.build(mod, resolved)
 
     host = resolved.host if resolved.host is not None else resolved
     metadata = LibraryMetadata(

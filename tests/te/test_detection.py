@@ -59,11 +59,14 @@ def test_roi_align(rng, channels, sampling_ratio):
     assert reference.relative_norm(actual, np.stack(expected)) < 1e-5
 
 
-def test_paste_masks(rng):
+@pytest.mark.parametrize("threshold", [0.5, 0.0, -0.25])
+def test_paste_masks(rng, threshold):
+    """What lies outside a mask is 0, which a threshold of 0 or below takes in."""
     masks, boxes = random_masks(rng, 5)
+    masks = masks if threshold > 0 else masks - 0.5
     arrays = (masks.numpy(), boxes.numpy())
-    actual = run(lambda *x: paste_masks(*x, 30, 40), arrays, (2, 5, 30, 40), "bool")
-    expected = torch_paste_masks(masks.double(), boxes.double(), 30, 40)
-    assert expected.any() and not actual[:, -1].any()
+    actual = run(lambda *x: paste_masks(*x, 30, 40, threshold), arrays, (2, 5, 30, 40), "bool")
+    expected = torch_paste_masks(masks.double(), boxes.double(), 30, 40, threshold)
+    assert expected.any() and not expected.all() and (actual[:, -1] == (threshold <= 0)).all()
     # a pixel right at the threshold may fall on either side
     assert (actual != expected.numpy()).sum() <= 2

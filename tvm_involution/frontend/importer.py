@@ -5,32 +5,26 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 import tvm
 from torch.export.graph_signature import OutputKind
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflatten
-from tvm import relax
-from tvm.relax.frontend.torch import from_exported_program
 
 from ..errors import UserError
-from ..relax.operators import involution as operator
-from . import conversions
+from .decompositions import decompositions
 from .half_types import half_type, in_wider_types
 from .sizes import check_sizes
 from .source import source_line
+from .translator import Refused, Translator
 from .unfold_pattern import rewrite_unfold_involutions
 
 _RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT)
-_KEPT = (
-    torch.ops.aten.batch_norm.default,
-    torch.ops.aten.upsample_nearest2d.vec,
-    torch.ops.aten.upsample_bilinear2d.vec,
-    torch.ops.aten.adaptive_avg_pool2d.default,
-)
 
 
 def export_module(
@@ -51,12 +45,11 @@ def export_module(
         with torch.no_grad(), _evaluation(module):
             return torch.export.export(module, tuple(inputs), dict(keywords or {}))
     except Exception as error:  # torch.export raises whatever the traced code raises
-        reason = str(error).strip().splitlines()
         shapes = [list(x.shape) for x in tree_leaves((inputs, keywords or {}))]
+        reason = _first_line(error) + _raised_at(error)
+        advice = "; use torch.where, or decide before compiling" if "data-dependent" in str(error) else ""
         raise UserError(
-            f"torch.export cannot trace {type(module).__name__} for inputs {shapes}: "
-            f"{reason[0] if reason else type(error).__name__}; "
-            "the module must run on these shapes without data-dependent Python"
+            f"torch.export cannot trace {type(module).__name__} for inputs {shapes}: {reason}{advice}"
         ) from error
 
 
@@ -87,30 +80,19 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
-        program = program.run_decompositions(_decompositions())
+        try:
+            program = program.run_decompositions(decompositions())
+        except Exception as error:  # decompositions are Python, too
+            raise UserError(f"cannot import the network: torch cannot decompose it: {_first_line(error)}") from error
     check_sizes(program)
     _check_state(program)
     _keep_tensors(program)
     try:
-        return from_exported_program(
-            program,
-            run_ep_decomposition=False,
-            unwrap_unit_return_tuple=True,
-            custom_convert_map={
-                "involution2d.default": _convert_involution2d,
-                "nms.default": conversions.convert_nms,
-                "roi_align.default": conversions.convert_roi_align,
-                "paste_masks.default": conversions.convert_paste_masks,
-                "amax.default": conversions.convert_amax,
-                "softshrink.default": conversions.convert_softshrink,
-                "squeeze.dim": conversions.convert_squeeze,
-                "squeeze.dims": conversions.convert_squeeze,
-                "sort.stable": conversions.convert_sort_stable,
-                "upsample_nearest2d.vec": conversions.convert_nearest,
-            },
-        )
-    except Exception as error:  # converters raise whatever they trip over
-        raise UserError(f"cannot import the network: {_first_line(error)}{_source_of(program, error)}") from error
+        return Translator(program).translate()
+    except Refused as error:
+        raise UserError(f"cannot import the network: {error}{source_line(error.node)}") from error
+    except Exception as error:  # TVM's importer, over what is no operator
+        raise UserError(f"cannot import the network: {_first_line(error)}") from error
 
 
 def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:
@@ -182,65 +164,23 @@ def _keep_tensors(program: torch.export.ExportedProgram) -> None:
         program.graph_module.recompile()
 
 
-def _decompositions() -> dict[Any, Any]:
-    """Return torch's default decompositions, save those of what Relax has whole, or a pass of ours folds."""
-    table = torch.export.default_decompositions()
-    for kept in _KEPT:
-        table.pop(kept, None)
-    return table
-
-
-def _convert_involution2d(node: Any, importer: Any) -> relax.Var:
-    x_node, kernel_node, stride, padding, dilation = node.args
-    kernel_h, kernel_w = (int(k) for k in kernel_node.meta["val"].shape[2:4])
-    call = operator.involution2d(
-        importer.env[x_node], _packed_kernel(kernel_node, importer), (kernel_h, kernel_w), stride, padding, dilation
-    )
-    return importer.block_builder.emit(call)
-
-
-def _packed_kernel(node: Any, importer: Any) -> relax.Expr:
-    """Return the kernel as (N, G*KH*KW, OH, OW), past the view that gave it six dimensions if there is one.
-
-    Going past the view keeps the span convolution's output visible to layout conversion.
-    """
-    n, groups, kh, kw, oh, ow = node.meta["val"].shape
-    packed = (n, groups * kh * kw, oh, ow)
-    source = node
-    while source.target in (torch.ops.aten.view.default, torch.ops.aten.reshape.default):
-        source = source.args[0]
-        if tuple(source.meta["val"].shape) == packed:
-            return importer.env[source]
-    return importer.block_builder.emit(relax.op.reshape(importer.env[node], packed))
-
-
 def _first_line(error: Exception) -> str:
+    """Return what an exception says, and its type where it is not the message that tells what went wrong."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    plain = isinstance(error, (RuntimeError, UserError))
+    return lines[0] if plain else f"{type(error).__name__}: {lines[0]}"
 
 
-def _source_of(program: torch.export.ExportedProgram, error: Exception) -> str:
-    """Return the user's Python line of the operator that was being converted, or that the message of `error` names."""
-    node = _converted_node(error) or next(
-        (
-            node
-            for node in program.graph.nodes
-            if node.op == "call_function" and getattr(node.target, "__name__", str(node.target)) in str(error)
-        ),
-        None,
-    )
-    if node is None:
-        return ""
-    own = f" in {node.target}" if getattr(node.target, "__name__", "") not in str(error) else ""
-    return own + source_line(node)
-
-
-def _converted_node(error: Exception) -> torch.fx.Node | None:
-    """Return the node that the importer was at when it failed; it raises before the first where it lacks operators."""
-    found, trace = None, error.__traceback__
-    while trace is not None:
-        node = trace.tb_frame.f_locals.get("node")
-        if isinstance(node, torch.fx.Node) and node.op == "call_function":
-            found = node
-        trace = trace.tb_next
-    return found
+def _raised_at(error: Exception) -> str:
+    """Return the last line of the user's Python that an exception passed, in brackets."""
+    standard = str(Path(traceback.__file__).parent)
+    others = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(others)
+        and (not frame.filename.startswith(standard) or "site-packages" in frame.filename)
+    ]
+    return f" ({frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line})" if frames else ""

@@ -13,6 +13,7 @@ It is matched on the exported graph, before decomposition turns the unfold into 
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -45,7 +46,9 @@ def rewrite_unfold_involutions(program: torch.export.ExportedProgram) -> torch.e
     """
     if not any(node.target is torch.ops.aten.im2col.default for node in program.graph.nodes):
         return program
-    program = copy.deepcopy(program)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch about its own trees, which it copies
+        program = copy.deepcopy(program)
     graph = program.graph_module.graph
     for node in list(graph.nodes):
         match = _match(node)

@@ -19,11 +19,12 @@ LIBRARY.define("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt wi
 def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
     """Find the pixels where a mask, laid over its box, is at least `threshold`.
 
-    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0.
+    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0: at a
+    threshold of 0 or below, that is every pixel outside.
 
     Args:
         masks: (N, M, S, S), probabilities.
-        boxes: (N, M, 4), (x1, y1, x2, y2) in pixels of the image; one without area has no pixels.
+        boxes: (N, M, 4), (x1, y1, x2, y2) in pixels of the image; one without area covers no pixel.
         height: rows of the image, in pixels.
         width: its columns.
 

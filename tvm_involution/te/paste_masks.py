@@ -9,7 +9,8 @@ from tvm import te, tirx
 def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: int, width: int, threshold: float = 0.5) -> te.Tensor:
     """Return the pixels (N, M, height, width) bool where a mask, laid over its box, is at least `threshold`.
 
-    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0.
+    Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0: at a
+    threshold of 0 or below, that is every pixel outside.
 
     Args:
         masks: (N, M, S, S), probabilities.
@@ -50,7 +51,7 @@ def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: int, width: int, thr
         place = columns[n, m, x]
         value = interpolate(place, lambda column: rows[n, m, y, column])
         seen = tirx.all(place > _f32(-1), place < _f32(cells))
-        return tirx.if_then_else(seen, value >= _f32(threshold), tirx.const(False, "bool"))
+        return tirx.if_then_else(seen, value >= _f32(threshold), tirx.const(threshold <= 0, "bool"))
 
     return te.compute((batch, regions, height, width), covered, name="masks", tag="injective")
 

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which operators torch takes apart before they are imported, and which stay whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._decomp import global_decomposition_table
+
+from .conversions.interpolation import is_plain
+
+_ATEN = torch.ops.aten
+# what Relax has whole, or a pass of ours folds
+_KEPT = (_ATEN.batch_norm.default, _ATEN.adaptive_avg_pool2d.default)
+# what Relax has whole only where pixels lie where the two sizes say
+_KEPT_IF_PLAIN = (_ATEN.upsample_nearest2d.vec, _ATEN.upsample_bilinear2d.vec)
+# what torch can take apart, but takes for core
+_ALSO = (
+    _ATEN._batch_norm_with_update_functional.default,
+    _ATEN._native_batch_norm_legit_functional.default,
+    _ATEN.addmv.default,
+    _ATEN.as_strided_copy.default,
+    _ATEN.dist.default,
+    _ATEN.grid_sampler_2d.default,
+    _ATEN.ldexp.Tensor,
+    _ATEN.lcm.default,
+    _ATEN.linalg_vector_norm.default,
+    _ATEN.narrow_copy.default,
+    _ATEN.permute_copy.default,
+    _ATEN.unbind_copy.int,
+    _ATEN.view_copy.default,
+)
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Return torch's default decompositions, without those of what stays whole and with some more."""
+    table, more = torch.export.default_decompositions(), global_decomposition_table["post_autograd"]
+    for operator in _KEPT:
+        table.pop(operator, None)
+    for operator in _KEPT_IF_PLAIN:
+        table[operator] = _unless_plain(more[operator])
+    for operator in _ALSO:
+        table[operator] = more[operator]
+    return table
+
+
+def _unless_plain(decomposition: Callable[..., Any]) -> Callable[..., Any]:
+    def decompose(x: torch.Tensor, output_size: Any, *arguments: Any) -> Any:
+        if is_plain(x, output_size, arguments[-1]):
+            return NotImplemented
+        return decomposition(x, output_size, *arguments)
+
+    return decompose
