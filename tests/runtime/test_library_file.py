@@ -52,7 +52,7 @@ def test_missing_file(tmp_path: Path) -> None:
     for path in (tmp_path, "/dev/null"):
         with pytest.raises(UserError, match="is no file"):
             ti.load(path)
-    with pytest.raises(UserError, match="named by its path, got NoneType"):
+    with pytest.raises(UserError, match="path must be a string or a path, got None"):
         ti.load(None)  # type: ignore[arg-type]
 
 

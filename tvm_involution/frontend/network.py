@@ -159,13 +159,7 @@ class Network:
             )
         shape = (batch, channels[0], *self.image_size)
         check_size(shape)
-        try:
-            picture = torch.zeros(shape, dtype=getattr(torch, self.own_dtype))
-        except RuntimeError as error:
-            raise UserError(
-                f"an input of {list(shape)} does not fit into memory; take a smaller batch or size"
-            ) from error
-        return export_module(self.module, [picture])
+        return export_module(self.module, [torch.zeros(shape, dtype=getattr(torch, self.own_dtype))])
 
     def _export_resized(self, own: int, batch: int) -> torch.export.ExportedProgram:
         """Trace the examples with `batch` where their first size is `own`."""

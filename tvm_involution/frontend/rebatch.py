@@ -48,6 +48,8 @@ def rebatched_axes(program: torch.export.ExportedProgram, batch: int) -> BatchAx
 
 def _rebatch(program: torch.export.ExportedProgram, n: int, m: int) -> Trace:
     graph = copy.deepcopy(program.graph)
+    for node, original in zip(graph.nodes, program.graph.nodes, strict=True):
+        node.name = original.name  # a copy does not keep names that are Python's, such as `input`
     mode = detect_fake_mode([node.meta.get("val") for node in graph.nodes])
     assert mode is not None
     inputs = set(program.graph_signature.user_inputs)

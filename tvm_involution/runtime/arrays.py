@@ -60,10 +60,6 @@ def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
     if torch is not None and inputs and all(isinstance(array, torch.Tensor) for array in inputs):
         wanted = torch.device(device[0]) if device[0] == "cpu" else torch.device(*device)
         for tensor in inputs:
-            if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-                raise UserError("a network cannot run inside vmap and other torch.func transformations; pass batches")
-            if tensor.layout != torch.strided:
-                raise UserError(f"a network takes dense tensors, got {tensor.layout}; convert it: .to_dense()")
             if tensor.device != wanted:
                 raise UserError(
                     f'the network runs on {wanted}, got a tensor on {tensor.device}; move it: .to("{wanted}")'
@@ -88,9 +84,7 @@ def _strangeness(tensor: Any) -> str:
         in_memory = tensor.data_ptr() or not tensor.numel()
     except RuntimeError:
         in_memory = False
-    return (
-        "" if in_memory else "without memory: fake, masked, or under a transform of torch.func, which cannot be taken"
-    )
+    return "" if in_memory else "without memory: fake, masked, or under vmap or another transform of torch.func"
 
 
 def numpy_dtype(name: str) -> np.dtype:
