@@ -108,7 +108,7 @@ def test_load_and_calls(small_library):
     assert_refused(lambda: ti.load(small_library, 3), "unknown device 3")
     net = ti.load(small_library)
     x = torch.zeros(1, 3, 32, 32)
-    assert_refused(lambda: net(x.to_sparse()), "dense tensors")
+    assert_refused(lambda: net(x.to_sparse()), "plain tensors")
     assert_refused(lambda: torch.vmap(net)(x[None]), "vmap")
     assert_refused(lambda: net(np.ma.zeros(x.shape, np.float32)), "masked")
     assert_refused(lambda: net(x.to("meta")), "runs on cpu")

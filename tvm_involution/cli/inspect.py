@@ -37,7 +37,8 @@ def inspect_command(library: Path, as_json: bool) -> None:
         *(("output", _tensor(spec)) for spec in metadata.outputs),
         (
             "batch sizes",
-            ", ".join(str(size) for size in metadata.batch_sizes) + " (others are served by these)",
+            ", ".join(map(str, metadata.batch_sizes))
+            + (f" alone: {metadata.mixed_by}" if metadata.mixed_by else " (others are served by these)"),
         ),
         ("weights", metadata.weights_origin),
         ("classes", f"{len(metadata.classes)} named" if metadata.classes else "not named"),
