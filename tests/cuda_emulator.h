@@ -439,19 +439,22 @@ inline void launch(void (*body)(), uint3 grid, uint3 block, size_t dynamic_bytes
   make_fibers(thread_count);
   kernel = body;
   if (dynamic_bytes) shared(0, "dynamic shared memory", dynamic_bytes);
-  for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
-    for (blockIdx.y = 0; blockIdx.y < grid.y; blockIdx.y++)
-      for (blockIdx.x = 0; blockIdx.x < grid.x; blockIdx.x++) {
-        for (Memory* memory : shared_memories)
-          if (memory) memset(memory->data, 0xff, memory->size);
-        for (int i = 0; i < thread_count; i++) {
-          threads[i].state = kReady;
-          threads[i].index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
-          threads[i].copy_count = threads[i].group = 0;
-          threads[i].collectives = 0;
-        }
-        run_block();
-      }
+  // a GPU promises no order of blocks
+  bool descending = getenv("EMULATOR_DESCENDING");
+  unsigned blocks = grid.x * grid.y * grid.z;
+  for (unsigned step = 0; step < blocks; step++) {
+    unsigned index = descending ? blocks - 1 - step : step;
+    blockIdx = {index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y};
+    for (Memory* memory : shared_memories)
+      if (memory) memset(memory->data, 0xff, memory->size);
+    for (int i = 0; i < thread_count; i++) {
+      threads[i].state = kReady;
+      threads[i].index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+      threads[i].copy_count = threads[i].group = 0;
+      threads[i].collectives = 0;
+    }
+    run_block();
+  }
   for (Memory*& memory : shared_memories) memory = nullptr;
 }
 

@@ -75,6 +75,8 @@ CASES = [
     Convolution((1, 6, 10, 24), 21, 3, 1, 1),
     Convolution((1, 1, 1, 160), 36),
     Convolution((2, 20, 30, 16), 196),
+    # warps share its sum, in tiles that are no multiple of them
+    Convolution((1, 7, 7, 512), 128),
 ]
 
 

@@ -226,11 +226,17 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         _write_from_registers(sch, sums, epilogue, warp, problem.tiles)
     else:
         partial = sch.cache_write(mma, 0, "warp")
-        _add_up(sch, partial, total, block, warp, along_sum)
+        added, part = _add_up(sch, partial, total, block, warp)
+        shared = [added]
         if problem.pixels == 1:
             _write_one_pixel(sch, sums, epilogue, block)
         else:
-            _write_from_shared(sch, sums, epilogue, block, problem.tiles, along_sum)
+            shared.append(_write_from_shared(sch, sums, epilogue, block, problem.tiles))
+        # last: what joins behind an uneven split takes its neighbours' elements too (TVM 0.27)
+        for loop in shared:
+            _, mine = sch.split(loop, [None, along_sum])
+            sch.bind(mine, "threadIdx.y")
+        sch.decompose_reduction(total, part)
     init = sch.decompose_reduction(mma, chunk_outer)
     *_, init_lane, init_register = loops = sch.get_loops(init)
     sch.bind(init_lane, "threadIdx.x")
@@ -263,8 +269,14 @@ def _write_from_registers(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockR
     _finish(sch, sums, epilogue, lane, tiles)
 
 
-def _add_up(sch: s_tir.Schedule, partial: SBlockRV, total: SBlockRV, block: LoopRV, warp: LoopRV, warps: int) -> None:
-    """Put each warp's sums into shared memory and add them up there."""
+def _add_up(
+    sch: s_tir.Schedule, partial: SBlockRV, total: SBlockRV, block: LoopRV, warp: LoopRV
+) -> tuple[LoopRV, LoopRV]:
+    """Put each warp's sums into shared memory and add them up there.
+
+    Returns:
+        The loop over the tiles to add up, for the warps to share, and that over their parts.
+    """
     sch.set_scope(partial, 0, "shared")
     sch.transform_layout(partial, ("write", 0), lambda k, lane, p, b, t, r: (k, p, b, t, lane, r))
     sch.reverse_compute_at(partial, warp, preserve_unit_loops=True)
@@ -283,29 +295,25 @@ def _add_up(sch: s_tir.Schedule, partial: SBlockRV, total: SBlockRV, block: Loop
     tile = sch.fuse(*inner)
     sch.bind(lane, "threadIdx.x")
     sch.reverse_compute_at(registers, lane)
-    # split after the copy has joined: one that joins an unevenly split loop loses its bound (TVM 0.27)
-    _, mine = sch.split(tile, [None, warps])
-    sch.bind(mine, "threadIdx.y")
-    sch.decompose_reduction(total, part)
+    return tile, part
 
 
-def _write_from_shared(
-    sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV, tiles: int, warps: int
-) -> None:
-    """Let all warps finish the tile, a lane neighbouring channels of a pixel."""
+def _write_from_shared(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV, tiles: int) -> LoopRV:
+    """Finish the tile, a lane neighbouring channels of a pixel; return the loop for the warps to share."""
     sch.reverse_compute_at(sums, block, preserve_unit_loops=True)
     sch.set_scope(sums, 0, "local")
     columns, packs, lane, pixel = _to_lanes(sch, sums, tiles)
     sch.reorder(columns, packs, pixel, lane)
-    _, warp = sch.split(sch.fuse(columns, packs, pixel), [None, warps])
-    sch.bind(warp, "threadIdx.y")
+    tile = sch.fuse(columns, packs, pixel)
     _finish(sch, sums, epilogue, lane, tiles)
+    return tile
 
 
 def _write_one_pixel(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV) -> None:
     """Let every warp finish the one pixel: a bound on an axis of one element would be lost (TVM 0.27)."""
     for part in (sums, epilogue):
         sch.reverse_compute_at(part, block)
+    for part in (sums, epilogue):
         _, *loops = sch.get_loops(part)
         _, lane = sch.split(sch.fuse(*loops), [None, LANES])
         sch.bind(lane, "threadIdx.x")
