@@ -16,12 +16,13 @@ def infer_elementwise(call: relax.Call, _: Mapping[str, list[str]], layouts: Map
     """Follow the first argument of full rank; where one broadcasts from fewer axes nothing is laid out anew."""
     tensors = [argument for argument in call.args if isinstance(argument.ty, relax.TensorType)]
     rank = call.ty.ndim
-    layout = next((str(layouts[x].layout.name) for x in tensors if x in layouts and x.ty.ndim == rank), _letters(rank))
+    known = (layouts[x].layout for x in tensors if x in layouts and x.ty.ndim == rank)
+    layout = next((str(found.name) for found in known if found is not None), _letters(rank))
     if any(x.ty.ndim not in (0, rank) for x in tensors):
         layout = _letters(rank)
     return tvm.ir.make_node(
         "relax.transform.InferLayoutOutput",
-        input_layouts=[_decision(layout if x.ty.ndim == rank else "") for x in tensors],
+        input_layouts=[_decision(layout if x.ty.ndim == rank else _letters(x.ty.ndim)) for x in tensors],
         output_layouts=[_decision(layout)],
         new_attrs=call.attrs,
         new_args={},

@@ -33,7 +33,7 @@ _MOVES = _names("""
     where zeros zeros_like
 """)
 _ROUNDS_ONCE = _names("""
-    abs add ceil clip divide equal floor greater greater_equal isfinite isinf isnan less less_equal maximum minimum
+    abs add ceil clip divide equal floor greater greater_equal less less_equal maximum minimum
     multiply negative nn.leakyrelu nn.relu not_equal round sign subtract trunc
 """)
 _KEPT = _MOVES | _ROUNDS_ONCE | {involution.OP_NAME}
