@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import difflib
 import json
 import platform
@@ -14,7 +13,9 @@ from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, W
 from .cpu_target import check_cpu, with_defaults
 from .errors import UserError
 from .quiet import quiet_stderr
+from .runtime.cuda_driver import cuda_problem
 from .runtime.threads import physical_cores
+from .runtime.tvm_runtime import load_cuda_runtime
 
 CACHE_BYTES = 4 << 20
 """of the second-level caches of some cores"""
@@ -135,9 +136,9 @@ def lowering_config(target: tvm.target.Target) -> dict[str, bool]:
 
 def _local_gpu() -> tvm.target.Target:
     if gpu_name() is None:
+        problem = cuda_problem() or "no NVIDIA GPU on this machine"
         raise UserError(
-            "no NVIDIA GPU on this machine; name the card to build for, such as --target nvidia/nvidia-h100, "
-            "or use --target llvm"
+            f"{problem}; or name the card to build for, such as --target nvidia/nvidia-h100, or use --target llvm"
         )
     return tvm.target.Target(tvm.target.Target.from_device("cuda"), host=tvm.target.Target(host_cpu()))
 
@@ -145,10 +146,10 @@ def _local_gpu() -> tvm.target.Target:
 def gpu_name() -> str | None:
     """Return the name of this machine's first GPU, None where there is none."""
     try:
-        ctypes.CDLL("libcuda.so.1")
+        load_cuda_runtime()
         device = tvm.cuda(0)
         return str(device.device_name) if device.exist else None
-    except (OSError, RuntimeError, AttributeError):
+    except (UserError, OSError, RuntimeError, AttributeError):
         return None
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..compute_capability import runs_on
 from ..errors import UserError
+from .cuda_driver import cuda_problem
 from .ffi import tvm_ffi
 from .threads import run_between_calls
 
@@ -39,16 +40,16 @@ def load_cuda_runtime() -> None:
     """Load the CUDA part of the runtime.
 
     Raises:
-        UserError: no NVIDIA driver or CUDA runtime on this machine.
+        UserError: no NVIDIA driver or one that is too old, no GPU, or no CUDA runtime on this machine.
     """
     load_runtime()
+    if problem := cuda_problem():
+        raise UserError(f"{problem}; or compile the network with --target llvm")
     try:
-        ctypes.CDLL("libcuda.so.1")
         ctypes.CDLL(str(_library_dir() / "libtvm_runtime_cuda.so"), ctypes.RTLD_GLOBAL)
     except OSError as error:
         raise UserError(
-            f"no NVIDIA driver and CUDA runtime on this machine ({error}); run the library on a machine with a GPU, or "
-            "compile the network with --target llvm"
+            f"TVM's CUDA runtime cannot be loaded ({error}); or compile the network with --target llvm"
         ) from error
 
 
