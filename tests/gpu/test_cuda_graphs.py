@@ -11,7 +11,7 @@ from tvm import relax
 from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.passes.capture_cuda_graphs import has_cuda_graphs
-from tvm_involution.runtime.stream_order import StreamOrder
+from tvm_involution.runtime.stream_order import StreamOrder, order_of
 from tvm_involution.target import resolve_target
 
 
@@ -53,6 +53,11 @@ class FakeStream:
 
     def synchronize(self) -> None:
         self.idle += 1
+
+
+def test_networks_of_a_gpu_share_their_order():
+    assert order_of(0) is order_of(0) and order_of(0).lock is order_of(0).lock
+    assert order_of(0) is not order_of(1)
 
 
 def test_streams_take_turns():

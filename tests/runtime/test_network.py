@@ -436,3 +436,13 @@ def test_cuda_library_without_gpu(folder: Path, device: str | None) -> None:
     with pytest.raises(UserError, match=r"no (NVIDIA driver|GPU)") as caught:
         ti.load(path, device)
     assert "\n" not in str(caught.value)
+
+
+def test_warm_up_calls_every_batch_size(small_library, monkeypatch):
+    network, called = ti.load(small_library), []
+    call = type(network)._call
+    monkeypatch.setattr(
+        type(network), "_call", lambda self, size, *rest: called.append(size) or call(self, size, *rest)
+    )
+    network.warm_up()
+    assert called == [1, 4]

@@ -6,22 +6,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..arguments import check_argument
 from ..errors import UserError
-from .arrays import ArrayKind, array_kind
+from .arrays import ArrayKind, array_kind, numpy_dtype
 from .batching import split_batch
 from .ffi import tvm_ffi
 from .fresh_outputs import FreshOutputs
 from .library_file import check_runnable, private_copy
 from .metadata import UNKNOWN, LibraryMetadata, TensorSpec
-from .stream_order import StreamOrder
+from .stream_order import StreamOrder, order_of
 from .threads import run_on_pool
 from .tvm_runtime import check_cuda_device, load_runtime, release_memory, tvm_version
 
@@ -49,8 +50,7 @@ class CompiledNetwork:
         self.device = (metadata.device_type, device_index)
         self._source = source
         self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._order = StreamOrder()
+        self._order = StreamOrder() if metadata.device_type == "cpu" else order_of(device_index)
         devices = [_DLPACK[metadata.device_type], device_index, _POOLED]
         if metadata.device_type != "cpu":
             devices += [_DLPACK["cpu"], 0, _POOLED]
@@ -89,6 +89,15 @@ class CompiledNetwork:
         else:
             outputs = self._call_in_pieces(batch, kind, inputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def warm_up(self) -> None:
+        """Call the network once with each of its batch sizes, on zeros.
+
+        What the first call does is then done: memory is taken, and on a GPU the kernels are captured as CUDA graphs.
+        While they are, no other thread may use CUDA, so call it before other threads do.
+        """
+        for size in self.metadata.batch_sizes:
+            self(*(np.zeros(spec.shape_for(size), numpy_dtype(spec.dtype)) for spec in self.metadata.inputs))
 
     def run(self, *inputs: Any) -> dict[str, Any]:
         """Run the network and return its outputs by name."""
@@ -155,7 +164,7 @@ class CompiledNetwork:
 
     def _turn(self) -> contextlib.AbstractContextManager[Any]:
         # calls on the CPU take turns in the executor thread; a lock that another thread holds would not survive a fork
-        return contextlib.nullcontext() if self.device[0] == "cpu" else self._lock
+        return contextlib.nullcontext() if self.device[0] == "cpu" else self._order.lock
 
     def _on_device(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.device[0] == "cpu":

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls from several CUDA streams take turns on a network's buffers, which it has once."""
+"""Calls from several CUDA streams take turns: a network has its buffers once, the networks of a GPU share a pool."""
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 
@@ -21,13 +22,14 @@ class Stream(Protocol):
 
 
 class StreamOrder:
-    """The streams that a network was called on.
+    """The streams that networks were called on, and the lock under which one at a time is queued.
 
-    A call writes activations that the call before, on another stream, may still be reading; and memory of outputs that
-    were dropped is used again, whose last readers may be queued on any stream that outputs were returned on.
+    A call writes activations that the call before, on another stream, may still be reading; and memory that any network
+    of the process dropped is used again, whose last readers may be queued on any stream that outputs were returned on.
     """
 
     def __init__(self) -> None:
+        self.lock = threading.Lock()
         self._streams: dict[int, Stream] = {}
 
     def enter(self, stream: Stream) -> None:
@@ -41,3 +43,11 @@ class StreamOrder:
         """Block until all of them are idle."""
         for stream in self._streams.values():
             stream.synchronize()
+
+
+_orders: dict[int, StreamOrder] = {}
+
+
+def order_of(gpu: int) -> StreamOrder:
+    """Return the one order of all networks of this process on GPU number `gpu`."""
+    return _orders.setdefault(gpu, StreamOrder())
