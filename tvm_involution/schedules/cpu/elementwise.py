@@ -46,8 +46,8 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
     """Schedule a spatial `block`: all loops but the last fused and parallel, the last one vectorized."""
     loops = sch.get_loops(block)
     extents = loop_extents(sch, loops)
-    if not loops or extents is None:
-        return
+    if not loops or extents is None or 0 in extents:
+        return  # nothing to compute
     lanes = vector_bytes(target) // 4
     width = largest_divisor(extents[-1], lanes)
     if width > 1 and width >= lanes // 4:
