@@ -140,8 +140,11 @@ def embedded_cuda(path: Path) -> list[tuple[str, bytes]]:
     return packed_cuda_modules(ctypes.string_at(start, 8 + size))
 
 
-# as much of a driver as libtvm_runtime_cuda.so asks for when it is loaded; each call fails
+# as much of a driver as is asked for until a library is loaded: there is a GPU, and each further call fails
 DRIVER = """
+int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 #define FAILS(name) int name() { return 100; }
 FAILS(cuDeviceGetName) FAILS(cuFuncSetAttribute) FAILS(cuGetErrorName) FAILS(cuGetErrorString) FAILS(cuLaunchKernelEx)
 FAILS(cuModuleGetFunction) FAILS(cuModuleLoadData) FAILS(cuModuleUnload) FAILS(cuTensorMapEncodeTiled)
