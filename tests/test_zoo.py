@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from tvm_involution import UserError
+from tvm_involution import UserError, zoo
 from tvm_involution.nn import build_model
 from tvm_involution.nn.build import BUILDERS
 from tvm_involution.resources import data_dir
@@ -98,3 +99,28 @@ def test_reading_the_zoo_needs_no_torch():
     code = "import sys; sys.modules['torch'] = None; from tvm_involution import list_models; print(len(list_models()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "line, misspelt, said",
+    [
+        ("[published]", "[publishd]", "'publishd'"),
+        ("top1 = 78.35", "topl = 78.35", "'topl'"),
+        ("top1 = 78.35", 'top1 = "78.35"', "top1 must be a number"),
+        ("image_size = [224, 224]", "image_size = [224]", "image_size must have 2 entries"),
+        ("crop = 224", "corp = 224", "'corp'"),
+        ('builder = "rednet"', 'bilder = "rednet"', "lacks a builder"),
+        ('builder = "rednet"', 'builder = "redent"', "no builder 'redent'"),
+        ("depth = 50", "dpeth = 50", "'dpeth'"),
+        ('task = "classification"', "task = ", "cannot be read"),
+    ],
+)
+def test_a_misspelt_file_is_refused(tmp_path, monkeypatch, line, misspelt, said):
+    """A newcomer's network says which table or key is wrong; nothing is left out without a word."""
+    text = (data_dir("models") / "rednet50.toml").read_text()
+    assert line in text
+    (tmp_path / "mine.toml").write_text(text.replace(line, misspelt))
+    monkeypatch.setattr(zoo, "data_dir", lambda _: tmp_path)
+    with pytest.raises(UserError, match=re.escape(said)) as refused:
+        build_model("mine")
+    assert "mine" in str(refused.value) and "\n" not in str(refused.value)

@@ -7,15 +7,19 @@ import difflib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UserError
 from .resources import data_dir
+from .schema import decode
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -65,33 +69,99 @@ def get_model(name: str) -> ModelSpec:
     return _read(path)
 
 
+@dataclass(frozen=True)
+class _Input:
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    file: str
+
+
+@dataclass(frozen=True)
+class _Preprocessing:
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int | None = None
+    crop: int | None = None
+
+
+@dataclass(frozen=True)
+class _Published:
+    """See `ModelSpec.published`."""
+
+    source: str
+    parameters_m: float
+    flops_g: float
+    flops_size: tuple[int, int] | None = None
+    top1: float | None = None
+    top5: float | None = None
+    box_ap: float | None = None
+    mask_ap: float | None = None
+    miou: float | None = None
+    held_out_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """What models/*.toml may hold; [network] has `builder`, and that builder's arguments."""
+
+    task: str
+    description: str
+    network: dict[str, Any]
+    input: _Input
+    published: _Published | None = None
+    preprocessing: _Preprocessing | None = None
+    weights: _Weights | None = None
+    classes: tuple[str, ...] | None = None
+    classes_file: str | None = None
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """What models/classes/*.toml may hold."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...] | None = None
+    colours: tuple[tuple[int, int, int], ...] | None = None
+
+
 def _read(path: Path) -> ModelSpec:
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
-    network = dict(data["network"])
-    height, width = data["input"]["image_size"]
-    weights = data.get("weights", {}).get("file")
-    classes = _read_classes(path.parent / "classes" / f"{data['classes_file']}.toml") if "classes_file" in data else {}
+    data, file = _decode(_File, path)
+    network = dict(file.network)
+    if not isinstance(builder := network.pop("builder", None), str):
+        raise UserError(f"{path}: [network] lacks a builder, an entry of BUILDERS in tvm_involution/nn/build.py")
+    classes = _Classes(file.classes) if file.classes else None
+    if file.classes_file is not None:
+        _, classes = _decode(_Classes, path.parent / "classes" / f"{file.classes_file}.toml")
     return ModelSpec(
         name=path.stem,
-        task=data["task"],
-        description=data["description"],
-        builder=network.pop("builder"),
+        task=file.task,
+        description=file.description,
+        builder=builder,
         network=network,
-        image_size=(height, width),
+        image_size=file.input.image_size,
         published=data.get("published", {}),
         preprocessing=data.get("preprocessing"),
-        weights_file=path.parent / weights if weights else None,
-        classes=tuple(data["classes"]) if "classes" in data else classes.get("names"),
-        class_ids=classes.get("ids"),
-        colours=classes.get("colours"),
+        weights_file=path.parent / file.weights.file if file.weights else None,
+        classes=classes.names if classes else None,
+        class_ids=classes.ids if classes else None,
+        colours=classes.colours if classes else None,
     )
 
 
-def _read_classes(path: Path) -> dict[str, Any]:
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
-    if "colours" in data:
-        data["colours"] = [tuple(colour) for colour in data["colours"]]
-    return {key: tuple(values) for key, values in data.items()}
+def _decode(kind: type[_Kind], path: Path) -> tuple[dict[str, Any], _Kind]:
+    """Return the tables of a TOML file as they stand there, and as `kind`.
+
+    Raises:
+        UserError: no TOML, or a table or key that is missing, misspelt or of another type.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return data, decode(kind, data, path.name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the zoo's {path} cannot be read: {error}") from error
 
 
 def _natural(spec: ModelSpec) -> tuple[str, int]:

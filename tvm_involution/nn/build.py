@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..zoo import ModelSpec, get_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier
@@ -43,16 +44,26 @@ def build_model(model: str | ModelSpec, *, seed: int = 0, pretrained: bool = Tru
         pretrained: load the weights that ship with the zoo, where there are some.
 
     Raises:
-        UserError: unknown name.
+        UserError: unknown name, or a builder that does not exist or does not take the zoo's arguments.
     """
     spec = get_model(model) if isinstance(model, str) else model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = BUILDERS[spec.builder](**spec.network)
+        module = _build(spec)
         init_weights(module)
     if pretrained and spec.weights_file is not None:
         load_checkpoint(module, spec.weights_file)
     return module.eval()
+
+
+def _build(spec: ModelSpec) -> nn.Module:
+    where = f"[network] of models/{spec.name}.toml"
+    if spec.builder not in BUILDERS:
+        raise UserError(f"{where}: no builder {spec.builder!r}, expected one of {', '.join(BUILDERS)}")
+    try:
+        return BUILDERS[spec.builder](**spec.network)
+    except TypeError as error:
+        raise UserError(f"{where}: builder {spec.builder!r} does not take these arguments ({error})") from error
 
 
 def init_weights(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import UserError
-from .schema import decode
+from ..schema import decode
 
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16")

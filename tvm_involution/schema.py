@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From parsed JSON to dataclasses, by their annotations: every field there, none else, each of its type."""
+"""From parsed JSON or TOML to dataclasses, by their annotations: every field there, none else, each of its type."""
 
 from __future__ import annotations
 
