@@ -54,10 +54,14 @@ def _decode_fields(kind: Any, value: Any, where: str) -> Any:
         raise ValueError(f"{where} must be an object, got {_shorten(value)}")
     kinds = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    missing = [name for name, field in fields.items() if name not in value and field.default is dataclasses.MISSING]
+    missing = [name for name, field in fields.items() if name not in value and _is_required(field)]
     if strange := [*missing, *(name for name in value if name not in fields)]:
         raise ValueError(f"{where} {'lacks' if missing else 'has a foreign field'} {_shorten(strange[0])}")
     return kind(**{name: decode(kinds[name], entry, f"{where}.{name}") for name, entry in value.items()})
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -24,7 +24,7 @@ def test_text(tmp_path: Path) -> None:
         "1, 8",
         "colour.pth",
         "3 named",
-        "3 kernels: 0 from tuning records, 2 from rules' defaults, 1 without",
+        "3 kernels: 0 from tuning records, 2 from rules' defaults, 1 that no rule was made for",
         f"TVM {METADATA.tvm_version}",
         "MiB",
     ):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 from reference import relative_norm
@@ -109,11 +111,13 @@ def test_every_kernel_of_a_rednet_gets_a_rule(target):
     kernels = count_kernels(scheduled)
     assert kernels.total > 20
     assert kernels.fallback == 0
+    assert sum(kernels.by_rule.values()) == kernels.rule
     rules = {
         name.name_hint: str(func.attrs[RULE_ATTR])
         for name, func in scheduled.functions_items()
         if isinstance(func, tirx.PrimFunc)
     }
+    assert kernels.by_rule == Counter(rules.values())
     if target == "llvm":
         assert {rule for name, rule in rules.items() if "involution2d" in name} == {"Involution"}
         assert {rule for name, rule in rules.items() if "conv2d" in name} == {"PackedGemm", "Strassen", "Winograd"}

@@ -25,7 +25,7 @@ class Layer:
     microseconds: float
     """median of one call, among the other kernels in a running network"""
     schedule: str
-    """where it came from: record, rule or fallback"""
+    """where it came from: record, borrowed, rule or fallback"""
     rule: str
     """the rule's name, where there is one"""
 

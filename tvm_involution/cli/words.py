@@ -79,7 +79,8 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 def kernels_text(kernels: KernelCoverage) -> str:
     """Say where the kernels' schedules came from."""
     borrowed = f" ({kernels.borrowed} of them measured on {kernels.borrowed_from})" if kernels.borrowed else ""
+    rules = ", ".join(f"{name} {count}" for name, count in kernels.by_rule.items())
     return (
         f"{kernels.total} kernels: {kernels.record} from tuning records{borrowed}, "
-        f"{kernels.rule} from rules' defaults, {kernels.fallback} without a schedule of ours"
-    )
+        f"{kernels.rule} from rules' defaults, {kernels.fallback} that no rule was made for"
+    ) + (f" ({rules})" if rules else "")

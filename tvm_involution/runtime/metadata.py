@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import UserError
@@ -28,6 +28,7 @@ _TENSOR_DTYPES = frozenset(
 _MOST_ELEMENTS = 2**31
 _ENTRY = re.compile(r"([1-9][0-9]{0,8}\*)?batch|\?")
 _LAYOUT = re.compile("[A-Z]*")
+_RULE = re.compile(r"[A-Za-z]\w{0,80}", re.ASCII)
 _VERSION = re.compile(r"\d+\.\d+")
 
 # what `run` shows of a task: the outputs it reads, with their ranks
@@ -112,11 +113,13 @@ class KernelCoverage:
     rule: int
     """the default of a schedule rule"""
     fallback: int
-    """no schedule of ours"""
+    """no rule was made for it: a sum of products under a rule for programs of any kind, or code of TVM's own"""
     borrowed: int = 0
     """those of `record` that were measured on another target"""
     borrowed_from: str = ""
     """these targets"""
+    by_rule: dict[str, Any] = field(default_factory=dict)
+    """those of `rule` and `fallback` that a rule scheduled, by the rule's name"""
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,10 @@ def _problems(metadata: LibraryMetadata) -> Iterator[str]:
         yield "kernels must not be negative"
     elif kernels.total != kernels.record + kernels.rule + kernels.fallback or kernels.borrowed > kernels.record:
         yield "kernels must add up"
+    elif not all(_RULE.fullmatch(name) and type(n) is int and n > 0 for name, n in kernels.by_rule.items()):
+        yield "kernels by rule must be positive numbers"
+    elif sum(kernels.by_rule.values()) > kernels.rule + kernels.fallback:
+        yield "kernels by rule must be some of them"
     yield from _problems_of_pictures(metadata)
 
 

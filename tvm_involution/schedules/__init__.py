@@ -13,6 +13,7 @@ import tvm
 from tvm import s_tir, tirx
 
 from . import cpu, gpu
+from .contraction import is_contraction
 from .rule import ScheduleRule
 
 CPU_RULES: tuple[ScheduleRule, ...] = (
@@ -64,3 +65,8 @@ def default_schedule(func: tirx.PrimFunc, target: tvm.target.Target) -> tuple[s_
             assert isinstance(sch, s_tir.Schedule)
             return sch, rule.name
     return None, ""
+
+
+def is_fallback(func: tirx.PrimFunc, rule: str, target: tvm.target.Target) -> bool:
+    """Return whether the unscheduled `func` sums products and yet fell to a rule for programs of any kind."""
+    return any(taker.name == rule and taker.general for taker in rules_for(target)) and is_contraction(func)

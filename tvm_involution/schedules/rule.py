@@ -22,6 +22,9 @@ PARALLEL_GRAIN = 500_000
 class ScheduleRule(ABC):
     """Turn a tensor program into a schedule, or say that it is not this rule's."""
 
+    general: bool = False
+    """Whether the rule takes programs of any kind, so that convolutions and matrix products may fall to it"""
+
     @property
     def name(self) -> str:
         """The rule's name in reports."""

@@ -2,8 +2,8 @@
 """Give every tensor program a schedule: a tuning record where one exists, else the first rule that takes it.
 
 Each scheduled function carries the attribute `tvm_involution.schedule`: `record`, `borrowed` (a record of another
-target), `rule` or `fallback`, which `count_kernels` sums up for `inspect`; and `tvm_involution.rule`: the rule's name,
-or the target of the record.
+target), `rule` or `fallback` (no rule was made for it), which `count_kernels` sums up for `inspect`; and
+`tvm_involution.rule`: the rule's name, or the target of the record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tvm import s_tir, tirx
 
 from ...records.tuning_records import TuningRecords
 from ...runtime.metadata import KernelCoverage
-from ...schedules import default_schedule
+from ...schedules import default_schedule, is_fallback
 
 SOURCE_ATTR = "tvm_involution.schedule"
 RULE_ATTR = "tvm_involution.rule"
@@ -44,7 +44,7 @@ class ApplySchedules:
             return _mark(recorded.schedule, "record" if own else "borrowed", recorded.key)
         sch, rule = default_schedule(func, self.target)
         if sch is not None:
-            return _mark(sch, "rule", rule)
+            return _mark(sch, "fallback" if is_fallback(func, rule, self.target) else "rule", rule)
         return func.with_attr(SOURCE_ATTR, "fallback")
 
 
@@ -57,10 +57,13 @@ def count_kernels(mod: tvm.IRModule) -> KernelCoverage:
     """Count the tensor programs of a scheduled module by where their schedules came from."""
     sources: Counter[str] = Counter()
     lenders = set()
+    rules: Counter[str] = Counter()
     for _, func in mod.functions_items():
         if isinstance(func, tirx.PrimFunc) and func.attrs and SOURCE_ATTR in func.attrs:
             source = str(func.attrs[SOURCE_ATTR])
             sources[source] += 1
+            if source in ("rule", "fallback") and RULE_ATTR in func.attrs:
+                rules[str(func.attrs[RULE_ATTR])] += 1
             if source == "borrowed":
                 lenders.add(str(func.attrs[RULE_ATTR]))
     return KernelCoverage(
@@ -70,4 +73,5 @@ def count_kernels(mod: tvm.IRModule) -> KernelCoverage:
         fallback=sources["fallback"],
         borrowed=sources["borrowed"],
         borrowed_from=", ".join(sorted(lenders)),
+        by_rule=dict(rules.most_common()),
     )

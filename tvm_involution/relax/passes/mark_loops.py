@@ -16,7 +16,7 @@ from .apply_schedules import SOURCE_ATTR
 
 @tvm.transform.module_pass(opt_level=0, name="MarkLoops")
 class MarkLoops:
-    """Count every `PrimFunc` that comes scheduled as one without a schedule of ours."""
+    """Count every `PrimFunc` that comes scheduled as one that no rule was made for."""
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those functions marked."""

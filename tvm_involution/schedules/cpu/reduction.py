@@ -20,6 +20,8 @@ REDUCTION_GRAIN = 100_000
 class Reduction(ScheduleRule):
     """Split the outputs over the cores; sum a vector of neighbouring outputs at a time."""
 
+    general = True
+
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:

@@ -13,6 +13,8 @@ from ..rule import ScheduleRule
 class DlightFallback(ScheduleRule):
     """Spread every block over threads as `dlight.gpu.Fallback` does."""
 
+    general = True
+
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:

@@ -15,6 +15,8 @@ _THREADS = 256
 class ThreadPerOutput(ScheduleRule):
     """Inline what is elementwise, fuse each block's outputs and spread them over threads."""
 
+    general = True
+
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
