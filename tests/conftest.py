@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def no_tuning_logs_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keep what the user has tuned out of the tests, and of the processes they start."""
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def no_rule_trips(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail where a schedule rule raised: in use the next rule takes over, which nobody would notice here.
+
+    The marker `rules_may_trip` allows it.
+    """
+    trips: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: trips.append(record.getMessage())  # type: ignore[method-assign]
+    log = logging.getLogger("tvm_involution.schedules")
+    log.addHandler(handler)
+    yield
+    log.removeHandler(handler)
+    assert not trips or request.node.get_closest_marker("rules_may_trip"), trips
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import tvm
 from tvm import s_tir, te, tirx
 
 from tvm_involution import lowering
-from tvm_involution.schedules import rules_for
+from tvm_involution.schedules import default_schedule
 from tvm_involution.target import reference_cpu, resolve_target
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
@@ -23,19 +23,20 @@ def as_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def run_expression(
-    expression: Callable[..., te.Tensor], arrays: Sequence[np.ndarray], dtype: str, scheduled: bool = False
+    expression: Callable[..., te.Tensor], arrays: Sequence[np.ndarray], dtype: str, rule: str | None = None
 ) -> np.ndarray:
     """Make placeholders like `arrays`, build `expression` of them, and return what it computes, as float64.
 
     Args:
-        scheduled: with the first schedule rule for this CPU that takes it; as it is written otherwise.
+        rule: the schedule rule for this CPU that must be the first to take it; None for as it is written.
     """
     inputs = [te.placeholder(array.shape, dtype, name=f"input{i}") for i, array in enumerate(arrays)]
     output = expression(*inputs)
     func = te.create_prim_func([*inputs, output])
-    target = resolve_target("llvm") if scheduled else reference_cpu()
-    if scheduled:
-        schedule = next(s for s in (rule.apply(func, target) for rule in rules_for(target)) if s is not None)
+    target = resolve_target("llvm") if rule else reference_cpu()
+    if rule:
+        schedule, taker = default_schedule(func, target)
+        assert schedule is not None and taker == rule
         func = schedule.mod["main"]
     library = lowering.build(func.with_attr("global_symbol", "main"), target)
     shape = [int(d) for d in output.shape]

@@ -78,7 +78,7 @@ def test_schedules(rng, case, target):
 def test_without_an_epilogue(rng):
     x, weight = rng.standard_normal((1, 4, 6, 32)), rng.standard_normal((64, 32, 1, 1))
     arrays = [x, pack_strassen_weight(weight, 32)]
-    out = run_expression(conv2d_strassen, arrays, "float32", scheduled=True)
+    out = run_expression(conv2d_strassen, arrays, "float32", rule="Strassen")
     assert relative_norm(out, x @ weight[:, :, 0, 0].T) < 1e-5
 
 

@@ -46,9 +46,13 @@ def phases(
             "simplify the graph",
             [
                 relax.transform.Normalize(),
+                # while statistics are float32 and convolutions stand alone
                 FoldBatchNorm(),
+                # behind FoldBatchNorm, which knows transposed convolutions; makes 1x1 ones for all that follows
                 SplitTransposedConvolution(),
+                # before ConvertDtype: half types round its results, not the way to them
                 FoldWeights(),
+                # before the decomposition of what is left, whose statistics no longer matter
                 ConvertDtype(dtype),
                 relax.transform.DecomposeOpsForInference(),
                 relax.transform.CanonicalizeBindings(),
@@ -66,6 +70,7 @@ def phases(
                         operator.OP_NAME: ["NHWC", "NHWC"],
                     }
                 ),
+                # takes away the transpositions of weights that ConvertLayout left
                 FoldViews(),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.DeadCodeElimination(),
@@ -74,14 +79,20 @@ def phases(
         (
             "lower operators",
             [
+                # wants whole operators, whose bytes it counts
                 PictureByPicture(target),
                 relax.transform.CanonicalizeBindings(),
+                # takes span convolutions before PackWeights does
                 FuseKernelGeneration(target, tf32),
+                # the special convolutions before PackWeights, which takes all
                 WinogradConvolutions(target),
                 StrassenConvolutions(target),
                 PackWeights(target, tf32),
+                # behind everything that keeps its sums in float32 by itself; it widens the rest
                 WidenHalfTypes(target),
+                # on operators, before they become programs that TVM simplifies
                 OrderNan(),
+                # needs the operators that LegalizeOps takes
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
@@ -90,6 +101,7 @@ def phases(
                 relax.transform.FuseTIR(),
                 relax.transform.DeadCodeElimination(),
                 OwnOutputs(),
+                # last: it looks at what the others made
                 MarkLoops(),
             ],
         ),
