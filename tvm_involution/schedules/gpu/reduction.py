@@ -91,8 +91,11 @@ def _schedule(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV, tunable:
     summed = [loop for loop, spatial in zip(rest, kinds, strict=True) if not spatial]
     sch.reorder(*outputs, *summed)
     output = sch.fuse(*outputs)
-    sch.bind(output, output_tag)
     sch.reverse_compute_at(epilogue, output)
+    # the first threads along the sum, and not all of them the same
+    part, output = sch.split(output, [parts, width])
+    sch.bind(part, sum_tag)
+    sch.bind(output, output_tag)
     sch.decompose_reduction(block, summed[0])
 
 

@@ -229,7 +229,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         added, part = _add_up(sch, partial, total, block, warp)
         shared = [added]
         if problem.pixels == 1:
-            _write_one_pixel(sch, sums, epilogue, block)
+            shared += _write_one_pixel(sch, sums, epilogue, block)
         else:
             shared.append(_write_from_shared(sch, sums, epilogue, block, problem.tiles))
         # last: what joins behind an uneven split takes its neighbours' elements too (TVM 0.27)
@@ -309,15 +309,21 @@ def _write_from_shared(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, 
     return tile
 
 
-def _write_one_pixel(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV) -> None:
-    """Let every warp finish the one pixel: a bound on an axis of one element would be lost (TVM 0.27)."""
+def _write_one_pixel(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV) -> list[LoopRV]:
+    """Finish the one pixel, a lane a channel; return the loops for the warps to share.
+
+    Through shared memory: a bound on an axis of one element would be lost (TVM 0.27).
+    """
     for part in (sums, epilogue):
         sch.reverse_compute_at(part, block)
+    sch.set_scope(sums, 0, "shared")
+    shared = []
     for part in (sums, epilogue):
         _, *loops = sch.get_loops(part)
-        _, lane = sch.split(sch.fuse(*loops), [None, LANES])
+        steps, lane = sch.split(sch.fuse(*loops), [None, LANES])
         sch.bind(lane, "threadIdx.x")
-    sch.set_scope(sums, 0, "shared")
+        shared.append(steps)
+    return shared
 
 
 def _to_lanes(sch: s_tir.Schedule, sums: SBlockRV, tiles: int) -> tuple[LoopRV, LoopRV, LoopRV, LoopRV]:
