@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the kernels of all GPU rules under the race detector: `PYTHONPATH=. python tests/race_report.py`.
 
-Every rule's programs (`gpu_kernels.py`) with their defaults, some variants of each that a tuner may choose, and RedNet-50
-in float16 at batch 1, 2, 32 and 128; of each kernel some of its blocks. Prints how many kernels were tried, how many
-were clean, and what was found in each that was not.
+Every rule's programs (`gpu_kernels.py`) with their defaults, some variants of each that a tuner may choose, and
+RedNet-50 in float16 at batch 1, 2, 32 and 128; of each kernel some of its blocks. Prints how many kernels were tried,
+how many were clean, and what was found in each that was not.
 """
 
 from __future__ import annotations
