@@ -10,6 +10,7 @@ import functools
 import re
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ HARMLESS = frozenset({"same value", "same value by two blocks"})
 # of an input that is made here, repeated; a prime, so that rows differ
 _PERIOD = 65521
 _FIRST_ADDRESS = 0x400000  # where Linux puts code
+_ONE_AT_A_TIME = threading.Lock()
 _FLAGS = ["-DDETECT_RACES", "-fno-pie", "-g1", "-c"]
 
 
@@ -77,7 +79,9 @@ def find_races(
         source.write_text(as_cpp(built))
         detected = source.with_suffix(".o")
         compile_cpp([*_FLAGS, "-fsanitize=thread", source, "-o", detected], built.source)
-        compile_cpp(["-no-pie", detected, Path(_detector().name, "detector.o"), "-o", binary])
+        with _ONE_AT_A_TIME:
+            detector = _detector()
+        compile_cpp(["-no-pie", detected, Path(detector.name, "detector.o"), "-o", binary])
         files = []
         for i, array in enumerate(built.parameters[: len(built.parameters) - outputs]):
             value = inputs[i] if i < len(inputs) else _pattern(rng, array)

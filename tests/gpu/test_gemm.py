@@ -205,7 +205,14 @@ def reduction(name: str, dtype: str) -> tuple[tirx.PrimFunc, tuple[int, ...]]:
 
 @needs_emulator
 @pytest.mark.parametrize(
-    ("name", "dtype"), [("average", "float16"), ("average", "float32"), ("rows", "float32"), ("short rows", "float32"), ("softmax", "float32")]
+    ("name", "dtype"),
+    [
+        ("average", "float16"),
+        ("average", "float32"),
+        ("rows", "float32"),
+        ("short rows", "float32"),
+        ("softmax", "float32"),
+    ],
 )
 def test_reductions(rng, name, dtype):
     func, shape = reduction(name, dtype)

@@ -43,7 +43,7 @@ def test_parts_without_numbers_are_refused():
     """49 numbers in 64 parts: those above 48 write nothing, and TVM reads all."""
     assert add_up_parts(rows(49), 7) is not None
     assert add_up_parts(rows(130), 64) is not None  # unevenly split, and right
-    with pytest.raises(WrongRegionError, match="sums reads .* from 0 to 63 on axis 0 .* expected 0 to 48"):
+    with pytest.raises(WrongRegionError, match=r"sums reads .* from 0 to 63 on axis 0 .* expected 0 to 48"):
         add_up_parts(rows(49), 64)
 
 

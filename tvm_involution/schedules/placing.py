@@ -2,8 +2,8 @@
 """Blocks computed inside another's loops, checked: TVM infers the part that a turn of the loop needs.
 
 Behind an uneven split TVM 0.27 infers too much, or forgets where an axis ends: the block then reads what its neighbour
-in the graph has not written in this turn, or writes outside the buffer. So what a turn produces and what it consumes are
-worked out once more, for single turns of the loop (the first, the last, some between), and compared.
+in the graph has not written in this turn, or writes outside the buffer. So what a turn produces and what it consumes
+are worked out once more, for single turns of the loop (the first, the last, some between), and compared.
 """
 
 from __future__ import annotations
