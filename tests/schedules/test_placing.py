@@ -99,3 +99,24 @@ def test_intervals(rng):
             assert all(found.low <= value <= found.high for value in values)
             if found.exact and most is None:
                 assert (found.low, found.high) == (min(values), max(values))
+
+
+def doubled_and_increased(tile: int, threads: int) -> s_tir.Schedule:
+    """Tiles of 48 numbers, doubled in shared memory by `threads`; what joins behind their split takes its part."""
+    x = te.placeholder((48,), "float32", "x")
+    doubled = te.compute((48,), lambda i: x[i] * 2, "doubled")
+    sch = s_tir.Schedule(te.create_prim_func([x, te.compute((48,), lambda i: doubled[i] + 1, "increased")]))
+    block = sch.get_sblock("doubled")
+    outer, inner = sch.split(sch.get_loops(block)[0], [None, tile])
+    sch.bind(outer, "blockIdx.x")
+    sch.set_scope(block, 0, "shared")
+    sch.bind(sch.split(inner, [None, threads])[1], "threadIdx.x")
+    reverse_compute_at(sch, sch.get_sblock("increased"), outer)
+    return sch
+
+
+def test_an_uneven_split_is_a_trap():
+    """Two numbers shared among four threads: TVM gives what joins behind four of them, of two blocks."""
+    doubled_and_increased(6, 3)
+    with pytest.raises(WrongRegionError, match=r"increased (reads|runs) .* expected"):
+        doubled_and_increased(2, 4)

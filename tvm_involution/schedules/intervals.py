@@ -39,6 +39,7 @@ def limits_of(predicate: tirx.Expr) -> Limits:
 
 def interval_of(expr: tirx.Expr, known: Mapping[tirx.Var, Interval], limits: Limits) -> Interval | None:
     """Return where `expr` lies; None where that is not known, or where it can't be within `limits`."""
+    known, limits = _narrow(known, limits)
     found = _interval(expr, known)
     if found is None:
         return None
@@ -52,6 +53,27 @@ def interval_of(expr: tirx.Expr, known: Mapping[tirx.Var, Interval], limits: Lim
         elif (other := _interval(term, known)) is None or other.low > most:
             return None
     return Interval(found.low, high, exact) if found.low <= high else None
+
+
+def _narrow(known: Mapping[tirx.Var, Interval], limits: Limits) -> tuple[Mapping[tirx.Var, Interval], Limits]:
+    """Give limits of terms in which a single variable moves to that variable; return the intervals and other limits."""
+    narrowed, left = dict(known), []
+    for term, most in limits:
+        moving = [var for var in _variables(term) if var in narrowed and narrowed[var].low < narrowed[var].high]
+        if len(moving) != 1:
+            left.append((term, most))
+            continue
+        (var,) = moving
+        inside = []
+        for value in range(narrowed[var].low, narrowed[var].high + 1):
+            reached = _interval(term, {**narrowed, var: Interval(value, value)})
+            if reached is None or reached.high <= most:
+                inside.append(value)
+        if not inside:
+            left.append((term, most))
+            continue
+        narrowed[var] = Interval(min(inside), max(inside))
+    return narrowed, left
 
 
 def _variables(expr: tirx.Expr) -> set[tirx.Var]:
