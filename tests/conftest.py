@@ -18,11 +18,12 @@ from tvm_involution.nn.build import init_weights
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what takes an hour, unless it is asked for by its marker."""
-    if "every_sample" not in config.getoption("-m"):
-        for item in items:
-            if item.get_closest_marker("every_sample"):
-                item.add_marker(pytest.mark.skip(reason="takes an hour; -m every_sample runs it"))
+    """Leave out what takes long, unless it is asked for by its marker."""
+    for marker in ("every_sample", "every_kernel"):
+        if marker not in config.getoption("-m"):
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=f"takes long; -m {marker} runs it"))
 
 
 @pytest.fixture(scope="session", autouse=True)

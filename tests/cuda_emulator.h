@@ -4,6 +4,7 @@
 // What would go unnoticed on a GPU ends the program with one line: an access outside an array or outside shared memory
 // (each lies before a page that cannot be read), a barrier that not all threads reach. Shared memory and temporaries
 // start as NaN, and asynchronous copies land when they are waited for, so what is read too early is seen in the result.
+// With DETECT_RACES `race_detector.cpp` is told what happens, and finds accesses that have no order.
 #pragma once
 #include <math.h>
 #include <setjmp.h>
@@ -15,6 +16,8 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
+
+#include "race_detector.h"
 
 #define __global__
 #define __device__
@@ -228,6 +231,7 @@ constexpr size_t kGuard = 4 << 20, kPage = 4096, kReserved = size_t(4) << 30;
 inline char* reserve() {
   void* base = mmap(nullptr, kReserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) fail("cannot reserve this many bytes of addresses", kReserved);
+  races::address_space(static_cast<char*>(base), kReserved);
   return static_cast<char*>(base);
 }
 static char *const address_space = reserve(), *next_address = address_space;
@@ -238,7 +242,7 @@ struct Memory {
   size_t size;
   const char* name;
 
-  Memory(const char* name, size_t size) : size(size), name(name) {
+  Memory(const char* name, size_t size, bool shared) : size(size), name(name) {
     size_t padded = (size + 15) / 16 * 16;
     first = next_address + kGuard;
     last = first + (padded + kPage - 1) / kPage * kPage;
@@ -247,6 +251,7 @@ struct Memory {
       fail("no memory for this many bytes", size);
     memset(first, 0xff, last - first);  // NaN in every type
     data = last - padded;
+    races::declare(data, size, name, shared);
   }
 
   // what a kernel wrote beside the array but within its pages
@@ -258,10 +263,14 @@ struct Memory {
       }
   }
 
+  // a file that is shorter than the array is repeated
   void read_file(const char* path) {
     FILE* file = fopen(path, "rb");
-    if (!file || fread(data, 1, size, file) != size) fail("cannot read an array's file, bytes", size);
+    size_t period = file ? fread(data, 1, size, file) : 0;
+    if (period == 0 && size > 0) fail("cannot read an array's file, bytes", size);
+    for (size_t i = period; i < size; i += period) memcpy(data + i, data, period < size - i ? period : size - i);
     fclose(file);
+    races::given(data);
   }
 
   void write_file(const char* path) const {
@@ -283,9 +292,9 @@ struct Argument {
 static Memory* memories[kMaxMemories];
 static int memory_count = 0;
 
-inline Memory& memory(const char* name, size_t bytes) {
+inline Memory& memory(const char* name, size_t bytes, bool shared = false) {
   if (memory_count == kMaxMemories) fail("too many arrays", memory_count);
-  return *(memories[memory_count++] = new Memory(name, bytes));
+  return *(memories[memory_count++] = new Memory(name, bytes, shared));
 }
 
 // ---------------------------------------------------------------- threads of a block
@@ -297,7 +306,7 @@ enum State { kReady, kAtWarpBarrier, kAtBlockBarrier, kDone };
 struct AsyncCopy {
   char* destination;
   const char* source;
-  int bytes, group;
+  int read, bytes, group;  // of the bytes that are not read it makes zeros
 };
 
 struct Thread {
@@ -342,6 +351,7 @@ __attribute__((noinline)) inline void wait(State state, int line) {
 
 __attribute__((noinline)) inline void resume(int thread) {
   current = thread, threadIdx = threads[thread].index;
+  races::thread_runs(thread);
   if (!_setjmp(scheduler)) _longjmp(threads[thread].context, 1);
 }
 
@@ -396,7 +406,9 @@ inline void run_block() {
       } while (release(first, last, kAtWarpBarrier));
     }
     if (release(0, thread_count, kDone)) return;
-    if (!release(0, thread_count, kAtBlockBarrier) && !ran)
+    if (release(0, thread_count, kAtBlockBarrier))
+      races::block_barrier();
+    else if (!ran)
       for (int i = 0; i < thread_count; i++)
         if (threads[i].state != kDone) {
           threadIdx = threads[i].index;
@@ -411,13 +423,37 @@ static Memory* shared_memories[kMaxShared];
 
 inline char* shared(int number, const char* name, size_t bytes) {
   if (number >= kMaxShared) fail("too many shared arrays", number);
-  if (!shared_memories[number]) shared_memories[number] = &memory(name, bytes);
+  if (!shared_memories[number]) shared_memories[number] = &memory(name, bytes, true);
   return shared_memories[number]->data;
 }
 
 inline char* dynamic_shared() {
   if (!shared_memories[0]) fail("no dynamic shared memory was asked for", 0);
   return shared_memories[0]->data;
+}
+
+// Numbers of blocks in the order in which they run, for a GPU promises none: EMULATOR_ORDER is `ascending`, `descending`
+// or `shuffled`. EMULATOR_BLOCKS is how many at most: half of them beside each other, the others anywhere.
+// EMULATOR_SEED decides on both.
+inline uint32_t* order_of_blocks(size_t blocks, size_t* count) {
+  const char *how = getenv("EMULATOR_ORDER"), *most = getenv("EMULATOR_BLOCKS"), *seed = getenv("EMULATOR_SEED");
+  uint32_t* order = static_cast<uint32_t*>(malloc(blocks * sizeof(uint32_t)));
+  srand48(seed ? atol(seed) : 0);
+  *count = most && size_t(atol(most)) < blocks ? atol(most) : blocks;
+  size_t first = *count < blocks ? lrand48() % (blocks - *count) : 0;
+  for (size_t i = 0; i < blocks; i++) order[i] = uint32_t((first + i) % blocks);
+  bool shuffled = how && !strcmp(how, "shuffled");
+  auto swap = [order](size_t i, size_t j) {
+    uint32_t other = order[i];
+    order[i] = order[j], order[j] = other;
+  };
+  if (*count < blocks)
+    for (size_t i = (*count + 1) / 2; i < *count; i++) swap(i, i + lrand48() % (blocks - i));
+  if (shuffled)
+    for (size_t i = 0; i + 1 < *count; i++) swap(i, i + lrand48() % (*count - i));
+  if (how && !strcmp(how, "descending"))
+    for (size_t i = 0; i < *count / 2; i++) swap(i, *count - 1 - i);
+  return order;
 }
 
 inline void launch(void (*body)(), uint3 grid, uint3 block, size_t dynamic_bytes) {
@@ -439,11 +475,11 @@ inline void launch(void (*body)(), uint3 grid, uint3 block, size_t dynamic_bytes
   make_fibers(thread_count);
   kernel = body;
   if (dynamic_bytes) shared(0, "dynamic shared memory", dynamic_bytes);
-  // a GPU promises no order of blocks
-  bool descending = getenv("EMULATOR_DESCENDING");
-  unsigned blocks = grid.x * grid.y * grid.z;
-  for (unsigned step = 0; step < blocks; step++) {
-    unsigned index = descending ? blocks - 1 - step : step;
+  size_t blocks = size_t(grid.x) * grid.y * grid.z, count;
+  uint32_t* order = order_of_blocks(blocks, &count);
+  races::kernel_begins();
+  for (size_t step = 0; step < count; step++) {
+    unsigned index = order[step];
     blockIdx = {index % grid.x, index / grid.x % grid.y, index / grid.x / grid.y};
     for (Memory* memory : shared_memories)
       if (memory) memset(memory->data, 0xff, memory->size);
@@ -453,8 +489,12 @@ inline void launch(void (*body)(), uint3 grid, uint3 block, size_t dynamic_bytes
       threads[i].copy_count = threads[i].group = 0;
       threads[i].collectives = 0;
     }
+    races::block_begins(index);
     run_block();
+    races::block_ends();
   }
+  races::kernel_ends(count == blocks);
+  free(order);
   for (Memory*& memory : shared_memories) memory = nullptr;
 }
 
@@ -542,7 +582,7 @@ struct TF32 {  // the unit ignores the low 13 bits
 };
 
 template <int Count, bool Transposed>
-void ldmatrix(uint64_t* v, int, int line) {
+EMULATOR_UNSEEN void ldmatrix(uint64_t* v, int, int line) {
   const Slot* all = exchange(v + Count, 1, line);
   for (int matrix = 0; matrix < Count; matrix++) {
     uint16_t pair[2];
@@ -551,6 +591,7 @@ void ldmatrix(uint64_t* v, int, int line) {
       if (Transposed) row = lane() % 4 * 2 + i, column = lane() / 4;
       const char* address = shared_address(all[matrix * 8 + row].value[0]);
       if (reinterpret_cast<uintptr_t>(address) % 16) fail("ldmatrix of a row that is not on 16 bytes", row);
+      races::reads(address + 2 * column, 2, line);
       memcpy(&pair[i], address + 2 * column, 2);
     }
     v[matrix] = pair[0] | uint32_t(pair[1]) << 16;
@@ -558,14 +599,17 @@ void ldmatrix(uint64_t* v, int, int line) {
 }
 
 // destination, source, bytes and, where given, how many of them to read: zeros after
-inline void cp_async(uint64_t* v, int count, int) {
+inline void cp_async(uint64_t* v, int count, int line) {
   Thread& me = threads[current];
   char* destination = shared_address(v[0]);
   int bytes = v[2], read = count > 3 ? v[3] : v[2];
   if ((reinterpret_cast<uintptr_t>(destination) | v[1]) % bytes) fail("misaligned cp.async of bytes", bytes);
   if (me.copy_count == kMaxCopies) fail("too many cp.async without a wait", me.copy_count);
+  const char* source = reinterpret_cast<const char*>(v[1]);
+  races::reads(source, read, line);
+  races::copy_begins(destination, bytes, line);
   memset(destination + read, 0, bytes - read);
-  me.copies[me.copy_count++] = {destination, reinterpret_cast<const char*>(v[1]), read, me.group};
+  me.copies[me.copy_count++] = {destination, source, read, bytes, me.group};
 }
 
 inline void cp_async_commit(uint64_t*, int, int) { threads[current].group++; }
@@ -576,10 +620,12 @@ inline void cp_async_wait_group(uint64_t* v, int, int) {
   int kept = 0;
   for (int i = 0; i < me.copy_count; i++) {
     AsyncCopy copy = me.copies[i];
-    if (copy.group < me.group - int(v[0]))
-      memcpy(copy.destination, copy.source, copy.bytes);
-    else
+    if (copy.group < me.group - int(v[0])) {
+      memcpy(copy.destination, copy.source, copy.read);
+      races::copy_lands(copy.destination, copy.bytes);
+    } else {
       me.copies[kept++] = copy;
+    }
   }
   me.copy_count = kept;
 }
@@ -606,12 +652,13 @@ inline void write_files(Memory** parameters, char** files, int count) {
   for (int i = 0; i < memory_count; i++) memories[i]->check_edges();
   for (int i = 0; i < count; i++)
     if (access(files[i], F_OK) != 0) parameters[i]->write_file(files[i]);
+  races::report();
 }
 
 }  // namespace emulator
 
 #define __syncthreads() emulator::wait(emulator::kAtBlockBarrier, __LINE__)
-#define __syncwarp(...) emulator::wait(emulator::kAtWarpBarrier, __LINE__)
+#define __syncwarp(...) (races::warp_barrier(), emulator::wait(emulator::kAtWarpBarrier, __LINE__))
 #define __activemask() 0xffffffffu
 #define __shfl_sync(mask, ...) emulator::shuffle(__LINE__, __VA_ARGS__)
 #define __shfl_xor_sync(mask, value, other, ...) emulator::shuffle(__LINE__, value, emulator::lane() ^ (other))
@@ -623,14 +670,15 @@ inline unsigned __cvta_generic_to_shared(const void* address) {
   return unsigned(static_cast<const char*>(address) - emulator::address_space);
 }
 
+// atomics race with nothing
 template <typename T>
-T atomicAdd(T* address, T value) {
+EMULATOR_UNSEEN T atomicAdd(T* address, T value) {
   T old = *address;
   *address = old + value;
   return old;
 }
 template <typename T>
-T atomicMax(T* address, T value) {
+EMULATOR_UNSEEN T atomicMax(T* address, T value) {
   T old = *address;
   if (value > old) *address = value;
   return old;

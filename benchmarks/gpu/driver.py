@@ -20,7 +20,7 @@ from .settings import Settings, parser, settings_of
 
 STEPS = {
     "machine": 1.2,
-    "check": 1.5,
+    "check": 3.0,
     "networks": 6.0,
     "operators": 2.5,
     "layers": 1.5,

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,9 @@ from tvm_involution.te import involution2d as involution2d_expression
 
 from .models import find_module
 from .programs import arguments_of
+
+# whose windows in float64 lie in memory at a time
+_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -121,17 +123,17 @@ def span(hidden: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Te
     return nn.functional.conv2d(hidden.to(dtype), weight.to(dtype)[:, :, None, None], bias.to(dtype))
 
 
-def reference(layer: Layer, case: Case, images: Sequence[int], fused: bool) -> Tensor:
-    """Return the results (len(images), C, OH, OW) of some images, computed in float64.
+def reference(layer: Layer, case: Case, fused: bool) -> Tensor:
+    """Return the results (N, C, OH, OW), computed in float64, on the CPU, a few images at a time.
 
     Args:
         fused: of a kernel that is not rounded on its way.
     """
-    chosen = list(images)
-    kernel = case.kernel[chosen].double()
-    if fused:
-        kernel = span(case.hidden[chosen], case.weight, case.bias, torch.float64)
-    return aggregate(layer, case.x[chosen].double(), kernel)
+    parts = []
+    for x, hidden, given in zip(*(array.split(_IMAGES) for array in (case.x, case.hidden, case.kernel)), strict=True):
+        kernel = span(hidden, case.weight, case.bias, torch.float64) if fused else given.double()
+        parts.append(aggregate(layer, x.double(), kernel).cpu())
+    return torch.cat(parts)
 
 
 def aggregate(layer: Layer, x: Tensor, kernel: Tensor) -> Tensor:

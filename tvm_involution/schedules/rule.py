@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -56,7 +57,13 @@ def default_or_space(
     """
     if not tunable:
         return schedule(plans[0]) if plans else None
-    return [made for plan in plans if (made := schedule(plan)) is not None] or None
+    space = []
+    for plan in plans:
+        # a variant that TVM cannot place, or places wrongly (`placing.py`), is none
+        with contextlib.suppress(s_tir.ScheduleError):
+            if (made := schedule(plan)) is not None:
+                space.append(made)
+    return space or None
 
 
 def choose(sch: s_tir.Schedule, candidates: Sequence[int], default: int, tunable: bool) -> int | s_tir.schedule.ExprRV:

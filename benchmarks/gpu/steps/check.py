@@ -8,6 +8,7 @@ the involutions with torch in float64. Outputs are full of NaN before, so what a
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ..settings import TOLERANCE, Settings, dtype_of
 from ..workers import NO_TIME, Outcome, do_all
 
 _SECONDS = 120.0
-BATCHES = (2, 1)
+SMALL_BATCHES = (2, 1)
 _DTYPES = ("float16", "float32", "bfloat16")
 # channels and groups that no tile divides, odd sizes, every stride and dilation
 LAYERS = (
@@ -41,18 +42,19 @@ LAYERS = (
 
 
 def check(settings: Settings, results: Results) -> None:
-    """Check the kernels of the network in every precision, the involutions between."""
+    """Check the kernels of the network in every precision, the involutions between; then large batches in the first."""
     first, *others = settings.precisions
-    network_kernels(settings, results, first)
+    network_kernels(settings, results, first, SMALL_BATCHES)
     involutions(settings, results)
+    network_kernels(settings, results, first, sorted(set(settings.batches) - set(SMALL_BATCHES)))
     for precision in others:
-        network_kernels(settings, results, precision)
+        network_kernels(settings, results, precision, SMALL_BATCHES)
 
 
-def network_kernels(settings: Settings, results: Results, precision: str) -> None:
-    """Check all kernels of the first network, in batches that are even and odd."""
+def network_kernels(settings: Settings, results: Results, precision: str, batches: Sequence[int]) -> None:
+    """Check all kernels of the first network, whole batches of them: tiles and threads follow the batch."""
     target = resolve_target(settings.target)
-    for batch in BATCHES:
+    for batch in batches:
         programs = extract_programs(
             find_network(settings.models[0], settings.image_size),
             target,
@@ -118,7 +120,7 @@ def check_involution(
     if name == SPAN:
         expected = span(case.hidden, case.weight, case.bias, torch.float64)
     else:
-        expected = reference(layer, case, range(batch), name == FUSED)
+        expected = reference(layer, case, name == FUSED)
     return {"error": relative_error(out, expected), "unwritten": _unwritten(out), "rule": built.rule}
 
 

@@ -38,7 +38,6 @@ from .layers import measure_layers
 
 ROUNDS, CALLS = 5, 20
 _BUILD_SECONDS, _TURN_SECONDS = 300.0, 60.0
-_COMPARED_IMAGES = 16
 
 
 @dataclass(frozen=True)
@@ -314,10 +313,10 @@ def set_up(
 
 
 def first_call(model: str, contender: str) -> np.ndarray:
-    """Run the network a few times; return the logits of the first images as float64."""
+    """Run the network a few times; return the logits of all images as float64."""
     for _ in range(4):
         logits = _calls[model, contender]()
-    compared = logits[:_COMPARED_IMAGES].double().cpu().numpy()
+    compared = logits.double().cpu().numpy()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return compared
@@ -329,6 +328,5 @@ def take_turn(model: str, contender: str, device: str) -> Turn:
 
 
 def reference(model: str, image_size: int, inputs: str, device: str) -> np.ndarray:
-    """Return the logits of the first images, computed in float64."""
-    images = np.load(inputs)[:_COMPARED_IMAGES]
-    return peers.reference_logits(find_module(model, image_size), images, device).numpy()
+    """Return the logits of all images, computed in float64."""
+    return peers.reference_logits(find_module(model, image_size), np.load(inputs), device).numpy()

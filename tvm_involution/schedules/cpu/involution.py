@@ -15,6 +15,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
+from ..placing import reverse_compute_at
 from ..rule import (
     ScheduleRule,
     choose,
@@ -101,7 +102,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     task = sch.fuse(batch, row, part)
     if plan.parallel:
         sch.parallel(task)
-    sch.reverse_compute_at(epilogue, outer[1], preserve_unit_loops=True)
+    reverse_compute_at(sch, epilogue, outer[1])
     sch.set_scope(block, 0, "local")
     for loop in (kernel_row_inner, kernel_column, column_inner):
         sch.unroll(loop)

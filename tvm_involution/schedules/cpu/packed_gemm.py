@@ -25,6 +25,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import core_count, vector_bytes, vector_registers
 from ..buffers import element_bytes, total_bytes
+from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
     balanced_parts,
@@ -121,7 +122,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     if copy is not None:
         sch.reorder(*tiles, part, channel_outer, *sums)
         task = sch.fuse(*tiles, part)
-        sch.compute_at(copy, task, preserve_unit_loops=True)
+        compute_at(sch, copy, task)
         spread_over_cache(sch, copy)
         vectorize_last(sch, copy, lanes)
         home = channel_outer
@@ -138,7 +139,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         home = task = sch.fuse(*outer)
     if plan.parallel:
         sch.parallel(task)
-    sch.reverse_compute_at(epilogue, home, preserve_unit_loops=True)
+    reverse_compute_at(sch, epilogue, home)
     sch.set_scope(block, 0, "local")
     for loop in (step, *row_inner, vector):
         sch.unroll(loop)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
+from ..placing import compute_at
 from ..rule import ScheduleRule, find_block
 
 
@@ -23,6 +24,6 @@ class PasteMasks(ScheduleRule):
         image, region, row, _ = sch.get_loops(masks)
         task = sch.fuse(image, region)
         sch.parallel(task)
-        sch.compute_at(columns, task)
-        sch.compute_at(rows, row)
+        compute_at(sch, columns, task, preserve_unit_loops=False)
+        compute_at(sch, rows, row, preserve_unit_loops=False)
         return [sch] if tunable else sch

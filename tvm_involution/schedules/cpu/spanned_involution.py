@@ -14,6 +14,7 @@ import tvm
 from tvm import s_tir, tirx
 
 from ...target import vector_bytes
+from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
     choose,
@@ -80,7 +81,7 @@ def _schedule(
     sch.reorder(batch, row, column_outer, channel_outer, kernel_row, kernel_column, pixel, lane)
     task = sch.fuse(batch, row, column_outer)
     sch.parallel(task)
-    sch.reverse_compute_at(epilogue, channel_outer, preserve_unit_loops=True)
+    reverse_compute_at(sch, epilogue, channel_outer)
     vectorize_last(sch, epilogue, width)
 
     # As a block of its own: whole packs, also where the last holds more than the kernel, and no border cuts a vector.
@@ -90,10 +91,10 @@ def _schedule(
     *_, taps = sch.get_loops(kernel)
     _, vector, _ = sch.split(taps, [None, part // vector_lanes, vector_lanes])
     whole = sch.blockize(vector)
-    sch.compute_at(whole, task, preserve_unit_loops=True)
+    compute_at(sch, whole, task)
     _, *pixels, pack = sch.get_loops(whole)
     sch.reorder(pack, *pixels)
-    sch.compute_at(span, pack, preserve_unit_loops=True)
+    compute_at(sch, span, pack)
     sch.vectorize(sch.get_loops(kernel)[-1])
     paired = is_paired(sch, span)
     loops = sch.get_loops(span)[2:]

@@ -14,6 +14,7 @@ from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
 from ...te.strassen import paired_axis
+from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
     balanced_parts,
@@ -102,20 +103,20 @@ def _schedule(
     sch.parallel(task)
     unroll_and_vectorize(sch, [vector, block, side], lane)
 
-    sch.compute_at(products, pack, preserve_unit_loops=True)
+    compute_at(sch, products, pack)
     b, y, k, z, channel, step = sch.get_loops(products)[-6:]
     vector_outer, vector, lane = sch.split(channel, [None, vectors, lanes])
     steps = choose(sch, divisors(half, 8), 1, tunable)
     step_outer, step = sch.split(step, [None, steps])
     sch.reorder(b, y, k, vector_outer, step_outer, step, z, vector, lane)
     stored = sch.cache_write(products, 0, "global")
-    sch.reverse_compute_at(stored, vector_outer, preserve_unit_loops=True)
+    reverse_compute_at(sch, stored, vector_outer)
     vectorize_last(sch, stored, lanes)
     sch.set_scope(products, 0, "local")
     unroll_and_vectorize(sch, [step, z, vector], lane)
 
     factors = sch.get_producers(products)[0]
-    sch.compute_at(factors, task, preserve_unit_loops=True)
+    compute_at(sch, factors, task)
     b, y, k, z, c = sch.get_loops(factors)[-5:]
     c, lane = sch.split(c, [None, largest_divisor(half, lanes)])
     sch.reorder(b, y, z, c, k, lane)

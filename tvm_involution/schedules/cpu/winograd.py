@@ -13,6 +13,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
+from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
     balanced_parts,
@@ -84,34 +85,34 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
     sch.reorder(b, y, z, part, pack, tile, vector, y_inner, z_inner, lane)
     task = sch.fuse(b, y, z, part)
     sch.parallel(task)
-    sch.reverse_compute_at(epilogue, pack, preserve_unit_loops=True)
+    reverse_compute_at(sch, epilogue, pack)
     vectorize_last(sch, epilogue, lanes)
     unroll_and_vectorize(sch, [y_inner, z_inner], lane)
     output_rows = sch.get_producers(tiles)[0]
-    sch.compute_at(output_rows, vector, preserve_unit_loops=True)
+    compute_at(sch, output_rows, vector)
     _keep_in_registers(sch, output_rows)
 
     # the products of a pack
-    sch.compute_at(sums, pack, preserve_unit_loops=True)
+    compute_at(sch, sums, pack)
     _, _, b, y, z, u, v, channel, step = sch.get_loops(sums)
     z, row = sch.split(z, [None, rows])
     vector, lane = sch.split(channel, [None, lanes])
     sch.reorder(b, y, u, v, z, step, row, vector, lane)
     stored = sch.cache_write(sums, 0, "global")
-    sch.reverse_compute_at(stored, z, preserve_unit_loops=True)
+    reverse_compute_at(sch, stored, z)
     vectorize_last(sch, stored, lanes)
     sch.set_scope(sums, 0, "local")
     unroll_and_vectorize(sch, [row, vector], lane)
 
     # the transformed input of a strip
     transformed = sch.get_producers(sums)[0]
-    sch.compute_at(transformed, task, preserve_unit_loops=True)
+    compute_at(sch, transformed, task)
     *_, b, y, z, u, v, channel = sch.get_loops(transformed)
     channel, lane = sch.split(channel, [None, largest_divisor(in_channels, lanes)])
     sch.reorder(b, y, z, channel, u, v, lane)
     unroll_and_vectorize(sch, [u, v], lane)
     input_rows = sch.get_producers(transformed)[0]
-    sch.compute_at(input_rows, channel, preserve_unit_loops=True)
+    compute_at(sch, input_rows, channel)
     _keep_in_registers(sch, input_rows)
 
     # last: the primitives above take no block in two parts

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tvm import s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ..placing import compute_at, reverse_compute_at
 from ..rule import choose, find_block, fuse_or_copy
 from ..window import Window
 from .box import BANK_BYTES, LANES, Box
@@ -35,9 +36,9 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
     sch.bind(boxes, "blockIdx.x")
     bind_threads(sch, thread)
 
-    sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
+    reverse_compute_at(sch, epilogue, thread)
     sch.set_scope(block, 0, "local")
-    sch.compute_at(strip, u, preserve_unit_loops=True)
+    compute_at(sch, strip, u)
     copy_by_threads(sch, x, boxes, box.threads(window), box.x_vector(window), tests=padded)
     _use_registers(sch, strip, epilogue, v, box)
     unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
@@ -94,8 +95,8 @@ def aggregate_by_rows(
     unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
     boxes = outer[-1]
     sch.set_scope(block, 0, "local")
-    sch.compute_at(strip, threads[-1], preserve_unit_loops=True)
-    sch.reverse_compute_at(epilogue, boxes, preserve_unit_loops=True)
+    compute_at(sch, strip, threads[-1])
+    reverse_compute_at(sch, epilogue, boxes)
     units, finishing, _, finished = _divide(sch, epilogue, window, box)
     sch.reorder(*units, *finishing, *finished)
     first = sch.fuse(*units, finishing[0])

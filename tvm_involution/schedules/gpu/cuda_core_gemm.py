@@ -14,6 +14,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...te.gemm_convolution import CHUNK
+from ..placing import compute_at, reverse_compute_at
 from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, shared_bytes
 from .pixels import flatten_pixels
@@ -123,15 +124,15 @@ def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunab
     sch.set_scope(windows, 0, "shared")
     for operand in (0, 1):
         part = sch.cache_read(block, operand, "local")
-        sch.compute_at(part, k_outer, preserve_unit_loops=True)
+        compute_at(sch, part, k_outer)
         # nvcc makes vectors of these; if TVM did, the shared array would be one of vectors, which cp.async cannot fill
         for loop in sch.get_loops(part)[5:]:
             sch.unroll(loop)
     for copy in (weights, windows):
-        sch.compute_at(copy, outer, preserve_unit_loops=True)
+        compute_at(sch, copy, outer)
         _copy(sch, copy, plan.threads)
 
-    sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
+    reverse_compute_at(sch, epilogue, thread)
     sch.set_scope(block, 0, "local")
     _write(sch, epilogue, plan)
     for loop in (chunk, k_outer, k, pixel, channel):

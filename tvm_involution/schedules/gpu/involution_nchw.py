@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import tvm
 from tvm import s_tir, tirx
 
+from ..placing import compute_at, reverse_compute_at
 from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_or_copy, largest_divisor
 from ..window import Window, read_window
 from .limits import max_threads, shared_bytes, warp_size
@@ -121,9 +122,9 @@ def _schedule(func: tirx.PrimFunc, box: _Box, tunable: bool) -> s_tir.Schedule |
     thread = sch.fuse(row_thread, part, lane)
     sch.bind(boxes, "blockIdx.x")
     sch.bind(thread, "threadIdx.x")
-    sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
+    reverse_compute_at(sch, epilogue, thread)
     sch.set_scope(block, 0, "local")
-    sch.compute_at(strip, element, preserve_unit_loops=True)
+    compute_at(sch, strip, element)
     copy_by_threads(sch, x, boxes, box.threads, 1, tests=padded is not None)
     unroll(sch, element, _UNROLLED)
     unroll(sch, v, choose(sch, [0, _UNROLLED], 0, tunable))

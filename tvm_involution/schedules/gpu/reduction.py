@@ -10,6 +10,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 from tvm.s_tir.schedule import SBlockRV
 
+from ..placing import reverse_compute_at
 from ..rule import (
     ScheduleRule,
     blocks_of,
@@ -67,7 +68,10 @@ def _schedule(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV, tunable:
     along_sum = _last_axis_is_summed(sch, block)
     width = largest_divisor(int(sch.get(loops[count - 1]).extent), 4 if along_sum else 32)
     output_tag, sum_tag = ("threadIdx.y", "threadIdx.x") if along_sum else ("threadIdx.x", "threadIdx.y")
-    parts = choose(sch, [32, 64, 128] if along_sum else [4, 8, 16, 32], 64 if along_sum else 16, tunable)
+    # no more than there are numbers: a part without any is not written
+    length = math.prod(loop_extents(sch, loops[count:]) or [])
+    choices = [parts for parts in ([32, 64, 128] if along_sum else [4, 8, 16, 32]) if parts <= length]
+    parts = choose(sch, choices, min(64 if along_sum else 16, choices[-1]), tunable)
 
     outer, own = sch.split(loops[count - 1], [None, width])
     steps, part = sch.split(sch.fuse(*loops[count:]), [None, parts])
@@ -79,11 +83,11 @@ def _schedule(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV, tunable:
     sch.bind(own, output_tag)
     sch.bind(part, sum_tag)
     shared = sch.cache_write(partial, 0, "local")
-    sch.reverse_compute_at(shared, part)
+    reverse_compute_at(sch, shared, part, preserve_unit_loops=False)
     sch.set_scope(shared, 0, "shared")
     sch.decompose_reduction(partial, steps)
 
-    sch.reverse_compute_at(block, group, preserve_unit_loops=True)
+    reverse_compute_at(sch, block, group)
     sch.set_scope(block, 0, "local")
     _, *rest = sch.get_loops(block)
     kinds = [iter_var.iter_type == tirx.IterVar.DataPar for iter_var in sch.get(block).iter_vars]
@@ -91,8 +95,11 @@ def _schedule(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV, tunable:
     summed = [loop for loop, spatial in zip(rest, kinds, strict=True) if not spatial]
     sch.reorder(*outputs, *summed)
     output = sch.fuse(*outputs)
+    reverse_compute_at(sch, epilogue, output, preserve_unit_loops=False)
+    # the first threads along the sum, and not all of them the same
+    part, output = sch.split(output, [parts, width])
+    sch.bind(part, sum_tag)
     sch.bind(output, output_tag)
-    sch.reverse_compute_at(epilogue, output)
     sch.decompose_reduction(block, summed[0])
 
 

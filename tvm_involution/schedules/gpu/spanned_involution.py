@@ -14,6 +14,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV
 
+from ..placing import compute_at
 from ..rule import ScheduleRule, default_or_space, find_block, largest_divisor
 from ..window import Window, read_window
 from .aggregate import aggregate
@@ -69,21 +70,21 @@ def _generate(sch: s_tir.Schedule, window: Window, box: Box, loop: LoopRV, vecto
     weights = sch.reindex(span, ("read", 1))
     sch.set_scope(weights, 0, "local")
     sch.set_scope(kernel, 0, "shared")
-    sch.compute_at(kernel, loop, preserve_unit_loops=True)
+    compute_at(sch, kernel, loop)
     batch, row, column, tap = sch.get_loops(kernel)[-4:]
     column, pixel = sch.split(column, [None, box.pixels])
     lane, tap = sch.split(tap, [None, box.kernel_vector(window)])
     sch.reorder(batch, row, column, lane, pixel, tap)
     task = sch.fuse(batch, row, column, lane)
 
-    sch.compute_at(span, task, preserve_unit_loops=True)
+    compute_at(sch, span, task)
     sch.set_scope(span, 0, "local")
     pixel, tap, _, _, hidden = sch.get_loops(span)[-5:]
     hidden, step = sch.split(hidden, [None, largest_divisor(int(sch.get(hidden).extent), vector)])
     sch.reorder(hidden, step, pixel, tap)
-    sch.compute_at(pixels, hidden, preserve_unit_loops=True)
+    compute_at(sch, pixels, hidden)
     as_vectors(sch, pixels, int(sch.get(step).extent))
-    sch.compute_at(weights, step, preserve_unit_loops=True)
+    compute_at(sch, weights, step)
     first, *rest = sch.get_loops(weights)[-len(sch.get(weights).iter_vars) :]
     sch.reorder(*rest, first)
     as_vectors(sch, weights, int(sch.get(tap).extent))

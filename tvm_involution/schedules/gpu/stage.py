@@ -7,6 +7,7 @@ import tvm
 from tvm import s_tir
 from tvm.s_tir.schedule import ExprRV, LoopRV, SBlockRV
 
+from ..placing import compute_at
 from ..rule import vectorize_last
 
 # vectors that TVM's CUDA code generator has types for
@@ -39,7 +40,7 @@ def copy_by_threads(
         lanes: see `bind_threads`.
     """
     sch.set_scope(block, 0, "shared")
-    sch.compute_at(block, box, preserve_unit_loops=True)
+    compute_at(sch, block, box)
     depth = [sch.get(loop) for loop in sch.get_loops(block)].index(sch.get(box)) + 1
     loops = sch.get_loops(block)[depth:]
     # apart from the lanes, so that a test for the border does not depend on them

@@ -18,6 +18,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...te.mma_convolution import COLUMNS, LANES, ROWS, MmaFragments
+from ..placing import compute_at, reverse_compute_at
 from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, registers, shared_bytes
 from .mma_intrinsics import mma_intrinsic
@@ -218,7 +219,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     sch.set_scope(windows, 0, "shared")
     vectors = problem.fragments.values
     for copy in (weights, windows):
-        sch.compute_at(copy, chunk_outer, preserve_unit_loops=True)
+        compute_at(sch, copy, chunk_outer)
         _, _, _, *loops = sch.get_loops(copy)
         _spread(sch, sch.fuse(*loops), math.prod(plan.warps), vectors)
     if total is None:
@@ -229,7 +230,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         added, part = _add_up(sch, partial, total, block, warp)
         shared = [added]
         if problem.pixels == 1:
-            _write_one_pixel(sch, sums, epilogue, block)
+            shared += _write_one_pixel(sch, sums, epilogue, block)
         else:
             shared.append(_write_from_shared(sch, sums, epilogue, block, problem.tiles))
         # last: what joins behind an uneven split takes its neighbours' elements too (TVM 0.27)
@@ -261,7 +262,7 @@ def _spread(sch: s_tir.Schedule, elements: LoopRV, warps: int, vector: int) -> N
 
 def _write_from_registers(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, warp: LoopRV, tiles: int) -> None:
     """Let a lane finish the neighbouring channels that it has of two pixels."""
-    sch.reverse_compute_at(sums, warp, preserve_unit_loops=True)
+    reverse_compute_at(sch, sums, warp)
     sch.set_scope(sums, 0, "local")
     columns, packs, lane, _ = _to_lanes(sch, sums, tiles)
     for loop in (columns, packs):
@@ -279,7 +280,7 @@ def _add_up(
     """
     sch.set_scope(partial, 0, "shared")
     sch.transform_layout(partial, ("write", 0), lambda k, lane, p, b, t, r: (k, p, b, t, lane, r))
-    sch.reverse_compute_at(partial, warp, preserve_unit_loops=True)
+    reverse_compute_at(sch, partial, warp)
     _, _, _, lane, *tile, register = sch.get_loops(partial)
     sch.reorder(*tile, lane, register)
     sch.bind(lane, "threadIdx.x")
@@ -287,20 +288,20 @@ def _add_up(
     for loop in tile:
         sch.unroll(loop)
 
-    sch.reverse_compute_at(total, block, preserve_unit_loops=True)
+    reverse_compute_at(sch, total, block)
     sch.set_scope(total, 0, "shared")
     registers = sch.cache_write(total, 0, "local")
     _, part, lane, *inner, register = sch.get_loops(total)
     sch.reorder(*inner, lane, register, part)
     tile = sch.fuse(*inner)
     sch.bind(lane, "threadIdx.x")
-    sch.reverse_compute_at(registers, lane)
+    reverse_compute_at(sch, registers, lane, preserve_unit_loops=False)
     return tile, part
 
 
 def _write_from_shared(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV, tiles: int) -> LoopRV:
     """Finish the tile, a lane neighbouring channels of a pixel; return the loop for the warps to share."""
-    sch.reverse_compute_at(sums, block, preserve_unit_loops=True)
+    reverse_compute_at(sch, sums, block)
     sch.set_scope(sums, 0, "local")
     columns, packs, lane, pixel = _to_lanes(sch, sums, tiles)
     sch.reorder(columns, packs, pixel, lane)
@@ -309,15 +310,21 @@ def _write_from_shared(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, 
     return tile
 
 
-def _write_one_pixel(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV) -> None:
-    """Let every warp finish the one pixel: a bound on an axis of one element would be lost (TVM 0.27)."""
+def _write_one_pixel(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, block: LoopRV) -> list[LoopRV]:
+    """Finish the one pixel, a lane a channel; return the loops for the warps to share.
+
+    Through shared memory: a bound on an axis of one element would be lost (TVM 0.27).
+    """
     for part in (sums, epilogue):
-        sch.reverse_compute_at(part, block)
+        reverse_compute_at(sch, part, block, preserve_unit_loops=False)
+    sch.set_scope(sums, 0, "shared")
+    shared = []
     for part in (sums, epilogue):
         _, *loops = sch.get_loops(part)
-        _, lane = sch.split(sch.fuse(*loops), [None, LANES])
+        steps, lane = sch.split(sch.fuse(*loops), [None, LANES])
         sch.bind(lane, "threadIdx.x")
-    sch.set_scope(sums, 0, "shared")
+        shared.append(steps)
+    return shared
 
 
 def _to_lanes(sch: s_tir.Schedule, sums: SBlockRV, tiles: int) -> tuple[LoopRV, LoopRV, LoopRV, LoopRV]:
@@ -333,7 +340,7 @@ def _to_lanes(sch: s_tir.Schedule, sums: SBlockRV, tiles: int) -> tuple[LoopRV, 
 
 def _finish(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, lane: LoopRV, tiles: int) -> None:
     """Run the epilogue by vectors on what a lane has."""
-    sch.reverse_compute_at(epilogue, lane, preserve_unit_loops=True)
+    reverse_compute_at(sch, epilogue, lane)
     for loop in sch.get_loops(sums)[-2:]:
         if sch.get(loop).thread_binding is None:
             sch.unroll(loop)

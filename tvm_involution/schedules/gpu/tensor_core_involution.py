@@ -18,6 +18,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...te.mma_convolution import COLUMNS, LANES, MmaFragments
 from ...te.mma_spanned_involution import Slab, column_pixels, slab_of
+from ..placing import compute_at
 from ..rule import ScheduleRule, default_or_space, find_block
 from ..window import Window, read_window
 from .aggregate import RowwiseAggregation, aggregate_by_rows
@@ -148,7 +149,7 @@ def _generate(
     assert shares is not None
     sch.set_scope(kernel, 0, "shared")
     # before the strip of x is loaded, whose registers would otherwise be taken meanwhile
-    sch.compute_at(kernel, aggregation.row, preserve_unit_loops=True, index=-2)
+    compute_at(sch, kernel, aggregation.row, index=-2)
     # a pixel's row by whole vectors; image rows and groups apart by as much as others' lanes fill of the banks
     width = _row_values(window)
     sch.storage_align(kernel, 0, 5, _VECTOR, 0)
@@ -157,7 +158,7 @@ def _generate(
     sch.storage_align(kernel, 0, 2, _BANKS, _VECTOR if width > _VECTOR else _BANKS // 2)
     task = _to_lanes(sch, kernel, slab, shares)
 
-    sch.compute_at(mma, task, preserve_unit_loops=True)
+    compute_at(sch, mma, task)
     sch.set_scope(mma, 0, "warp")
     threads = math.prod(shares) * LANES
     copy_by_threads(sch, columns, aggregation.box, threads, fragments.values, tests=True, lanes=LANES)

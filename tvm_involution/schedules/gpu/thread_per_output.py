@@ -7,6 +7,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
+from ..placing import reverse_compute_at
 from ..rule import ScheduleRule, blocks_of, fuse_epilogue, inline_producers, is_spatial
 
 _THREADS = 256
@@ -51,7 +52,7 @@ def _bind(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV | None) -> No
     if reduced:
         if epilogue is None:
             epilogue = sch.cache_write(block, 0, "local")
-        sch.reverse_compute_at(epilogue, outputs)
+        reverse_compute_at(sch, epilogue, outputs, preserve_unit_loops=False)
         sch.set_scope(block, 0, "local")
     # split after the epilogue has joined: one that joins an unevenly split loop loses its bound (TVM 0.27)
     blocks, threads = sch.split(outputs, [None, _THREADS])
