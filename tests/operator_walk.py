@@ -1,27 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch's own samples of its operators (OpInfo), through export, import, compilation and a run, against PyTorch.
 
-python tests/operator_walk.py [--operators PART,PART] [--samples N] [--json FILE] [--write docs/torch-operators.md]
+In half types the samples are rounded first and what comes out is compared with PyTorch in float64.
+
+python tests/operator_walk.py [--operators PART,PART] [--samples N] [--dtype float16] [--part K/N] [--json FILE]
+                              [--write docs/torch-operators.md]
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import sys
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import tvm
+from programs import as_dtype
 from torch.testing._internal.common_methods_invocations import op_db
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from tvm import relax
 
 from tvm_involution import lowering
@@ -36,6 +41,9 @@ torch.backends.flags_frozen.__globals__["__allow_nonbracketed_mutation_flag"] = 
 OPERATORS = (Path(__file__).parent / "torch_operators.txt").read_text().split()
 _TOGETHER = 40
 """samples that are compiled as functions of one module"""
+_HALF_TYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+# which of equal values come first is not said, and in half types many are equal
+_ORDER_LEFT_OPEN = ("topk",)
 
 
 @dataclass
@@ -99,69 +107,155 @@ def samples(names: Iterable[str] = OPERATORS, at_most: int | None = None, seed: 
             yield Sample(name, number, _Call(operator.op, rest, spec, sample.kwargs).eval(), inputs)
 
 
-def walk(chosen: Iterable[Sample]) -> Iterator[Verdict]:
-    """Yield what comes of each sample."""
-    waiting: list[tuple[Sample, list[torch.Tensor], tvm.ir.BaseFunc]] = []
+@dataclass
+class _Imported:
+    """A sample on its way through the compiler.
+
+    Attributes:
+        expected: what comes out of torch, in float64 where the sample is in a half type.
+        of_torch: what comes out of torch in the sample's half type, if torch has the operator in it.
+    """
+
+    sample: Sample
+    expected: list[torch.Tensor]
+    of_torch: list[torch.Tensor] | None
+    function: tvm.ir.BaseFunc
+
+
+def walk(chosen: Iterable[Sample], dtype: str = "float32") -> Iterator[Verdict]:
+    """Yield what comes of each sample, its inputs in `dtype`.
+
+    In a half type every other sample is exported in it, the others in float32 and converted, as `--dtype` does.
+    """
+    waiting: list[_Imported] = []
     for sample in chosen:
-        try:
-            with torch.no_grad():
-                results = sample.module(*(tensor.clone() for tensor in sample.inputs))
-            expected = [leaf for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor)]
-        except Exception:  # samples that torch itself does not take so
+        exported, exact, of_torch = sample, sample, None
+        if dtype in _HALF_TYPES:
+            sample = _retyped(sample, _HALF_TYPES[dtype])
+            of_torch = _results(sample)
+            exact = _retyped(sample, torch.float64)
+            exported = sample if of_torch is not None and sample.number % 2 else _retyped(sample, torch.float32)
+        expected = _results(exact)
+        if expected is None:  # torch itself does not take it so
             continue
         try:
-            program = export_module(sample.module, sample.inputs)
-            waiting.append((sample, expected, import_exported_program(program)["main"]))
+            function = import_exported_program(export_module(exported.module, exported.inputs))["main"]
+            waiting.append(_Imported(sample, expected, of_torch, function))
         except Exception as error:
             yield _verdict(sample, error)
         if len(waiting) >= _TOGETHER:
-            yield from _run_all(waiting)
+            yield from _run_all(waiting, dtype)
             waiting = []
     if waiting:
-        yield from _run_all(waiting)
+        yield from _run_all(waiting, dtype)
 
 
-def _run_all(waiting: list[tuple[Sample, list[torch.Tensor], tvm.ir.BaseFunc]]) -> Iterator[Verdict]:
+def _results(sample: Sample) -> list[torch.Tensor] | None:
+    """Return the tensors that torch computes; None where it raises."""
+    try:
+        with torch.no_grad():
+            results = sample.module(*(tensor.clone() for tensor in sample.inputs))
+    except Exception:
+        return None
+    return [leaf.detach().resolve_neg() for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor)]
+
+
+def _retyped(sample: Sample, dtype: torch.dtype) -> Sample:
+    """Return the sample with all floating-point tensors in `dtype`."""
+
+    def retyped(leaf: Any) -> Any:
+        return leaf.to(dtype) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() else leaf
+
+    call = sample.module
+    module = _Call(call.function, list(map(retyped, call.leaves)), call.spec, tree_map(retyped, call.keywords))
+    return replace(sample, module=module.eval(), inputs=tuple(map(retyped, sample.inputs)))
+
+
+def _run_all(waiting: list[_Imported], dtype: str) -> Iterator[Verdict]:
     """Compile functions together; where that fails, in two halves."""
     target = resolve_target("llvm")
-    functions = {
-        f"sample_{n}": func.with_attr("global_symbol", f"sample_{n}") for n, (_, _, func) in enumerate(waiting)
-    }
+    functions = {f"sample_{n}": one.function.with_attr("global_symbol", f"sample_{n}") for n, one in enumerate(waiting)}
     try:
-        executable = lowering.build(pipeline.run(tvm.IRModule(functions), target), target)
+        executable = lowering.build(pipeline.run(tvm.IRModule(functions), target, dtype=dtype), target)
         machine = relax.VirtualMachine(executable, tvm.cpu())
     except Exception as error:
         if len(waiting) == 1:
-            yield _verdict(waiting[0][0], error)
+            yield _verdict(waiting[0].sample, error)
         else:
             middle = len(waiting) // 2
-            yield from _run_all(waiting[:middle])
-            yield from _run_all(waiting[middle:])
+            yield from _run_all(waiting[:middle], dtype)
+            yield from _run_all(waiting[middle:], dtype)
         return
-    for number, (sample, expected, _) in enumerate(waiting):
+    for number, one in enumerate(waiting):
         try:
-            arrays = [tvm.runtime.tensor(np.ascontiguousarray(tensor.numpy())) for tensor in sample.inputs]
-            returned = machine[f"sample_{number}"](*arrays)
+            returned = machine[f"sample_{number}"](*map(_to_tvm, one.sample.inputs))
             actual = [returned] if isinstance(returned, tvm.runtime.Tensor) else list(returned)
-            yield _compared(sample, [array.numpy() for array in actual], expected)
+            yield _compared(one, [array.numpy() for array in actual], dtype)
         except Exception as error:
-            yield _verdict(sample, error)
+            yield _verdict(one.sample, error)
 
 
-def _compared(sample: Sample, actual: Sequence[np.ndarray], expected: Sequence[torch.Tensor]) -> Verdict:
-    shapes, wanted = [array.shape for array in actual], [tuple(tensor.shape) for tensor in expected]
-    if shapes != wanted:
-        return Verdict(sample.operator, sample.number, "wrong", f"shapes {shapes} for {wanted}", repr(sample.module))
-    for array, tensor in zip(actual, expected, strict=True):
-        reference = tensor.detach().resolve_neg().numpy()
-        if array.dtype != reference.dtype:
-            why = f"{array.dtype} for {reference.dtype}"
-            return Verdict(sample.operator, sample.number, "wrong", why, repr(sample.module))
-        same = np.isclose(array, reference, rtol=1e-4, atol=1e-5, equal_nan=True)
-        if not same.all() and not _near_as_a_whole(array, reference):
-            why = f"{int((~same).sum())} of {same.size} values differ"
-            return Verdict(sample.operator, sample.number, "wrong", why, repr(sample.module))
-    return Verdict(sample.operator, sample.number, "computed")
+def _to_tvm(tensor: torch.Tensor) -> tvm.runtime.Tensor:
+    if tensor.dtype is torch.bfloat16:
+        return tvm.runtime.tensor(as_dtype(tensor.float().numpy(), "bfloat16"))
+    return tvm.runtime.tensor(np.ascontiguousarray(tensor.numpy()))
+
+
+def _compared(one: _Imported, actual: Sequence[np.ndarray], dtype: str) -> Verdict:
+    sample = one.sample
+    shapes, wanted = [array.shape for array in actual], [tuple(tensor.shape) for tensor in one.expected]
+    why = f"shapes {shapes} for {wanted}" if shapes != wanted else ""
+    for number, (array, tensor) in enumerate(zip(actual, one.expected, strict=not why)):
+        if dtype in _HALF_TYPES:
+            other = one.of_torch[number] if one.of_torch is not None else None
+            open_order = sample.operator in _ORDER_LEFT_OPEN and not tensor.is_floating_point()
+            why = why or ("" if open_order else _difference_in_half(array, tensor, other))
+        else:
+            why = why or _difference(array, _to_tvm(tensor).numpy())
+    return Verdict(
+        sample.operator, sample.number, "wrong" if why else "computed", why, repr(sample.module) if why else ""
+    )
+
+
+def _difference(array: np.ndarray, reference: np.ndarray) -> str:
+    """Return how far a result is off; an empty string where it is right."""
+    if array.dtype != reference.dtype:
+        return f"{array.dtype} for {reference.dtype}"
+    if "float16" in str(array.dtype):
+        array, reference = array.astype("float64"), reference.astype("float64")
+    same = np.isclose(array, reference, rtol=1e-4, atol=1e-5, equal_nan=True)
+    right = same.all() or _near_as_a_whole(array, reference)
+    return "" if right else f"{int((~same).sum())} of {same.size} values differ"
+
+
+def _difference_in_half(array: np.ndarray, exact: torch.Tensor, of_torch: torch.Tensor | None) -> str:
+    """Return how far a result is off: 1e-2 in relative norm may be lost, or four times what torch loses."""
+    dtype, floats = str(array.dtype), exact.is_floating_point()
+    if dtype not in ((*_HALF_TYPES, "float32") if floats else (str(exact.dtype).removeprefix("torch."),)):
+        return f"{dtype} for {exact.dtype}"
+    actual, reference = array.astype("float64") if floats else array, exact.numpy()
+    own = None if of_torch is None else (of_torch.double() if floats else of_torch).numpy()
+    if not floats:  # a comparison of what is equal but for rounding may end as torch's does
+        differ = (actual != reference) & (True if own is None else actual != own)
+        return f"{int(differ.sum())} of {differ.size} values differ" if differ.any() else ""
+    with np.errstate(all="ignore"):
+        largest = torch.finfo(getattr(torch, dtype)).max
+        beyond = np.isfinite(reference) & (np.abs(reference) > largest)
+        finite = np.isfinite(reference) & ~beyond
+        if (np.sign(actual[beyond]) * actual[beyond] < 0.99 * largest).any():
+            return f"{actual[beyond][:3]} for {reference[beyond][:3]}"
+        if not np.array_equal(actual[~finite & ~beyond], reference[~finite & ~beyond], equal_nan=True):
+            return f"{actual[~finite & ~beyond][:3]} for {reference[~finite & ~beyond][:3]}"
+        error = _relative_norm(actual[finite], reference[finite])
+        torchs = _relative_norm(own[finite], reference[finite]) if own is not None else 0.0
+        allowed = max(1e-2, 4 * torchs if np.isfinite(torchs) else 0.0)
+    return "" if error <= allowed else f"relative error {error:.1e}, {allowed:.1e} allowed"
+
+
+def _relative_norm(actual: np.ndarray, reference: np.ndarray) -> float:
+    """Return the norm of the error, relative to that of the reference unless this is 0."""
+    distance, size = np.linalg.norm(actual - reference), np.linalg.norm(reference)
+    return float(distance / size) if size else float(distance)
 
 
 def _near_as_a_whole(array: np.ndarray, reference: np.ndarray) -> bool:
@@ -240,6 +334,8 @@ def main() -> int:
     parser.add_argument("--operators", default="", help="parts of names, by commas; all of the list by default")
     parser.add_argument("--samples", type=int, help="at most so many of each operator")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--dtype", choices=("float32", *_HALF_TYPES), default="float32")
+    parser.add_argument("--part", default="0/1", help="K/N: every N-th sample from number K, for several processes")
     parser.add_argument("--json", type=Path, help="append a line a sample to this file")
     parser.add_argument("--write", type=Path, help="write the table of operators to this file")
     parser.add_argument("--from", dest="walked", type=Path, help="walk nothing: take what --json wrote")
@@ -249,7 +345,8 @@ def main() -> int:
     names = [name for name in OPERATORS if not parts or any(part in name for part in parts)]
     counts: dict[str, int] = defaultdict(int)
     verdicts: list[Verdict] = []
-    walked = walk(samples(names, options.samples, options.seed))
+    first, step = map(int, options.part.split("/"))
+    walked = walk(itertools.islice(samples(names, options.samples, options.seed), first, None, step), options.dtype)
     if options.walked:
         walked = (Verdict(**json.loads(line)) for line in options.walked.read_text().splitlines())
     for verdict in walked:

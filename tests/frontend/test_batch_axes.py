@@ -57,6 +57,18 @@ def test_a_mean_over_the_batch_is_one_for_the_batch(tmp_path, rng):
         net(torch.zeros(2, 3, 4, 4))
 
 
+def test_an_output_a_picture(tmp_path, rng):
+    class Unbound(torch.nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return x.unbind(0)
+
+    ti.compile((Unbound(), torch.zeros(3, 2))).save(tmp_path / "unbound.so")
+    network = ti.load(tmp_path / "unbound.so")
+    x = torch.from_numpy(rng.standard_normal((3, 2)).astype("float32"))
+    assert "number of its outputs" in network.metadata.mixed_by
+    assert torch.equal(torch.stack(tuple(network(x))), x)
+
+
 def test_weights_inputs_and_other_axes(tmp_path, rng):
     """A returned weight is neither cut nor repeated, a per-network input stays, the batch may be on any axis."""
 

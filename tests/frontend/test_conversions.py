@@ -56,6 +56,7 @@ CASES: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
     "max along": lambda x: tuple(x.max(1, keepdim=True)),
     "prod along": lambda x: x.prod(-2),
     "product of nothing": lambda x: x[:, :0].prod(1),
+    "matrices with nothing to sum": lambda x: x @ torch.zeros(9, 0, dtype=x.dtype) @ torch.zeros(0, 2, dtype=x.dtype),
     "any along": lambda x: (x > 1).any(2).float(),
     "all along": lambda x: (x > -1).all(-1).float(),
     "any of numbers": lambda x: x.relu().any(1).float(),
@@ -102,6 +103,7 @@ CASES: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
     "scattered": lambda x: x.scatter(2, x.argsort(2)[:, :, :4], x[:, :, 5:] * 10),
     "added up": lambda x: x.scatter_add(3, (x.abs() * 4).long().clamp(max=8), x),
     "counted": lambda x: torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5])).float(),
+    "softmax of few columns": lambda x: x[0, 0, :, :5].softmax(0),
     "distances": lambda x: torch.cdist(x[0], x[1], p=1.5),
     "lines": lambda x: x * torch.linspace(-1, 1, 9) + torch.arange(9) // 2,
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -111,6 +111,8 @@ def fixed(program: Program) -> BatchAxes:
 
 def compare_batches(first: Program, n: int, second: Program, m: int) -> BatchAxes:
     """Compare the programs of one network for batches of `n` and of `m`."""
+    if len(_outputs(first)) != len(_outputs(second)):
+        return replace(fixed(first), mixed_by="the number of its outputs changes with the batch size")
     inputs = [_words(a, n, b, m) for a, b in zip(_inputs(first), _inputs(second), strict=True)]
     outputs = [_words(a, n, b, m) for a, b in zip(_outputs(first), _outputs(second), strict=True)]
     try:

@@ -48,6 +48,8 @@ class Translator(ExportedProgramImporter):
         self._known = _whole_numbers(program)
         missing = []
         for node in program.graph.nodes:
+            if node.op == "placeholder" and _is_empty(node):
+                self._known[node] = torch.zeros(node.meta["val"].shape, dtype=node.meta["val"].dtype)
             if node.op != "call_function" or node.target.__name__ in _ASSERTIONS:
                 continue
             self._work_out(node)
@@ -193,5 +195,5 @@ def _check_static(node: Node) -> None:
 
 def _is_empty(node: Node) -> bool:
     """Return whether nothing is to be computed."""
-    values = tree_leaves(node.meta["val"])
+    values = tree_leaves(node.meta.get("val"))
     return bool(values) and all(isinstance(value, torch.Tensor) and not value.numel() for value in values)

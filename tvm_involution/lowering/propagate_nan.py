@@ -74,7 +74,7 @@ def _start_at_infinity(body: tirx.Stmt) -> tirx.Stmt:
         kind = kinds.get(store.buffer)
         if kind is None:
             return store
-        dtype = str(store.buffer.dtype)
+        dtype = str(store.buffer.dtype).partition("x")[0]  # a buffer may hold vectors
         finite = tirx.min_value(dtype) if kind is tirx.Max else tirx.max_value(dtype)
         if not structural_equal(_scalar(store.value), finite):
             return store

@@ -65,6 +65,7 @@ CONVERTERS: dict[str, Converter] = {
     "sign.default": elementwise.sign,
     "signbit.default": elementwise.signbit,
     "sin.default": unary(op.sin),
+    "sinc.default": elementwise.sinc,
     "sinh.default": elementwise.sinh,
     "sqrt.default": unary(op.sqrt),
     "tan.default": unary(op.tan),

@@ -137,16 +137,21 @@ def reciprocal(operation: Operation, x: relax.Expr) -> relax.Expr:
 
 
 def log1p(operation: Operation, x: relax.Expr) -> relax.Expr:
-    """log(1 + x); for small x, of which 1 + x loses digits, by the series of 2 * atanh(x / (2 + x))."""
+    """log(1 + x); for small x, of which 1 + x loses digits, 2 * atanh(x / (2 + x))."""
     x, one = operation.cast(x), operation.cast(1)
     share = operation.emit(relax.op.divide(x, relax.op.add(x, operation.cast(2))))
-    square = operation.emit(relax.op.multiply(share, share))
+    small = relax.op.multiply(operation.cast(2), _atanh_of_little(operation, share))
+    near = relax.op.less(relax.op.abs(x), operation.cast(0.25))
+    return relax.op.where(near, small, relax.op.log(relax.op.add(x, one)))
+
+
+def _atanh_of_little(operation: Operation, x: relax.Expr) -> relax.Expr:
+    """Return the series of atanh for |x| up to a quarter."""
+    square = operation.emit(relax.op.multiply(x, x))
     series = operation.cast(1 / 15)
     for divisor in (13, 11, 9, 7, 5, 3, 1):
         series = relax.op.add(relax.op.multiply(series, square), operation.cast(1 / divisor))
-    small = relax.op.multiply(relax.op.multiply(operation.cast(2), share), series)
-    near = relax.op.less(relax.op.abs(x), operation.cast(0.25))
-    return relax.op.where(near, small, relax.op.log(relax.op.add(x, one)))
+    return relax.op.multiply(x, series)
 
 
 def expm1(operation: Operation, x: relax.Expr) -> relax.Expr:
@@ -210,10 +215,20 @@ def acosh(operation: Operation, x: relax.Expr) -> relax.Expr:
 
 
 def atanh(operation: Operation, x: relax.Expr) -> relax.Expr:
-    """log1p(2x / (1 - x)) / 2."""
+    """log((1 + x) / (1 - x)) / 2; its series for small x, of which 1 + x loses digits."""
     x, one = operation.cast(x), operation.cast(1)
-    ratio = relax.op.divide(relax.op.multiply(operation.cast(2), x), relax.op.subtract(one, x))
-    return relax.op.multiply(operation.cast(0.5), log1p(operation, operation.emit(ratio)))
+    ratio = relax.op.divide(relax.op.add(one, x), relax.op.subtract(one, x))
+    large = relax.op.multiply(operation.cast(0.5), relax.op.log(ratio))
+    near = relax.op.less(relax.op.abs(x), operation.cast(0.25))
+    return relax.op.where(near, _atanh_of_little(operation, x), large)
+
+
+def sinc(operation: Operation, x: relax.Expr) -> relax.Expr:
+    """sin(pi * x) / (pi * x), 1 at 0; the sine's operand is its own, which half types do not round then."""
+    x = operation.cast(x)
+    wave = relax.op.sin(relax.op.multiply(x, operation.cast(math.pi)))
+    ratio = relax.op.divide(wave, relax.op.multiply(x, operation.cast(math.pi)))
+    return relax.op.where(relax.op.equal(x, operation.cast(0)), operation.cast(1), ratio)
 
 
 def erfc(operation: Operation, x: relax.Expr) -> relax.Expr:

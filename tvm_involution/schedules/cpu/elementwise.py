@@ -50,7 +50,7 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
         return  # nothing to compute
     lanes = vector_bytes(target) // 4
     width = largest_divisor(extents[-1], lanes)
-    if width > 1 and width >= lanes // 4:
+    if width > 1 and width >= lanes // 4 and not _repeats_bfloat16(sch, block):
         widths = [width * n for n in (1, 2, 4) if extents[-1] % (width * n) == 0]
         outer, inner = sch.split(loops[-1], [None, choose(sch, widths, width, tunable)])
         sch.vectorize(inner)
@@ -60,3 +60,26 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
         sch.parallel(sch.fuse(*loops[:-1]))
     elif total >= PARALLEL_ELEMENTS:
         sch.parallel(loops[0])
+
+
+def _repeats_bfloat16(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Return whether a bfloat16 is written to neighbouring places as it is, as `expand` does.
+
+    TVM 0.27 lowers vectors of bfloat16 to those of integers, but not a number that is repeated into one.
+    """
+    realized = sch.get(block)
+    if str(realized.writes[0].source.dtype) != "bfloat16" or not isinstance(realized.body, tirx.BufferStore):
+        return False
+    last = realized.iter_vars[-1].var
+    moved = [realized.body.value]
+    while moved:
+        value = moved.pop()
+        if isinstance(value, tirx.Select):
+            moved += [value.true_value, value.false_value]
+        elif isinstance(value, tvm.ir.Call) and getattr(value.op, "name", "") == "tirx.if_then_else":
+            moved += list(value.args[1:])
+        elif isinstance(value, tvm.ir.TensorLoad) and not any(
+            last.same_as(var) for at in value.indices for var in tirx.analysis.undefined_vars(at, [])
+        ):
+            return True
+    return False
