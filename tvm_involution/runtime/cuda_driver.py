@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def cuda_problem() -> str:
         )
     if problem := _driver_problem(driver):
         return problem
-    if not _load_runtime_library():
+    if runtime_library() is None:
         return f'{_RUNTIME_LIBRARY} is missing: pip install "nvidia-cuda-runtime>=13,<14"'
     return ""
 
@@ -77,14 +78,12 @@ def _failure(driver: ctypes.CDLL, function: str, argument: Any) -> str:
     return f"{what}, {function}: {error}; {_REMEDIES.get(code, _ANY_REMEDY)}"
 
 
-def _load_runtime_library() -> bool:
-    """Load CUDA's runtime library as the system finds it, or from an installed wheel; return whether it is there."""
+@lru_cache(maxsize=1)
+def runtime_library() -> ctypes.CDLL | None:
+    """Load CUDA's runtime library as the system finds it, or from an installed wheel; None where there is none."""
     wheels = importlib.util.find_spec("nvidia")
     folders = [Path(folder) / "cu13" / "lib" for folder in (wheels.submodule_search_locations or ())] if wheels else []
     for path in (_RUNTIME_LIBRARY, *(str(folder / _RUNTIME_LIBRARY) for folder in folders)):
-        try:
-            ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
-            return True
-        except OSError:
-            continue
-    return False
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
+    return None
