@@ -320,7 +320,7 @@ def run_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
             [
                 ("--top-k", ("0", "-1", "x", "", "1.5", "nan")),
                 ("--score-threshold", (*_NUMBERS, "1.1", "-0.1")),
-                ("--device", ("gpu", "", "cuda", "cuda:x", "cpu:0", "cuda:-1", "cuda:²", "\udcff", "metal")),
+                ("--device", ("gpu", "", "cuda", "cuda:x", "cpu:1", "cuda:-1", "cuda:²", "\udcff", "metal")),
                 ("--draw", _OUTPUTS if "segments" in library else ("x.png",)),
             ]
         )

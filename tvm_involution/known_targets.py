@@ -11,7 +11,7 @@ from .compute_capability import multiprocessor
 from .records.folders import log_folders
 from .records.manifest import read_manifest
 from .schedules.gpu import mma_fragments
-from .target import gpu_name, host_cpu, target_key
+from .target import gpu_name, gpu_problem, host_cpu, target_key
 
 _SHOWN_TAGS = (
     "nvidia/nvidia-t4",
@@ -48,7 +48,7 @@ def list_targets() -> list[TargetInfo]:
     own = tvm.target.Target(cpu)
     rows = [
         TargetInfo("llvm", f"this machine's CPU: {cpu['mcpu']}, {cpu['num-cores']} cores", True, _tuned(own)),
-        TargetInfo("cuda", f"this machine's GPU: {gpu or 'none found'}", gpu is not None, ()),
+        TargetInfo("cuda", f"this machine's GPU: {gpu or f'none found: {gpu_problem()}'}", gpu is not None, ()),
     ]
     known = set(tvm.target.list_tags())
     for tag in _SHOWN_TAGS:

@@ -13,9 +13,8 @@ from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, W
 from .cpu_target import check_cpu, with_defaults
 from .errors import UserError
 from .quiet import quiet_stderr
-from .runtime.cuda_driver import cuda_problem
 from .runtime.threads import physical_cores
-from .runtime.tvm_runtime import load_cuda_runtime
+from .runtime.tvm_runtime import CudaMissing, load_cuda_runtime
 
 CACHE_BYTES = 4 << 20
 """of the second-level caches of some cores"""
@@ -135,22 +134,27 @@ def lowering_config(target: tvm.target.Target) -> dict[str, bool]:
 
 
 def _local_gpu() -> tvm.target.Target:
-    if gpu_name() is None:
-        problem = cuda_problem() or "no NVIDIA GPU on this machine"
+    if problem := gpu_problem():
         raise UserError(
             f"{problem}; or name the card to build for, such as --target nvidia/nvidia-h100, or use --target llvm"
         )
     return tvm.target.Target(tvm.target.Target.from_device("cuda"), host=tvm.target.Target(host_cpu()))
 
 
-def gpu_name() -> str | None:
-    """Return the name of this machine's first GPU, None where there is none."""
+def gpu_problem() -> str:
+    """Return why this machine's first GPU cannot be used, and what to do; nothing where it can."""
     try:
         load_cuda_runtime()
-        device = tvm.cuda(0)
-        return str(device.device_name) if device.exist else None
-    except (UserError, OSError, RuntimeError, AttributeError):
-        return None
+        return "" if tvm.cuda(0).exist else "TVM finds no NVIDIA GPU on this machine; see `nvidia-smi -L`"
+    except CudaMissing as error:
+        return error.problem
+    except Exception as error:  # TVM raises several kinds
+        return f"TVM cannot use the NVIDIA GPU ({str(error).strip().splitlines()[-1]}); see `nvidia-smi`"
+
+
+def gpu_name() -> str | None:
+    """Return the name of this machine's first GPU, None where there is none that can be used."""
+    return None if gpu_problem() else str(tvm.cuda(0).device_name)
 
 
 def _with_limits(spec: dict[str, object]) -> dict[str, object]:

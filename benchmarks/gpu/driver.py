@@ -86,10 +86,10 @@ def run_step(step: str, settings: Settings) -> None:
 
 def check_gpu() -> None:
     """Exit where there is no GPU."""
-    from tvm_involution.target import gpu_name
+    from tvm_involution.target import gpu_problem
 
-    if gpu_name() is None:
-        sys.exit("no NVIDIA GPU on this machine; --target llvm tries the benchmark on the CPU")
+    if problem := gpu_problem():
+        sys.exit(f"{problem}; --target llvm tries the benchmark on the CPU")
 
 
 def _run_process(step: str, seconds: float, log) -> str:

@@ -20,8 +20,8 @@ from ..arguments import Size, checked
 from ..errors import UserError
 from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
-from .archive import load_archive
 from .batch_axes import BatchAxes, compare_batches, fixed
+from .exported_program import load_program
 from .half_types import half_type
 from .importer import export_module
 from .other_files import refuse_other_file
@@ -238,7 +238,7 @@ def resolve_network(
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
-        return Network(Path(model).stem, "unknown", str(model), program=load_archive(Path(model)))
+        return Network(Path(model).stem, "unknown", str(model), program=load_program(Path(model)))
     elif ":" in str(model):
         network = _given(call_user_function(str(model)), str(model), "returned")
         network.weights_origin = "as built by the function"

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..archives import check_zip, is_zip
 from ..arguments import checked
 from ..errors import UserError
+from ..zip_archives import check_archive, is_zip
 
 _SHOWN = 4
 _COUNTER = "num_batches_tracked"
@@ -75,7 +75,7 @@ def _read(file: Path) -> Mapping[str, Any]:
             ) from error
     try:
         if is_zip(file):
-            check_zip(file)
+            check_archive(file)
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
             warnings.simplefilter("ignore")  # what torch would warn of ends in an error below
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -22,7 +22,6 @@ from .passes.fold_weights import FoldWeights
 from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
 from .passes.order_nan import OrderNan
-from .passes.own_outputs import OwnOutputs
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
 from .passes.split_transposed_convolution import SplitTransposedConvolution
@@ -100,7 +99,6 @@ def phases(
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),
                 relax.transform.DeadCodeElimination(),
-                OwnOutputs(),
                 # last: it looks at what the others made
                 MarkLoops(),
             ],

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..errors import UserError
+from .cuda_device import synchronize_default_stream
 from .ffi import tvm_ffi
 from .stream_order import StreamOrder
 
@@ -40,7 +41,10 @@ class ArrayKind(Protocol):
         """Return the call that converts an array to `dtype`, for messages."""
 
     def stream(self, order: StreamOrder) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which the network runs on the caller's stream, after the calls on others."""
+        """Return a context in which the network runs on the caller's stream, after the calls on others.
+
+        An error leaves it when nothing that was queued runs any more.
+        """
 
 
 def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
@@ -100,6 +104,7 @@ class NumpyArrays:
     """numpy arrays, in the CPU's memory; copied to the device and back where it is a GPU."""
 
     def __init__(self, device: tuple[str, int]) -> None:
+        self._index = device[1]
         self._device = None if device[0] == "cpu" else tvm_ffi.device(*device)
 
     def pad(self, array: np.ndarray, size: int, axis: int) -> np.ndarray:
@@ -136,9 +141,17 @@ class NumpyArrays:
 
     @contextlib.contextmanager
     def stream(self, order: StreamOrder) -> Iterator[None]:
+        if self._device is None:
+            yield
+            return
         # the default stream, on which copies wait until they are done
         order.synchronize()
-        yield
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(Exception):
+                synchronize_default_stream(self._index)
+            raise
 
 
 class TorchTensors:
@@ -185,7 +198,13 @@ class TorchTensors:
             self._torch.cuda.device(self._device),
             tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", self._device.index), stream.cuda_stream),
         ):
-            yield
+            try:
+                yield
+            except BaseException:
+                # what was queued still reads and writes memory that the next call is given
+                with contextlib.suppress(Exception):
+                    stream.synchronize()
+                raise
 
 
 def copy_to(tensor: Any, device: Any) -> Any:

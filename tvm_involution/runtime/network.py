@@ -55,7 +55,8 @@ class CompiledNetwork:
         if metadata.device_type != "cpu":
             devices += [_DLPACK["cpu"], 0, _POOLED]
         try:
-            machine = self._on_device(_start, module, devices)
+            with self._turn():
+                machine = self._on_device(_start, module, devices)
             self._functions = {size: machine[f"batch_{size}"] for size in metadata.batch_sizes}
         except UserError:
             raise
@@ -64,7 +65,8 @@ class CompiledNetwork:
                 f"cannot load {source.path}: {_last_line(error)}; compile it again on this machine"
             ) from error
         self._fresh = {size: FreshOutputs() for size in metadata.batch_sizes}
-        weakref.finalize(self, _free, self._functions, self._fresh).atexit = False
+        order = None if metadata.device_type == "cpu" else self._order
+        weakref.finalize(self, _free, order, self._functions, self._fresh).atexit = False
 
     def __call__(self, *inputs: Any) -> Any:
         """Run the network.
@@ -146,25 +148,30 @@ class CompiledNetwork:
     def _call(self, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
         """Call the function for batches of `size`."""
         with self._turn(), kind.stream(self._order):
-            given = [kind.to_tvm(array) for array in inputs]
             try:
-                returned = self._on_device(self._functions[size], *given)
-            except UserError:
-                raise
+                return self._call_in_turn(size, kind, inputs)
+            # without their frames, which would hold tensors on the GPU beyond the turn
+            except UserError as error:
+                raise error.with_traceback(None)
             except Exception as error:  # kernels raise what their checks of arguments raise
                 raise UserError(
                     f"{self.metadata.name} stopped: {_last_line(error)}; where memory is short free some, otherwise "
                     "compile it again"
-                ) from error
-            results = [returned] if isinstance(returned, tvm_ffi.Tensor) else list(returned)
-            self._check_results(results, size)
-            fresh = self._fresh[size].which(results, given)
-            arrays = [kind.from_tvm(result) for result in results]
-            return [array if own else kind.copy(array) for array, own in zip(arrays, fresh, strict=True)]
+                ) from error.with_traceback(None)
+
+    def _call_in_turn(self, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
+        """Call the function; when this returns, its tensors on the GPU are freed, but for those that are returned."""
+        given = [kind.to_tvm(array) for array in inputs]
+        returned = self._on_device(self._functions[size], *given)
+        results = [returned] if isinstance(returned, tvm_ffi.Tensor) else list(returned)
+        self._check_results(results, size)
+        fresh = self._fresh[size].which(results, given)
+        arrays = [kind.from_tvm(result) for result in results]
+        return [array if own else kind.copy(array) for array, own in zip(arrays, fresh, strict=True)]
 
     def _turn(self) -> contextlib.AbstractContextManager[Any]:
         # calls on the CPU take turns in the executor thread; a lock that another thread holds would not survive a fork
-        return contextlib.nullcontext() if self.device[0] == "cpu" else self._order.lock
+        return contextlib.nullcontext() if self.device[0] == "cpu" else self._order.turn()
 
     def _on_device(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.device[0] == "cpu":
@@ -269,10 +276,13 @@ def _start(path: Path, devices: Sequence[int]) -> Any:
     return machine
 
 
-def _free(*holders: dict[int, Any]) -> None:
+def _free(order: StreamOrder | None, *holders: dict[int, Any]) -> None:
     # functions hold their machine, and that what it returned last
     for holder in holders:
-        holder.clear()
+        if order is None:
+            holder.clear()
+        else:
+            order.discard(holder)
     release_memory()
 
 

@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from .cuda_device import current_gpu_kept
 
 
 class Stream(Protocol):
@@ -31,6 +35,35 @@ class StreamOrder:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._streams: dict[int, Stream] = {}
+        self._discarded: list[dict[Any, Any]] = []
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Return a context that one thread at a time is in, and that leaves the thread the current GPU it had."""
+        with self.lock, self._cleaned_up():
+            yield
+
+    def discard(self, holder: dict[Any, Any]) -> None:
+        """Clear `holder` while no network is called, since freeing memory of a GPU ends another thread's capture.
+
+        At once, or at the end of the call in progress: a finalizer may run within one, and must not wait for it.
+        """
+        self._discarded.append(holder)
+        if self.lock.acquire(blocking=False):
+            try:
+                with self._cleaned_up():
+                    pass
+            finally:
+                self.lock.release()
+
+    @contextlib.contextmanager
+    def _cleaned_up(self) -> Iterator[None]:
+        with current_gpu_kept():
+            try:
+                yield
+            finally:
+                while self._discarded:
+                    self._discarded.pop().clear()
 
     def enter(self, stream: Stream) -> None:
         """Let `stream` wait for all the others, on the GPU."""

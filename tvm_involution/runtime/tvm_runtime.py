@@ -40,17 +40,23 @@ def load_cuda_runtime() -> None:
     """Load the CUDA part of the runtime.
 
     Raises:
-        UserError: no NVIDIA driver or one that is too old, no GPU, or no CUDA runtime on this machine.
+        CudaMissing: no NVIDIA driver or one that is too old, no GPU, or no CUDA runtime on this machine.
     """
     load_runtime()
     if problem := cuda_problem():
-        raise UserError(f"{problem}; or compile the network with --target llvm")
+        raise CudaMissing(problem)
     try:
         ctypes.CDLL(str(_library_dir() / "libtvm_runtime_cuda.so"), ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise UserError(
-            f"TVM's CUDA runtime cannot be loaded ({error}); or compile the network with --target llvm"
-        ) from error
+        raise CudaMissing(f"TVM's CUDA runtime cannot be loaded ({error})") from error
+
+
+class CudaMissing(UserError):
+    """There is no CUDA on this machine, and why."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; or compile the network with --target llvm")
+        self.problem = problem
 
 
 def release_memory() -> None:

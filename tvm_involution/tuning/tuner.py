@@ -32,7 +32,7 @@ from ..records.manifest import Manifest, TunedNetwork, writable_manifest
 from ..runtime.machine import architecture, cpu_name, missing_features
 from ..runtime.threads import physical_cores, thread_count
 from ..runtime.tvm_runtime import tvm_version
-from ..target import as_target, cpu_features, gpu_name, target_key
+from ..target import as_target, cpu_features, gpu_problem, target_key
 from .measure import Candidate, Measurement, Measurer, RpcTracker
 from .scheduler import TaskState, next_state
 from .tasks import TuningTask, extract_tasks, search_context
@@ -385,8 +385,8 @@ def _check_measurable(target: tvm.target.Target) -> None:
     """Raise `UserError` where this machine cannot run code for `target`."""
     remedy = "measure on a machine that has it: --rpc HOST:PORT --rpc-key KEY"
     if target.kind.name == "cuda":
-        if gpu_name() is None:
-            raise UserError(f"no GPU here to measure {target_key(target)} on; {remedy}")
+        if problem := gpu_problem():
+            raise UserError(f"no GPU here to measure {target_key(target)} on: {problem}; or {remedy}")
         return
     triple = str(target.attrs.get("mtriple") or "")
     if triple and architecture(triple) != architecture():

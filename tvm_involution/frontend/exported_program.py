@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read a `.pt2` file of `torch.export.save` without running anything from it.
+"""Load the program of a `.pt2` file of `torch.export.save` without running anything from it.
 
 `torch.export.load` trusts its file: it unpickles sample inputs and weights without restriction, loads compiled code,
 evaluates shapes as expressions, and names of the graph end in Python source that PyTorch executes. So the archive is
@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..zip_archives import open_archive
 from .other_files import what_else
 
 _HINT = "write it with torch.export.save"
@@ -64,7 +65,7 @@ _FILES = {"from_file", "save"}
 _CONTAINERS = {None, "builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 
 
-def load_archive(path: Path) -> torch.export.ExportedProgram:
+def load_program(path: Path) -> torch.export.ExportedProgram:
     """Return the program of the `.pt2` file `path`.
 
     Raises:
@@ -74,14 +75,14 @@ def load_archive(path: Path) -> torch.export.ExportedProgram:
         raise UserError(f"{path} does not exist; name a file that torch.export.save wrote")
     if (other := what_else(path)) is not None:
         raise UserError(f"{path} is {other}")
+    with open_archive(path) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
     try:
-        members = _vetted(_members(path))
+        members = _vetted(_without_folder(files))
         with _quiet():
             return torch.export.load(_archive(members))
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    except zipfile.BadZipFile as error:
-        raise UserError(f"{path} is no .pt2 archive, or is damaged or truncated ({error}); {_HINT}") from error
     except Exception as error:  # the archive's reader raises whatever its parts raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"cannot read {path}: {reason}; {_HINT}") from error
@@ -98,23 +99,14 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _members(path: Path) -> dict[str, bytes]:
-    """Return the members by name, without the folder that they all lie in; reading compares their CRC."""
-    with zipfile.ZipFile(path) as archive:
-        infos = archive.infolist()
-        names = [info.filename for info in infos]
-        if len(set(names)) < len(names):
-            raise UserError(f"it holds two members of one name; {_HINT}")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in infos):
-            raise UserError(f"its members are compressed, which torch.export.save never does; {_HINT}")
-        if sum(info.file_size for info in infos) > path.stat().st_size:
-            raise UserError(f"its members are larger than itself; {_HINT}")
-        if "serialized_exported_program.json" in names:
-            raise UserError("it was written by PyTorch 2.7 or older; export the module again")
-        root = names[0].partition("/")[0] if names else ""
-        if any(name.partition("/")[0] != root or ".." in name.split("/") for name in names):
-            raise UserError(f"its members do not lie in one folder; {_HINT}")
-        return {name.partition("/")[2]: archive.read(name) for name in names}
+def _without_folder(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the members by name, without the folder that they all lie in."""
+    if "serialized_exported_program.json" in files:
+        raise UserError("it was written by PyTorch 2.7 or older; export the module again")
+    root = next(iter(files), "").partition("/")[0]
+    if any(name.partition("/")[0] != root or ".." in name.split("/") for name in files):
+        raise UserError(f"its members do not lie in one folder; {_HINT}")
+    return {name.partition("/")[2]: data for name, data in files.items()}
 
 
 def _vetted(members: dict[str, bytes]) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tvm_involution import UserError
-from tvm_involution.frontend.archive import load_archive
+from tvm_involution.frontend.exported_program import load_program
 from tvm_involution.frontend.network import resolve_network
 
 PROGRAM = "models/model.json"
@@ -112,7 +112,7 @@ def test_programs_come_through(tmp_path: Path, rng: np.random.Generator, case: s
     else:
         module, arguments, keywords = Nested(), (torch.randn(2, 4),), {"pair": [torch.randn(2, 4), torch.ones(1)]}
         save(tmp_path / "x.pt2", module, *arguments, kwargs=keywords)
-    found = torch.utils._pytree.tree_leaves(load_archive(tmp_path / "x.pt2").module()(*arguments, **keywords))
+    found = torch.utils._pytree.tree_leaves(load_program(tmp_path / "x.pt2").module()(*arguments, **keywords))
     expected = torch.utils._pytree.tree_leaves(module(*arguments, **keywords))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -133,7 +133,7 @@ def test_pickled_weights_are_not_run(tmp_path: Path, whole: Path) -> None:
     fine = changed(
         path, tmp_path / "fine.pt2", {"data/weights/weight_0": saved(torch.nn.Parameter(torch.ones(4, 3, 3, 3)))}
     )
-    assert load_archive(fine).state_dict["0.weight"].sum() == 108
+    assert load_program(fine).state_dict["0.weight"].sum() == 108
     evil = changed(path, tmp_path / "evil.pt2", {"data/weights/weight_0": saved(RunsCode(tmp_path / "ran"))})
     assert "could run code" in refusal(evil)
     assert not (tmp_path / "ran").exists()
@@ -197,7 +197,7 @@ def test_programs_that_would_run_code(tmp_path: Path, whole: Path, monkeypatch: 
 def test_guards_are_dropped(tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = edited(whole, tmp_path / "x.pt2", PROGRAM, lambda program: program.update(guards_code=[_CODE]))
-    load_archive(path).module()(torch.zeros(1, 3, 8, 8))
+    load_program(path).module()(torch.zeros(1, 3, 8, 8))
     assert not Path("ran").exists()
 
 
@@ -210,7 +210,7 @@ def test_other_archives(tmp_path: Path, whole: Path) -> None:
     shutil.copy(whole, evil)
     with zipfile.ZipFile(evil, "a") as archive:
         archive.writestr("whole/data/weights/weight_0", b"")
-    assert "two members of one name" in refusal(evil)
+    assert "more than one way" in refusal(evil)
     with zipfile.ZipFile(evil, "w") as archive:
         archive.writestr("whole/readme", b"hello")
     assert "no program called `model`" in refusal(evil)
@@ -225,14 +225,14 @@ def test_other_archives(tmp_path: Path, whole: Path) -> None:
 def test_damage_is_seen(tmp_path: Path, whole: Path, rng: np.random.Generator) -> None:
     """A flipped bit of a member does not survive its CRC; one of the table of members leads nowhere."""
     data = whole.read_bytes()
-    expected = load_archive(whole).state_dict
+    expected = load_program(whole).state_dict
     silent = 0
     for position in rng.integers(0, len(data), 40):
         flipped = bytearray(data)
         flipped[position] ^= 1 << int(rng.integers(8))
         (tmp_path / "x.pt2").write_bytes(flipped)
         try:
-            found = load_archive(tmp_path / "x.pt2").state_dict
+            found = load_program(tmp_path / "x.pt2").state_dict
         except UserError:
             continue
         silent += 1  # in the padding between the members, a date, or the name of the folder
@@ -254,11 +254,19 @@ def test_what_torch_says_of_damage_is_raised_alone(
     assert capfd.readouterr().err == "" and not caplog.records
 
 
+@pytest.mark.parametrize("before, behind", [(b"#!/bin/sh\n", b""), (b"", b"comment")], ids=["before", "comment"])
+def test_something_before_or_behind(tmp_path: Path, whole: Path, before: bytes, behind: bytes) -> None:
+    data = whole.read_bytes()
+    assert data.endswith(bytes(2))  # the length of the comment
+    (tmp_path / "x.pt2").write_bytes(before + data[:-2] + struct.pack("<H", len(behind)) + behind)
+    assert "more than one way" in refusal(tmp_path / "x.pt2")
+
+
 def test_a_bomb(tmp_path: Path, whole: Path) -> None:
     """A member that says it is larger than the whole file."""
     data = bytearray(whole.read_bytes())
     entry = data.rindex(b"PK\x01\x02")
-    data[entry + 24 : entry + 28] = struct.pack("<I", 2**31)
+    data[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)
     (tmp_path / "x.pt2").write_bytes(data)
     assert "larger than itself" in refusal(tmp_path / "x.pt2")
 
