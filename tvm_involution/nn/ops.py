@@ -162,7 +162,7 @@ def _backward(ctx, grad: Tensor):
     for tap, seen in _windows(kernel_size, grad.shape[2:], ctx.stride, ctx.dilation):
         grad_padded[seen] += grouped * kernel[tap].unsqueeze(2).to(sum_dtype)
         grad_kernel[tap] = (grouped * padded[seen]).sum(2)
-    inside = (..., *(slice(pad, pad + extent) for pad, extent in zip(ctx.padding, size, strict=True)))
+    inside: tuple[Any, ...] = (..., *(slice(pad, pad + extent) for pad, extent in zip(ctx.padding, size, strict=True)))
     grad_input = grad_padded[inside].flatten(1, 2)
     return grad_input.to(input.dtype), grad_kernel, None, None, None
 

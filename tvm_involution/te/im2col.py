@@ -82,7 +82,7 @@ def conv2d_windows(
 
 def _unravel(index, shape: Sequence[int]) -> list:
     """Return the place along each axis of an element by its number."""
-    places = []
+    places: list = []
     for extent in reversed(shape[1:]):
         places.insert(0, index % extent)
         index = index // extent
