@@ -16,17 +16,24 @@ def relative_norm(actual: np.ndarray, expected: np.ndarray) -> float:
 
 def involution2d(x, kernel, stride=(1, 1), padding=(0, 0), dilation=(1, 1)) -> np.ndarray:
     """x (N, C, H, W), kernel (N, G, KH, KW, OH, OW) -> (N, C, OH, OW)."""
+    return involution(x, kernel, stride, padding, dilation)
+
+
+def involution(x, kernel, stride, padding, dilation) -> np.ndarray:
+    """x (N, C, *size), kernel (N, G, *kernel_size, *out_size) -> (N, C, *out_size), along any number of axes."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    axes = x.ndim - 2
     channels, groups = x.shape[1], kernel.shape[1]
-    kernel_h, kernel_w, out_h, out_w = kernel.shape[2:]
-    padded = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    kernel_size, out_size = kernel.shape[2 : 2 + axes], kernel.shape[2 + axes :]
+    padded = np.pad(x, [(0, 0), (0, 0), *((pad, pad) for pad in padding)])
     out = 0
-    for u in range(kernel_h):
-        for v in range(kernel_w):
-            rows = np.arange(out_h) * stride[0] + u * dilation[0]
-            columns = np.arange(out_w) * stride[1] + v * dilation[1]
-            weight = np.repeat(kernel[:, :, u, v], channels // groups, axis=1)
-            out = out + weight * padded[:, :, rows[:, None], columns]
+    for tap in np.ndindex(*kernel_size):
+        seen = [
+            slice(t * d, t * d + (size - 1) * s + 1, s)
+            for t, size, s, d in zip(tap, out_size, stride, dilation, strict=True)
+        ]
+        weight = np.repeat(kernel[(slice(None), slice(None), *tap)], channels // groups, axis=1)
+        out = out + weight * padded[(..., *seen)]
     return out
 
 

@@ -80,7 +80,8 @@ def layers_of(model: str, image_size: int) -> dict[Layer, int]:
         channels, height, width = inputs[0].shape[1:]
         hidden = module.conv2.conv.in_channels
         group = module.channels // module.groups
-        found[Layer(channels, height, width, module.kernel_size, module.stride, hidden, module.dilation, group)] += 1
+        kernel_size, stride, dilation = (values[0] for values in (module.kernel_size, module.stride, module.dilation))
+        found[Layer(channels, height, width, kernel_size, stride, hidden, dilation, group)] += 1
 
     network = find_module(model, image_size)
     for module in network.modules():

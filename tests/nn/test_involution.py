@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from reference import generate_kernel, relative_norm
@@ -22,12 +24,11 @@ def make_layer(*args, **kwargs) -> Involution2d:
 
 def official(layer: Involution2d, x: torch.Tensor) -> torch.Tensor:
     """Pool with flooring windows, unfold the whole image, multiply, sum: what the official module does."""
-    hidden = nn.functional.avg_pool2d(x, layer.stride) if layer.stride > 1 else x
+    hidden = nn.functional.avg_pool2d(x, layer.stride)
     weight = layer.conv2.conv(torch.relu(layer.conv1.bn(layer.conv1.conv(hidden))))
     n, _, h, w = weight.shape
-    taps = layer.kernel_size**2
-    padding = layer.dilation * (layer.kernel_size - 1) // 2
-    columns = nn.functional.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
+    taps = math.prod(layer.kernel_size)
+    columns = nn.functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     columns = columns.view(n, layer.groups, -1, taps, h, w)
     return (weight.view(n, layer.groups, 1, taps, h, w) * columns).sum(3).flatten(1, 2)
 

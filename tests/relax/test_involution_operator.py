@@ -79,6 +79,40 @@ def test_legalized_program_is_right(rng, layout):
     assert reference.relative_norm(vm["main"](*inputs).numpy(), expected) < 1e-5
 
 
+@pytest.mark.parametrize("layout", ["NCW", "NWC", "NCDHW", "NDHWC"])
+def test_other_axes(rng, layout):
+    """Shapes, layout conversion to channels last and the legalized program, along one and three axes."""
+    axes = len(layout) - 2
+    size, kernel_size, stride, padding, out = ((5, 7, 6), (3, 1, 3), (1, 2, 2), (1, 0, 1), (5, 4, 3))
+    size, kernel_size, stride, padding, out = (v[-axes:] for v in (size, kernel_size, stride, padding, out))
+    taps = int(np.prod(kernel_size))
+    x = rng.standard_normal((2, 8, *size)).astype("float32")
+    kernel = rng.standard_normal((2, 2, *kernel_size, *out)).astype("float32")
+    expected = reference.involution(x, kernel, stride, padding, (1,) * axes)
+    packed = kernel.reshape(2, 2 * taps, *out)
+    if layout.endswith("C"):
+        x, packed, expected = (np.moveaxis(array, 1, -1) for array in (x, packed, expected))
+    ones = (1,) * axes
+    builder = relax.BlockBuilder()
+    inputs = [relax.Var(name, relax.TensorType(a.shape, "float32")) for name, a in (("x", x), ("kernel", packed))]
+    with builder.function("main", inputs):
+        with builder.dataflow():
+            call = operator.involution(*inputs, kernel_size, stride, padding, ones, layout)
+            result = builder.emit_output(builder.emit(call))
+        builder.emit_func_output(result)
+    mod = builder.get()
+    assert output_shape(mod) == list(expected.shape)
+    wanted = operator.CHANNELS_LAST[axes]
+    converted = relax.transform.ConvertLayout({operator.OP_NAMES[axes]: [wanted, wanted]})(mod)
+    calls = []
+    relax.analysis.post_order_visit(converted["main"], lambda e: calls.append(e) if isinstance(e, relax.Call) else None)
+    layouts = [str(c.attrs["layout"]) for c in calls if getattr(c.op, "name", "") == operator.OP_NAMES[axes]]
+    assert layouts == [wanted]
+    vm = relax.VirtualMachine(tvm.compile(relax.transform.LegalizeOps()(converted), target="llvm"), tvm.cpu())
+    arrays = [tvm.runtime.tensor(np.ascontiguousarray(array)) for array in (x, packed)]
+    assert reference.relative_norm(vm["main"](*arrays).numpy(), expected) < 1e-5
+
+
 def test_layout_conversion_moves_both_inputs(rng):
     mod = build((1, 8, 5, 5), (1, 18, 5, 5), kernel_size=(3, 3), padding=(1, 1))
     converted = relax.transform.ConvertLayout({operator.OP_NAME: ["NHWC", "NHWC"]})(mod)

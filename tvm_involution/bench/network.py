@@ -68,10 +68,10 @@ def unfolded(module: torch.nn.Module) -> torch.nn.Module:
 
     def forward(self: Involution2d, x: torch.Tensor) -> torch.Tensor:
         kernel = self.generate_kernel(x)
-        n, groups, k, _, h, w = kernel.shape
-        windows = torch.nn.functional.unfold(x, k, self.dilation, self.dilation * (k - 1) // 2, self.stride)
-        windows = windows.view(n, groups, self.channels // groups, k * k, h, w)
-        return (kernel.view(n, groups, 1, k * k, h, w) * windows).sum(3).view(n, self.channels, h, w)
+        n, groups, *_, h, w = kernel.shape
+        windows = torch.nn.functional.unfold(x, self.kernel_size, self.dilation, self.padding, self.stride)
+        windows = windows.view(n, groups, self.channels // groups, -1, h, w)
+        return (kernel.view(n, groups, 1, -1, h, w) * windows).sum(3).view(n, self.channels, h, w)
 
     for part in module.modules():
         if isinstance(part, Involution2d):

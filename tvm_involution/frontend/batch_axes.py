@@ -49,7 +49,7 @@ _PICTURES_FIRST = _names(
     "upsample_bicubic2d _upsample_bilinear2d_aa _upsample_bicubic2d_aa grid_sampler grid_sampler_2d grid_sampler_3d "
     "affine_grid_generator pixel_shuffle pixel_unshuffle channel_shuffle im2col col2im bmm baddbmm pad "
     "constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
-    "replication_pad3d involution2d nms roi_align paste_masks"
+    "replication_pad3d involution1d involution2d involution3d nms roi_align paste_masks"
 )
 # works along the axes that an argument names, and apart along the others
 _ALONG = _names(

@@ -9,9 +9,9 @@ from .complexity import Operations, count_operations, count_parameters
 from .conv_module import ConvModule
 from .detector import SingleStageDetector, TwoStageDetector
 from .fpn import FPN, InvolutionFPN
-from .involution import Involution2d
+from .involution import Involution1d, Involution2d, Involution3d
 from .nms import nms
-from .ops import involution2d
+from .ops import involution1d, involution2d, involution3d
 from .paste_masks import paste_masks
 from .rednet import Bottleneck, RedNet
 from .resnet import ResNet
@@ -23,7 +23,9 @@ __all__ = [
     "Bottleneck",
     "ConvModule",
     "ImageClassifier",
+    "Involution1d",
     "Involution2d",
+    "Involution3d",
     "InvolutionFPN",
     "LinearClsHead",
     "Operations",
@@ -35,7 +37,9 @@ __all__ = [
     "build_model",
     "count_operations",
     "count_parameters",
+    "involution1d",
     "involution2d",
+    "involution3d",
     "load_checkpoint",
     "local_attention2d",
     "nms",

@@ -15,7 +15,7 @@ from ..zoo import ModelSpec, get_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier
 from .detector import faster_rcnn, mask_rcnn, retinanet
-from .involution import Involution2d
+from .involution import Involution
 from .rednet import RedNet
 from .resnet import ResNet
 from .segmentor import semantic_fpn, upernet
@@ -75,11 +75,11 @@ def init_weights(module: nn.Module) -> None:
     """
     branches: list[Any] = [m for m in module.modules() if hasattr(m, "bn3")]
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
             if part.bias is not None:
                 nn.init.normal_(part.bias, std=0.01)
-        elif isinstance(part, nn.BatchNorm2d):
+        elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
             nn.init.uniform_(part.weight, 0.8, 1.2)
             nn.init.normal_(part.bias, std=0.1)
             nn.init.normal_(_buffer(part.running_mean), std=0.1)
@@ -90,9 +90,9 @@ def init_weights(module: nn.Module) -> None:
     for part in branches:
         part.bn3.weight.data.mul_(1 / math.sqrt(len(branches)))
     for part in module.modules():
-        if isinstance(part, Involution2d):
-            # a window of K*K taps of unit variance, each with an unscaled kernel, would grow by K a layer
-            part.conv2.conv.weight.data.mul_(1 / part.kernel_size)
+        if isinstance(part, Involution):
+            # a window of so many taps of unit variance, each with an unscaled kernel, would grow by their root a layer
+            part.conv2.conv.weight.data.mul_(1 / math.sqrt(math.prod(part.kernel_size)))
 
 
 def _buffer(buffer: Tensor | None) -> Tensor:

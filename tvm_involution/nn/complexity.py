@@ -8,15 +8,18 @@ pooling (one a value of the input); the published figures have the multiply-adds
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from .involution import Involution2d
+from .involution import Involution
 
-_POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-_COUNTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, Involution2d, *_POOLING)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_POOLING = tuple(getattr(nn, f"{kind}Pool{axes}d") for kind in ("Max", "Avg", "AdaptiveAvg") for axes in (1, 2, 3))
+_COUNTED = (*_CONVOLUTIONS, nn.ConvTranspose2d, nn.Linear, *_NORMS, nn.ReLU, Involution, *_POOLING)
 
 
 @dataclass
@@ -47,13 +50,13 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def count_operations(model: nn.Module, input_size: tuple[int, int, int]) -> Operations:
-    """Run `model` once on zeros (1, C, H, W) of `input_size` (C, H, W) and count."""
+def count_operations(model: nn.Module, input_size: tuple[int, ...]) -> Operations:
+    """Run `model` once on zeros (1, C, H, W) of `input_size` (C, H, W), or (C, W) or (C, D, H, W), and count."""
     counts = Operations()
 
     def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         values = inputs[0].numel()
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _CONVOLUTIONS):
             taps = module.weight[0].numel()
             counts.convolution += output.numel() * taps
             counts.bias += output.numel() if module.bias is not None else 0
@@ -62,9 +65,9 @@ def count_operations(model: nn.Module, input_size: tuple[int, int, int]) -> Oper
             counts.bias += output.numel() if module.bias is not None else 0
         elif isinstance(module, nn.Linear):
             counts.linear += output.numel() * module.in_features
-        elif isinstance(module, Involution2d):
-            counts.involution += output.numel() * module.kernel_size**2
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, Involution):
+            counts.involution += output.numel() * math.prod(module.kernel_size)
+        elif isinstance(module, _NORMS):
             counts.batch_norm += 2 * values
         elif isinstance(module, nn.ReLU):
             counts.relu += values

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+_CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
 
 class ConvModule(nn.Module):
     """`conv`, then `bn` and `activate` where wanted; the convolution has a bias only without a norm."""
@@ -18,16 +21,17 @@ class ConvModule(nn.Module):
         padding: int = 0,
         norm: bool = True,
         act: bool = True,
+        axes: int = 2,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=not norm)
+        self.conv = _CONVOLUTIONS[axes](in_channels, out_channels, kernel_size, stride, padding, bias=not norm)
         if norm:
-            self.bn = nn.BatchNorm2d(out_channels)
+            self.bn = _NORMS[axes](out_channels)
         if act:
             self.activate = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, OH, OW)."""
+        """(N, in_channels, *size) -> (N, out_channels, *out_size), of `axes` sizes."""
         for part in self.children():
             x = part(x)
         return x

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Involution as a PyTorch operator, `torch.ops.tvm_involution.involution2d`, that `torch.export` keeps whole."""
+"""Involution as PyTorch operators that `torch.export` keeps whole: `torch.ops.tvm_involution.involution1d` to `3d`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +13,19 @@ from torch import Tensor
 from ..errors import UserError
 
 LIBRARY = torch.library.Library("tvm_involution", "DEF")
-LIBRARY.define(
-    "involution2d(Tensor input, Tensor kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation) -> Tensor"
-)
+SPACE = {1: "W", 2: "HW", 3: "DHW"}
+"""the letters of so many spatial axes"""
+
+
+def involution1d(
+    input: Tensor,
+    kernel: Tensor,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """`involution2d` along one axis: input (N, C, W), kernel (N, G, KW, OW), result (N, C, OW)."""
+    return _call(1, input, kernel, stride, padding, dilation)
 
 
 def involution2d(
@@ -39,86 +50,99 @@ def involution2d(
     Raises:
         UserError: shapes or dtypes that do not fit, with what was expected and what came.
     """
+    return _call(2, input, kernel, stride, padding, dilation)
+
+
+def involution3d(
+    input: Tensor,
+    kernel: Tensor,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+) -> Tensor:
+    """`involution2d` along three axes: input (N, C, D, H, W), kernel (N, G, KD, KH, KW, OD, OH, OW)."""
+    return _call(3, input, kernel, stride, padding, dilation)
+
+
+def _call(axes: int, input: Tensor, kernel: Tensor, *geometry: int | Sequence[int]) -> Tensor:
     device = input.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocast and input.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         input, kernel = input.to(dtype), kernel.to(dtype)
-    return torch.ops.tvm_involution.involution2d(input, kernel, _pair(stride), _pair(padding), _pair(dilation))
+    operator = getattr(torch.ops.tvm_involution, f"involution{axes}d")
+    return operator(input, kernel, *([v] * axes if isinstance(v, int) else list(v) for v in geometry))
 
 
-def check_involution2d(
-    input: Tensor, kernel: Tensor, stride: Sequence[Any], padding: Sequence[Any], dilation: Sequence[Any]
-) -> tuple[Any, Any]:
-    """Check the arguments and return the output's (OH, OW).
+def check_involution(
+    axes: int, input: Tensor, kernel: Tensor, stride: Sequence[Any], padding: Sequence[Any], dilation: Sequence[Any]
+) -> tuple[Any, ...]:
+    """Check the arguments of an involution along so many axes and return the output's size along each.
 
     Raises:
         UserError: see `involution2d`.
     """
-    for name, pair, minimum in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
-        if len(pair) != 2 or min(pair) < minimum:
-            raise UserError(f"involution2d: {name} must be an int or a pair of at least {minimum}, got {list(pair)}")
-    if input.dim() != 4 or kernel.dim() != 6:
+    name, space = f"involution{axes}d", SPACE[axes]
+    several = {1: "one for the only axis", 2: "a pair"}.get(axes, f"{axes} of them")
+    for word, values, minimum in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
+        if len(values) != axes or min(values) < minimum:
+            raise UserError(f"{name}: {word} must be an int or {several} of at least {minimum}, got {list(values)}")
+    if input.dim() != 2 + axes or kernel.dim() != 2 + 2 * axes:
+        taps, sizes = (", ".join(prefix + axis for axis in space) for prefix in "KO")
         raise UserError(
-            f"involution2d takes input (N, C, H, W) and kernel (N, G, KH, KW, OH, OW), got {list(input.shape)} and "
-            f"{list(kernel.shape)}"
+            f"{name} takes input (N, C, {', '.join(space)}) and kernel (N, G, {taps}, {sizes}), got "
+            f"{list(input.shape)} and {list(kernel.shape)}"
         )
     if input.dtype != kernel.dtype or not input.is_floating_point():
-        raise UserError(f"involution2d takes one floating dtype, got {input.dtype} and {kernel.dtype}")
-    n, channels, height, width = input.shape
-    groups, kernel_h, kernel_w = kernel.shape[1:4]
+        raise UserError(f"{name} takes one floating dtype, got {input.dtype} and {kernel.dtype}")
+    n, channels, *size = input.shape
+    groups, *kernel_size = kernel.shape[1 : 2 + axes]
     if groups == 0 or channels % groups:
         raise UserError(
-            f"involution2d: {channels} channels are no multiple of {groups} groups; got input {list(input.shape)}, "
+            f"{name}: {channels} channels are no multiple of {groups} groups; got input {list(input.shape)}, "
             f"kernel {list(kernel.shape)}"
         )
-    out_h = (height + 2 * padding[0] - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
-    out_w = (width + 2 * padding[1] - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
-    if (kernel.shape[0], kernel.shape[4], kernel.shape[5]) != (n, out_h, out_w):
+    out_size = tuple(
+        (extent + 2 * pad - step * (taps - 1) - 1) // moved + 1
+        for extent, taps, moved, pad, step in zip(size, kernel_size, stride, padding, dilation, strict=True)
+    )
+    if (kernel.shape[0], *kernel.shape[2 + axes :]) != (n, *out_size):
         raise UserError(
-            f"involution2d: expected kernel ({n}, {groups}, {kernel_h}, {kernel_w}, {out_h}, {out_w}) for input "
+            f"{name}: expected kernel ({', '.join(map(str, (n, groups, *kernel_size, *out_size)))}) for input "
             f"{list(input.shape)}, stride {list(stride)}, padding {list(padding)}, dilation {list(dilation)}; got "
             f"{list(kernel.shape)}"
         )
-    return out_h, out_w
+    return out_size
 
 
-@torch.library.register_fake("tvm_involution::involution2d", lib=LIBRARY)
-def _fake(input, kernel, stride, padding, dilation):
-    out_h, out_w = check_involution2d(input, kernel, stride, padding, dilation)
-    return input.new_empty(input.shape[0], input.shape[1], out_h, out_w)
+def _windows(
+    kernel_size: Sequence[int], out_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> Iterator[tuple[tuple[Any, ...], tuple[Any, ...]]]:
+    """Yield, for each tap, where in the kernel it is and what of the padded input it sees."""
+    for tap in itertools.product(*map(range, kernel_size)):
+        starts = [t * step for t, step in zip(tap, dilation, strict=True)]
+        seen = [
+            slice(start, start + (size - 1) * step + 1, step)
+            for start, size, step in zip(starts, out_size, stride, strict=True)
+        ]
+        yield (slice(None), slice(None), *tap), (..., *seen)
 
 
-def _windows(kernel_size: Sequence[int], out_size: Sequence[int], stride, dilation):
-    """Yield (u, v, the rows and columns of the padded input that tap (u, v) sees as slices)."""
-    for u in range(kernel_size[0]):
-        for v in range(kernel_size[1]):
-            row, column = u * dilation[0], v * dilation[1]
-            rows = slice(row, row + (out_size[0] - 1) * stride[0] + 1, stride[0])
-            columns = slice(column, column + (out_size[1] - 1) * stride[1] + 1, stride[1])
-            yield u, v, rows, columns
+def _pad(input: Tensor, padding: Sequence[int]) -> Tensor:
+    return torch.nn.functional.pad(input, [pad for pad in reversed(padding) for _ in range(2)])
 
 
-def _pad(input: Tensor, padding) -> Tensor:
-    return torch.nn.functional.pad(input, (padding[1], padding[1], padding[0], padding[0]))
-
-
-def _forward(input: Tensor, kernel: Tensor, stride, padding, dilation) -> Tensor:
-    """Sum tap by tap: never holds the unfolded input, which is KH*KW times the feature map."""
-    out_size = check_involution2d(input, kernel, stride, padding, dilation)
+def _forward(axes: int, input: Tensor, kernel: Tensor, stride, padding, dilation) -> Tensor:
+    """Sum tap by tap: never holds the unfolded input, which is as many times the feature map as there are taps."""
+    out_size = check_involution(axes, input, kernel, stride, padding, dilation)
     n, channels = input.shape[:2]
-    groups, *kernel_size = kernel.shape[1:4]
+    groups, *kernel_size = kernel.shape[1 : 2 + axes]
     sum_dtype = torch.promote_types(input.dtype, torch.float32)
     padded = _pad(input, padding).unflatten(1, (groups, channels // groups))
     total = padded.new_zeros((n, groups, channels // groups, *out_size), dtype=sum_dtype)
-    for u, v, rows, columns in _windows(kernel_size, out_size, stride, dilation):
-        window, weight = padded[..., rows, columns], kernel[:, :, None, u, v]
-        total.addcmul_(window.to(sum_dtype), weight.to(sum_dtype))
+    for tap, seen in _windows(kernel_size, out_size, stride, dilation):
+        total.addcmul_(padded[seen].to(sum_dtype), kernel[tap].unsqueeze(2).to(sum_dtype))
     return total.flatten(1, 2).to(input.dtype)
-
-
-for _key in ("CPU", "CUDA"):
-    torch.library.impl(LIBRARY, "involution2d", _key)(_forward)
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -128,22 +152,39 @@ def _setup_context(ctx, inputs, output) -> None:
 
 def _backward(ctx, grad: Tensor):
     input, kernel = ctx.saved_tensors
-    groups, *kernel_size = kernel.shape[1:4]
+    size = input.shape[2:]
+    groups, *kernel_size = kernel.shape[1 : 2 + len(size)]
     group_channels = input.shape[1] // groups
     sum_dtype = torch.promote_types(input.dtype, torch.float32)
     padded = _pad(input, ctx.padding).unflatten(1, (groups, group_channels)).to(sum_dtype)
     grouped = grad.unflatten(1, (groups, group_channels)).to(sum_dtype)
     grad_padded, grad_kernel = torch.zeros_like(padded), torch.empty_like(kernel)
-    for u, v, rows, columns in _windows(kernel_size, grad.shape[2:], ctx.stride, ctx.dilation):
-        grad_padded[..., rows, columns] += grouped * kernel[:, :, None, u, v].to(sum_dtype)
-        grad_kernel[:, :, u, v] = (grouped * padded[..., rows, columns]).sum(2)
-    (pad_h, pad_w), (height, width) = ctx.padding, input.shape[2:]
-    grad_input = grad_padded[..., pad_h : pad_h + height, pad_w : pad_w + width].flatten(1, 2)
+    for tap, seen in _windows(kernel_size, grad.shape[2:], ctx.stride, ctx.dilation):
+        grad_padded[seen] += grouped * kernel[tap].unsqueeze(2).to(sum_dtype)
+        grad_kernel[tap] = (grouped * padded[seen]).sum(2)
+    inside: tuple[Any, ...] = (..., *(slice(pad, pad + extent) for pad, extent in zip(ctx.padding, size, strict=True)))
+    grad_input = grad_padded[inside].flatten(1, 2)
     return grad_input.to(input.dtype), grad_kernel, None, None, None
 
 
-torch.library.register_autograd("tvm_involution::involution2d", _backward, setup_context=_setup_context, lib=LIBRARY)
+def _register(axes: int) -> None:
+    name = f"involution{axes}d"
+    LIBRARY.define(
+        f"{name}(Tensor input, Tensor kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation) -> Tensor"
+    )
+
+    def forward(input, kernel, stride, padding, dilation):
+        return _forward(axes, input, kernel, stride, padding, dilation)
+
+    def fake(input, kernel, stride, padding, dilation):
+        out_size = check_involution(axes, input, kernel, stride, padding, dilation)
+        return input.new_empty(*input.shape[:2], *out_size)
+
+    for key in ("CPU", "CUDA"):
+        torch.library.impl(LIBRARY, name, key)(forward)
+    torch.library.register_fake(f"tvm_involution::{name}", fake, lib=LIBRARY)
+    torch.library.register_autograd(f"tvm_involution::{name}", _backward, setup_context=_setup_context, lib=LIBRARY)
 
 
-def _pair(value: int | Sequence[int]) -> list[int]:
-    return [value, value] if isinstance(value, int) else list(value)
+for _axes in SPACE:
+    _register(_axes)

@@ -17,10 +17,11 @@ Lower = Callable[[relax.BlockBuilder, relax.Call, relax.Expr, np.ndarray], relax
 
 
 def is_dense_nhwc(call: relax.Call) -> bool:
-    """Return whether a `relax.nn.conv2d` is one in NHWC by weights in OIHW, without groups."""
+    """Return whether a convolution is one in NHWC by weights in OIHW, or so in three dimensions, without groups."""
     attrs = call.attrs
     layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
-    return layouts == ("NHWC", "OIHW", "NHWC") and int(attrs.groups) == 1
+    known = (("NHWC", "OIHW", "NHWC"), ("NDHWC", "OIDHW", "NDHWC"))
+    return layouts in known and int(attrs.groups) == 1
 
 
 def is_static(call: relax.Call) -> bool:

@@ -64,9 +64,10 @@ def phases(
                 relax.transform.ConvertLayout(
                     {
                         "relax.nn.conv2d": ["NHWC", "OIHW"],
+                        "relax.nn.conv3d": ["NDHWC", "OIDHW"],
                         "relax.image.resize2d": ["NHWC"],
                         "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],  # TVM lowers no other layout
-                        operator.OP_NAME: ["NHWC", "NHWC"],
+                        **{name: [operator.CHANNELS_LAST[axes]] * 2 for axes, name in operator.OP_NAMES.items()},
                     }
                 ),
                 # takes away the transpositions of weights that ConvertLayout left

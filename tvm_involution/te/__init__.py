@@ -6,7 +6,7 @@ from .convolution import conv2d_packed, matmul_packed, pack_weight
 from .gemm_convolution import conv2d_gemm, pack_weight_gemm
 from .gradient import involution2d_grad_input, involution2d_grad_kernel
 from .im2col import conv2d_windows, matrix_windows
-from .involution import involution2d, involution2d_output_size
+from .involution import involution, involution2d, involution2d_output_size
 from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, generated_involution2d, spanned_involution2d
 from .mma_convolution import MmaFragments, conv2d_mma, pack_weight_mma
 from .mma_spanned_involution import pack_span_mma, spanned_involution2d_mma
@@ -29,6 +29,7 @@ __all__ = [
     "conv2d_winograd",
     "generate_kernel",
     "generated_involution2d",
+    "involution",
     "involution2d",
     "involution2d_grad_input",
     "involution2d_grad_kernel",

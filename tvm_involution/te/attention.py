@@ -41,7 +41,7 @@ def attention_kernel(
     """
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
     dilation_h, dilation_w = as_pair("dilation", dilation, 1)
-    check_layout(layout)
+    check_layout(layout, 2)
     check_rank("query", query, 4)
     check_shape("key", key, query.shape)
     check_same_dtype(query=query, key=key)

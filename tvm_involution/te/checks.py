@@ -13,7 +13,8 @@ from tvm import te, tirx
 from ..errors import UserError
 
 Pair = int | Sequence[int]
-LAYOUTS = ("NCHW", "NHWC")
+PerAxis = int | Sequence[int]
+LAYOUTS = ("NCW", "NWC", "NCHW", "NHWC", "NCDHW", "NDHWC")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
@@ -23,20 +24,37 @@ def as_pair(name: str, value: Pair, minimum: int) -> tuple[int, int]:
     Raises:
         UserError: not one or two whole numbers, or below `minimum`.
     """
+    first, second = per_axis(name, value, minimum, 2)
+    return first, second
+
+
+def per_axis(name: str, value: PerAxis, minimum: int, axes: int) -> tuple[int, ...]:
+    """Return an int, or one for each of so many axes, as one for each.
+
+    Raises:
+        UserError: not one whole number or one for each axis, or below `minimum`.
+    """
     try:
-        values = value if isinstance(value, Sequence) else (value, value)
-        pair = tuple(int(v) if isinstance(v, tirx.IntImm) else index(v) for v in values)
+        values = value if isinstance(value, Sequence) else (value,) * axes
+        numbers = tuple(int(v) if isinstance(v, tirx.IntImm) else index(v) for v in values)
     except TypeError:
-        pair = ()
-    if len(pair) != 2 or min(pair) < minimum:
-        raise UserError(f"{name} must be an int or a pair of at least {minimum}, got {value!r}")
-    return pair[0], pair[1]
+        numbers = ()
+    if len(numbers) != axes or min(numbers) < minimum:
+        several = {1: "one for the only axis", 2: "a pair"}.get(axes, f"{axes} of them")
+        raise UserError(f"{name} must be an int or {several} of at least {minimum}, got {value!r}")
+    return numbers
 
 
-def check_layout(layout: str) -> None:
-    """Raise `UserError` where `layout` is neither NCHW nor NHWC."""
-    if layout not in LAYOUTS:
-        raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+def space_of(layout: str) -> str:
+    """Return the spatial axes of a layout: `DHW` of `NCDHW` and of `NDHWC`."""
+    return layout.replace("N", "").replace("C", "")
+
+
+def check_layout(layout: str, axes: int | None = None) -> None:
+    """Raise `UserError` where `layout` is none of `LAYOUTS`, or of those with so many spatial axes."""
+    layouts = [known for known in LAYOUTS if axes is None or len(space_of(known)) == axes]
+    if layout not in layouts:
+        raise UserError(f"layout must be one of {', '.join(layouts)}, got {layout!r}")
 
 
 def check_rank(name: str, tensor: te.Tensor, *ranks: int) -> None:
@@ -60,11 +78,11 @@ def check_groups(name: str, tensor: te.Tensor, channels: Any, groups: int) -> No
 
 
 def check_window_fits(x: te.Tensor, window: Sequence[int], out_size: Sequence[Any]) -> None:
-    """Raise `UserError` where the output surely has no rows or no columns."""
+    """Raise `UserError` where the output surely has nothing along an axis."""
     analyzer = tvm.sym.Analyzer()
     if any(analyzer.can_prove(size < 1) for size in out_size):
         raise UserError(
-            f"a window of {window[0]}x{window[1]} pixels (dilation included) is larger than the padded x "
+            f"a window of {'x'.join(map(str, window))} pixels (dilation included) is larger than the padded x "
             f"{shape_text(x)}; expected a smaller kernel_size or dilation, or more padding"
         )
 

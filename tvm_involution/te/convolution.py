@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolution in NHWC with a packed weight: the 1x1 convolutions around an involution are matrix products."""
+"""Convolution in NHWC or NDHWC with a packed weight: the 1x1 convolutions around an involution are matrix products."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from tvm import te, tirx
@@ -15,14 +16,16 @@ def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarr
     """Pack a convolution's weight so that `lanes` output channels lie side by side.
 
     Args:
-        weight: (O, I, KH, KW).
+        weight: (O, I, KH, KW), or (O, I, KD, KH, KW), whose planes are packed as one behind the other: KD*KH rows.
         lanes: width of a pack; O is padded with zeros to a multiple of it.
         pairs: let two input channels lie side by side inside that, for dot products of half types.
 
     Returns:
         (ceil(O / lanes), KH, KW, I, lanes), with pairs (ceil(O / lanes), KH, KW, ceil(I / 2), lanes, 2), contiguous.
     """
-    o, i, kh, kw = weight.shape
+    o, i, *_, kw = weight.shape
+    weight = weight.reshape(o, i, -1, kw)
+    kh = weight.shape[2]
     packs = -(-o // lanes)
     inputs = -(-i // 2) * 2 if pairs else i
     padded = np.zeros((packs * lanes, inputs, kh, kw), weight.dtype)
@@ -36,61 +39,71 @@ def conv2d_packed(
     x: te.Tensor,
     weight: te.Tensor,
     out_channels: int,
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
     out_dtype: str | None = None,
+    kernel_size: Sequence[int] | None = None,
 ) -> te.Tensor:
     """Convolve; sums are kept in float32 for the half types.
 
     Args:
-        x: (N, H, W, I).
+        x: (N, H, W, I); or (N, D, H, W, I), with a number more for each axis in the arguments.
         weight: from `pack_weight`, of at least `out_channels`.
-        padding: zeros added at (top, left, bottom, right).
+        padding: zeros added before each axis, then behind each: (top, left, bottom, right).
         out_dtype: that of x by default.
+        kernel_size: needed in three dimensions, where the packed weight does not tell it.
 
     Returns:
-        (N, OH, OW, out_channels). Blocks: `pad_temp` where there is padding (of pixels, or
-        of one channel to make them even), `conv2d`
-        (the sums, over all packed channels), `conv2d_out` (the wanted channels, in `out_dtype`).
+        (N, OH, OW, out_channels) or (N, OD, OH, OW, out_channels). Blocks: `pad_temp` where there is padding (of
+        pixels, or of one channel to make them even), `conv2d` (the sums, over all packed channels), `conv2d_out` (the
+        wanted channels, in `out_dtype`).
     """
-    n, h, w, in_channels = x.shape
-    packs, kernel_h, kernel_w, _, lanes, *_ = (int(d) for d in weight.shape)
-    top, left, bottom, right = padding
-    out_h = (h + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
-    out_w = (w + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
+    n, *size, in_channels = x.shape
+    packs, *rows_columns, _, lanes = (int(d) for d in weight.shape[:5])
+    taps = list(kernel_size or rows_columns)
+    before, behind = padding[: len(size)], padding[len(size) :]
+    padded_size = [first + extent + last for first, extent, last in zip(before, size, behind, strict=True)]
+    out_size = [
+        (extent - step * (count - 1) - 1) // moved + 1
+        for extent, step, count, moved in zip(padded_size, dilation, taps, stride, strict=True)
+    ]
     source = x
     channels = _channel_axes(weight)
     padded_channels = math.prod(int(axis.dom.extent) for axis in channels)
     if any(padding) or padded_channels > int(in_channels):
-        source = te.compute(
-            (n, h + top + bottom, w + left + right, padded_channels),
-            lambda b, y, z, c: tirx.if_then_else(
-                tirx.all(y >= top, y < top + h, z >= left, z < left + w, c < in_channels),
-                x[b, y - top, z - left, c],
-                tirx.const(0, x.dtype),
-            ),
-            name="pad_temp",
-            tag="injective,pad",
-        )
-    kh = te.reduce_axis((0, kernel_h), "kh")
-    kw = te.reduce_axis((0, kernel_w), "kw")
+
+        def padded(b, *index):
+            *pixel, c = index
+            inside = []
+            for place, first, extent in zip(pixel, before, size, strict=True):
+                inside += [place >= first, place < first + extent]
+            inner = [place - first for place, first in zip(pixel, before, strict=True)]
+            return tirx.if_then_else(tirx.all(*inside, c < in_channels), x(b, *inner, c), tirx.const(0, x.dtype))
+
+        source = te.compute((n, *padded_size, padded_channels), padded, name="pad_temp", tag="injective,pad")
+    window = [
+        te.reduce_axis((0, count), name) for count, name in zip(taps, ("kd", "kh", "kw")[-len(taps) :], strict=True)
+    ]
     sum_dtype = accumulator_dtype(x.dtype)
 
-    def product(b, y, z, o):
-        y, z, channel = y * stride[0] + kh * dilation[0], z * stride[1] + kw * dilation[1], _channel(channels)
-        weight_value = weight[(o // lanes, kh, kw, channels[0], o % lanes, *channels[1:])]
-        return source[b, y, z, channel].astype(sum_dtype) * weight_value.astype(sum_dtype)
+    def product(b, *index):
+        *pixel, o = index
+        places = [p * moved + k * step for p, moved, k, step in zip(pixel, stride, window, dilation, strict=True)]
+        *rows, column = window
+        row = rows[0] if len(rows) == 1 else rows[0] * taps[1] + rows[1]
+        weight_value = weight[(o // lanes, row, column, channels[0], o % lanes, *channels[1:])]
+        return source(b, *places, _channel(channels)).astype(sum_dtype) * weight_value.astype(sum_dtype)
 
     sums = te.compute(
-        (n, out_h, out_w, packs * lanes),
-        lambda b, y, z, o: te.sum(product(b, y, z, o), axis=[kh, kw, *channels]),
+        (n, *out_size, packs * lanes),
+        lambda *index: te.sum(product(*index), axis=[*window, *channels]),
         name="conv2d",
         tag="conv2d_packed",
     )
     return te.compute(
-        (n, out_h, out_w, out_channels),
-        lambda b, y, z, o: sums[b, y, z, o].astype(out_dtype or x.dtype),
+        (n, *out_size, out_channels),
+        lambda *index: sums(*index).astype(out_dtype or x.dtype),
         name="conv2d_out",
         tag="injective",
     )

@@ -14,16 +14,16 @@ CHUNK = 8
 
 
 def pack_weight_gemm(weight: np.ndarray, lanes: int) -> np.ndarray:
-    """Pack a convolution's weight (O, I, KH, KW) for `conv2d_gemm`.
+    """Pack a convolution's weight (O, I, *taps) for `conv2d_gemm`.
 
     Args:
-        lanes: O is filled up to a multiple of it, KH * KW * I to one of 8, with zeros.
+        lanes: O is filled up to a multiple of it, taps * I to one of 8, with zeros.
 
     Returns:
         (chunks, 8, filled up O), contiguous.
     """
     out_channels = weight.shape[0]
-    rows = weight.transpose(0, 2, 3, 1).reshape(out_channels, -1)
+    rows = np.moveaxis(weight, 1, -1).reshape(out_channels, -1)
     filled, chunks = -(-out_channels // lanes) * lanes, -(-rows.shape[1] // CHUNK)
     padded = np.zeros((filled, chunks * CHUNK), weight.dtype)
     padded[:out_channels, : rows.shape[1]] = rows

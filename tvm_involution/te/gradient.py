@@ -7,7 +7,7 @@ from tvm import te, tirx
 
 from .accumulate import accumulator_dtype, cast_sums
 from .checks import Pair, as_pair, check_groups, check_rank, check_same_dtype, check_shape
-from .involution import involution2d_output_size, pad_rows_columns
+from .involution import involution2d_output_size, pad_space
 
 
 def involution2d_grad_kernel(
@@ -47,7 +47,7 @@ def involution2d_grad_kernel(
     out_w = involution2d_output_size(width, kernel_w, stride_w, pad_w, dilation_w)
     check_shape("grad", grad, (n, channels, out_h, out_w))
     group_channels = int(channels) // groups
-    source = pad_rows_columns(x, "NCHW", pad_h, pad_w)
+    source = pad_space(x, "NCHW", (pad_h, pad_w))
     c = te.reduce_axis((0, group_channels), "c")
     sum_dtype = accumulator_dtype(x.dtype)
     sums = te.compute(

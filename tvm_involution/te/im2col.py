@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tvm import te, tirx
@@ -14,9 +15,9 @@ class Windows:
     """The windows of all output pixels; for a linear layer its rows."""
 
     shape: tuple[int, ...]
-    """of the output, without channels: (N, OH, OW) or (M,)"""
+    """of the output, without channels: (N, OH, OW), (N, OD, OH, OW) or (M,)"""
     depth: int
-    """elements of a window: KH * KW * I, channels innermost"""
+    """elements of a window: taps * I, channels innermost"""
     channels: int
     element: Callable[[tirx.Expr, tirx.Expr, tirx.Expr | int, int], tirx.Expr]
     """(pixel, k, v, vector) -> element k + v of the pixel's window, 0 outside; v is below `vector`, which divides k"""
@@ -43,31 +44,49 @@ class Windows:
 
 def conv2d_windows(
     x: te.Tensor,
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    dilation: tuple[int, int] = (1, 1),
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
 ) -> Windows:
-    """Return the windows of x (N, H, W, I); `padding` zeros are added at (top, left, bottom, right)."""
-    n, h, w, channels = (int(d) for d in x.shape)
-    top, left, bottom, right = padding
-    out_h = (h + top + bottom - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1
-    out_w = (w + left + right - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
-    depth = kernel_size[0] * kernel_size[1] * channels
+    """Return the windows of x (N, H, W, I), or of (N, D, H, W, I); along each axis one number.
+
+    Args:
+        padding: zeros added before each axis, then behind each: (top, left, bottom, right).
+    """
+    n, *size, channels = (int(d) for d in x.shape)
+    before, behind = padding[: len(size)], padding[len(size) :]
+    out_size = [
+        (extent + first + last - step * (taps - 1) - 1) // moved + 1
+        for extent, first, last, step, taps, moved in zip(
+            size, before, behind, dilation, kernel_size, stride, strict=True
+        )
+    ]
+    depth, single = math.prod(kernel_size) * channels, math.prod(kernel_size) == 1
 
     def element(pixel, k, v, vector):
         # all of a vector that stays in a pixel has one bound
         bound, offset = (k, v) if channels % vector == 0 else (k + v, 0)
-        tap, channel = (0, bound + offset) if kernel_size == (1, 1) else (bound // channels, bound % channels + offset)
-        row = pixel // out_w % out_h * stride[0] + tap // kernel_size[1] * dilation[0] - top
-        column = pixel % out_w * stride[1] + tap % kernel_size[1] * dilation[1] - left
-        inside = [pixel < n * out_h * out_w, bound < depth]
-        if any(padding):
-            inside += [row >= 0, row < h, column >= 0, column < w]
-        value = x[pixel // (out_h * out_w), row, column, channel]
-        return tirx.if_then_else(tirx.all(*inside), value, tirx.const(0, x.dtype))
+        tap, channel = (0, bound + offset) if single else (bound // channels, bound % channels + offset)
+        inside = [pixel < n * math.prod(out_size), bound < depth]
+        taps = _unravel(tap, kernel_size)
+        picture, *places = _unravel(pixel, (n, *out_size))
+        for axis, (place, t) in enumerate(zip(places, taps, strict=True)):
+            places[axis] = place * stride[axis] + t * dilation[axis] - before[axis]
+            if any(padding):
+                inside += [places[axis] >= 0, places[axis] < size[axis]]
+        return tirx.if_then_else(tirx.all(*inside), x(picture, *places, channel), tirx.const(0, x.dtype))
 
-    return Windows((n, out_h, out_w), depth, channels, element)
+    return Windows((n, *out_size), depth, channels, element)
+
+
+def _unravel(index, shape: Sequence[int]) -> list:
+    """Return the place along each axis of an element by its number."""
+    places: list = []
+    for extent in reversed(shape[1:]):
+        places.insert(0, index % extent)
+        index = index // extent
+    return [index, *places]
 
 
 def matrix_windows(x: te.Tensor) -> Windows:

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The involution operator: equation 4 of arXiv 2103.06255, the aggregation of a window by the pixel's own kernel."""
+"""The involution operator: equation 4 of arXiv 2103.06255, the aggregation of a window by the pixel's own kernel.
+
+The paper's pixels lie along two axes; here also along one (audio, spectra) or three (video, volumes).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import tvm
@@ -10,11 +15,24 @@ from tvm import te, tirx
 
 from ..errors import UserError
 from .accumulate import accumulator_dtype, cast_sums
-from .checks import Pair, as_pair, check_layout, check_rank, check_same_dtype, check_window_fits, shape_text
+from .checks import (
+    Pair,
+    PerAxis,
+    check_layout,
+    check_rank,
+    check_same_dtype,
+    check_window_fits,
+    per_axis,
+    shape_text,
+    space_of,
+)
+
+# names of the reduction axes, of the last spatial axes
+_TAPS = "tuv"
 
 
 def involution2d_output_size(size: Any, kernel_size: int, stride: int, padding: int, dilation: int) -> Any:
-    """Return the output's rows (or columns) for `size` input rows, as of a convolution; ints or TVM expressions."""
+    """Return the output's size along an axis of `size` input pixels, as of a convolution; ints or TVM expressions."""
     return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
@@ -49,101 +67,134 @@ def involution2d(
     Raises:
         UserError: shapes, dtypes or arguments that do not fit, with what was expected and what came.
     """
-    stride_h, stride_w = as_pair("stride", stride, 1)
-    pad_h, pad_w = as_pair("padding", padding, 0)
-    dilation_h, dilation_w = as_pair("dilation", dilation, 1)
+    check_layout(layout, 2)
+    return involution(x, kernel, stride, padding, dilation, layout, kernel_size)
+
+
+def involution(
+    x: te.Tensor,
+    kernel: te.Tensor,
+    stride: PerAxis = 1,
+    padding: PerAxis = 0,
+    dilation: PerAxis = 1,
+    layout: str = "NCHW",
+    kernel_size: PerAxis | None = None,
+) -> te.Tensor:
+    """`involution2d` along as many axes as `layout` has: NCW or NWC, NCHW or NHWC, NCDHW or NDHWC.
+
+    Args:
+        x: (N, C, *size), in a layout with channels last (N, *size, C).
+        kernel: (N, G, *kernel_size, *out_size), with channels last (N, *out_size, G, *kernel_size); or packed,
+            (N, G * taps, *out_size) or (N, *out_size, G * taps). Of the dtype of x, or of the sums.
+        stride: int or one for each axis, as padding and dilation.
+        kernel_size: one for each axis or an int, needed for a packed kernel.
+
+    Returns:
+        (N, C, *out_size) or (N, *out_size, C), of the dtype of x. The blocks have the names that they have in two
+        dimensions, so one schedule serves all.
+
+    Raises:
+        UserError: shapes, dtypes or arguments that do not fit, with what was expected and what came.
+    """
     check_layout(layout)
-    check_rank("x", x, 4)
-    check_rank("kernel", kernel, 4, 6)
+    space = space_of(layout)
+    strides, pads, dilations = (
+        per_axis(name, value, minimum, len(space))
+        for name, value, minimum in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))
+    )
+    check_rank("x", x, len(layout))
+    check_rank("kernel", kernel, len(layout), 2 + 2 * len(space))
     sum_dtype = accumulator_dtype(x.dtype)
     if sum_dtype == str(x.dtype) or sum_dtype != str(kernel.dtype):
         check_same_dtype(x=x, kernel=kernel)
 
-    n, channels, height, width = (x.shape[layout.index(dim)] for dim in "NCHW")
-    groups, kernel_h, kernel_w = _kernel_dims(kernel, layout, kernel_size)
+    n, channels, *size = (x.shape[layout.index(axis)] for axis in f"NC{space}")
+    groups, window = _kernel_dims(kernel, layout, kernel_size)
     if groups == 0 or int(channels) % groups:
         raise UserError(
             f"the channels of x must be a multiple of the kernel's {groups} groups, got x {shape_text(x)}, "
             f"kernel {shape_text(kernel)}, layout {layout}"
         )
     group_channels = int(channels) // groups
-    out_h = involution2d_output_size(height, kernel_h, stride_h, pad_h, dilation_h)
-    out_w = involution2d_output_size(width, kernel_w, stride_w, pad_w, dilation_w)
-    window = (dilation_h * (kernel_h - 1) + 1, dilation_w * (kernel_w - 1) + 1)
-    check_window_fits(x, window, (out_h, out_w))
-    _check_kernel_shape(x, kernel, layout, (n, out_h, out_w))
+    out_size = tuple(map(involution2d_output_size, size, window, strides, pads, dilations))
+    seen = [step * (extent - 1) + 1 for step, extent in zip(dilations, window, strict=True)]
+    check_window_fits(x, seen, out_size)
+    _check_kernel_shape(x, kernel, layout, (n, *out_size))
 
-    source = pad_rows_columns(x, layout, pad_h, pad_w)
-    u = te.reduce_axis((0, kernel_h), "u")
-    v = te.reduce_axis((0, kernel_w), "v")
+    source = pad_space(x, layout, pads)
+    taps = [te.reduce_axis((0, extent), name) for extent, name in zip(window, _TAPS[-len(space) :], strict=True)]
 
-    def tap(b, c, i, j):
-        row, column = i * stride_h + u * dilation_h, j * stride_w + v * dilation_w
-        value = source[b, c, row, column] if layout == "NCHW" else source[b, row, column, c]
-        weight = _kernel_at(kernel, layout, (kernel_h, kernel_w), b, c // group_channels, u, v, i, j)
-        return te.sum(value.astype(sum_dtype) * weight.astype(sum_dtype), axis=[u, v])
+    def tap(*index):
+        position = dict(zip(layout, index, strict=True))
+        pixel = [position[axis] for axis in space]
+        weight = _kernel_at(kernel, layout, window, position["N"], position["C"] // group_channels, taps, pixel)
+        for axis, step, t, dilated in zip(space, strides, taps, dilations, strict=True):
+            position[axis] = position[axis] * step + t * dilated
+        value = source(*(position[axis] for axis in layout))
+        return te.sum(value.astype(sum_dtype) * weight.astype(sum_dtype), axis=taps)
 
-    if layout == "NCHW":
-        shape = (n, channels, out_h, out_w)
-        sums = te.compute(shape, tap, name="involution2d", tag="involution2d")
-    else:
-        shape = (n, out_h, out_w, channels)
-        sums = te.compute(shape, lambda b, i, j, c: tap(b, c, i, j), name="involution2d", tag="involution2d")
+    extents = dict(zip(f"NC{space}", (n, channels, *out_size), strict=True))
+    shape = tuple(extents[axis] for axis in layout)
+    sums = te.compute(shape, tap, name="involution2d", tag="involution2d")
     return cast_sums(sums, x.dtype, "involution2d_cast")
 
 
-def pad_rows_columns(x: te.Tensor, layout: str, pad_h: int, pad_w: int) -> te.Tensor:
-    """Return x with zeros around its rows and columns (block `pad_temp`), x itself where there are none."""
-    if pad_h == 0 and pad_w == 0:
+def pad_space(x: te.Tensor, layout: str, pads: Sequence[int]) -> te.Tensor:
+    """Return x with so many zeros before and behind each spatial axis (block `pad_temp`); x itself without any."""
+    if not any(pads):
         return x
-    row_axis, column_axis = layout.index("H"), layout.index("W")
-    height, width = x.shape[row_axis], x.shape[column_axis]
+    axes = [layout.index(axis) for axis in space_of(layout)]
     shape = list(x.shape)
-    shape[row_axis], shape[column_axis] = height + 2 * pad_h, width + 2 * pad_w
+    for axis, pad in zip(axes, pads, strict=True):
+        shape[axis] = shape[axis] + 2 * pad
 
     def padded(*index):
-        row, column = index[row_axis] - pad_h, index[column_axis] - pad_w
-        inner = list(index)
-        inner[row_axis], inner[column_axis] = row, column
-        inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
-        return tirx.if_then_else(inside, x(*inner), tirx.const(0, x.dtype))
+        inner, inside = list(index), []
+        for axis, pad in zip(axes, pads, strict=True):
+            inner[axis] = index[axis] - pad
+            inside += [inner[axis] >= 0, inner[axis] < x.shape[axis]]
+        return tirx.if_then_else(tirx.all(*inside), x(*inner), tirx.const(0, x.dtype))
 
     return te.compute(shape, padded, name="pad_temp", tag="injective,pad")
 
 
-def _kernel_dims(kernel: te.Tensor, layout: str, kernel_size: Pair | None) -> tuple[int, int, int]:
-    """Return (G, KH, KW) of a kernel in either form."""
-    if len(kernel.shape) == 6:
-        first = 1 if layout == "NCHW" else 3
-        groups, kernel_h, kernel_w = (int(d) for d in kernel.shape[first : first + 3])
-        if kernel_size is not None and as_pair("kernel_size", kernel_size, 1) != (kernel_h, kernel_w):
+def _kernel_dims(kernel: te.Tensor, layout: str, kernel_size: PerAxis | None) -> tuple[int, tuple[int, ...]]:
+    """Return the groups and the taps along each axis of a kernel in either form."""
+    axes = len(space_of(layout))
+    if len(kernel.shape) > len(layout):
+        first = 1 if layout[1] == "C" else 1 + axes
+        groups, *size = (int(d) for d in kernel.shape[first : first + 1 + axes])
+        if kernel_size is not None and per_axis("kernel_size", kernel_size, 1, axes) != tuple(size):
             raise UserError(f"kernel_size {kernel_size} contradicts the kernel's shape {shape_text(kernel)}")
-        return groups, kernel_h, kernel_w
+        return groups, tuple(size)
     if kernel_size is None:
-        raise UserError(f"a packed kernel {shape_text(kernel)} needs kernel_size=(KH, KW)")
-    kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
-    groups, rest = divmod(int(kernel.shape[layout.index("C")]), kernel_h * kernel_w)
+        wanted = ", ".join(f"K{axis}" for axis in space_of(layout))
+        raise UserError(f"a packed kernel {shape_text(kernel)} needs kernel_size=({wanted})")
+    taken = per_axis("kernel_size", kernel_size, 1, axes)
+    groups, rest = divmod(int(kernel.shape[layout.index("C")]), math.prod(taken))
     if rest:
-        raise UserError(
-            f"a packed kernel's channels must be a multiple of {kernel_h}x{kernel_w} taps, got {shape_text(kernel)}"
-        )
-    return groups, kernel_h, kernel_w
+        taps = "x".join(map(str, taken))
+        raise UserError(f"a packed kernel's channels must be a multiple of {taps} taps, got {shape_text(kernel)}")
+    return groups, taken
 
 
-def _check_kernel_shape(x: te.Tensor, kernel: te.Tensor, layout: str, wanted: tuple[Any, Any, Any]) -> None:
-    last = len(kernel.shape) - 1
-    axes = (0, last - 1, last) if layout == "NCHW" else (0, 1, 2)
-    got = tuple(kernel.shape[axis] for axis in axes)
+def _check_kernel_shape(x: te.Tensor, kernel: te.Tensor, layout: str, wanted: Sequence[Any]) -> None:
+    """Check (N, *out_size)."""
+    axes = len(wanted) - 1
+    got = (kernel.shape[0], *(kernel.shape[-axes:] if layout[1] == "C" else kernel.shape[1 : 1 + axes]))
     analyzer = tvm.sym.Analyzer()
     if not all(analyzer.can_prove_equal(a, b) for a, b in zip(got, wanted, strict=True)):
+        names = ", ".join(f"O{axis}" for axis in space_of(layout))
         raise UserError(
-            f"the kernel's (N, OH, OW) must be ({', '.join(map(str, wanted))}), got kernel {shape_text(kernel)} for x "
+            f"the kernel's (N, {names}) must be ({', '.join(map(str, wanted))}), got kernel {shape_text(kernel)} for x "
             f"{shape_text(x)} in {layout}"
         )
 
 
-def _kernel_at(kernel: te.Tensor, layout: str, size: tuple[int, int], b, g, u, v, i, j):
-    if len(kernel.shape) == 6:
-        return kernel[b, g, u, v, i, j] if layout == "NCHW" else kernel[b, i, j, g, u, v]
-    packed = (g * size[0] + u) * size[1] + v
-    return kernel[b, packed, i, j] if layout == "NCHW" else kernel[b, i, j, packed]
+def _kernel_at(kernel: te.Tensor, layout: str, size: Sequence[int], b, g, taps, pixel):
+    if len(kernel.shape) > len(layout):
+        return kernel(b, g, *taps, *pixel) if layout[1] == "C" else kernel(b, *pixel, g, *taps)
+    packed = g
+    for tap, extent in zip(taps, size, strict=True):
+        packed = packed * extent + tap
+    return kernel(b, packed, *pixel) if layout[1] == "C" else kernel(b, *pixel, packed)

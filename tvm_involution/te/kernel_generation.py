@@ -67,7 +67,7 @@ def generate_kernel(x: te.Tensor, generator: KernelGenerator, stride: Pair = 1, 
     Raises:
         UserError: weights that do not fit x or each other.
     """
-    check_layout(layout)
+    check_layout(layout, 2)
     check_rank("x", x, 4)
     stride_h, stride_w = as_pair("stride", stride, 1)
     kernel_h, kernel_w = as_pair("kernel_size", generator.kernel_size, 1)

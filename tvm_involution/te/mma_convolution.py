@@ -72,14 +72,14 @@ def pack_weight_mma(weight: np.ndarray, fragments: MmaFragments, tiles: int) -> 
     """Pack a convolution's weight for `conv2d_mma`.
 
     Args:
-        weight: (O, I, KH, KW).
+        weight: (O, I, *taps).
         tiles: of 16 output channels in a pack; a lane ends with 2 * tiles neighbouring channels.
 
     Returns:
-        (packs, chunks, tiles, steps, 32 lanes, weights a lane), contiguous; O and KH * KW * I filled up with zeros.
+        (packs, chunks, tiles, steps, 32 lanes, weights a lane), contiguous; O and taps * I filled up with zeros.
     """
     out_channels = weight.shape[0]
-    rows = weight.transpose(0, 2, 3, 1).reshape(out_channels, -1)
+    rows = np.moveaxis(weight, 1, -1).reshape(out_channels, -1)
     packs, chunks = -(-out_channels // (ROWS * tiles)), -(-rows.shape[1] // fragments.chunk)
     padded = np.zeros((packs * ROWS * tiles, chunks * fragments.chunk), weight.dtype)
     padded[:out_channels, : rows.shape[1]] = rows

@@ -252,7 +252,9 @@ CONVERTERS: dict[str, Converter] = {
     "full.default": creation.full,
     "full_like.default": creation.full,
     # ours
-    "involution2d.default": involution.involution2d,
+    "involution1d.default": involution.involution,
+    "involution2d.default": involution.involution,
+    "involution3d.default": involution.involution,
     "nms.default": detection.nms,
     "paste_masks.default": detection.paste_masks,
     "roi_align.default": detection.roi_align,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,23 +12,27 @@ from tvm import relax
 from ...relax.operators import involution as operator
 from .operation import Operation
 
+_LAYOUTS = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 
-def involution2d(
+
+def involution(
     operation: Operation,
     x: relax.Expr,
     kernel: relax.Expr,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
 ) -> relax.Expr:
-    """`tvm_involution::involution2d` -> `tvm_involution.involution2d`."""
-    n, groups, kh, kw, oh, ow = operation.node.args[1].meta["val"].shape
-    packed = _packed(operation, kernel, (n, groups * kh * kw, oh, ow))
-    return operator.involution2d(x, packed, (int(kh), int(kw)), stride, padding, dilation)
+    """`tvm_involution::involution1d` to `3d` -> `tvm_involution.involution1d` to `3d`."""
+    n, groups, *rest = (int(size) for size in operation.node.args[1].meta["val"].shape)
+    axes = len(rest) // 2
+    kernel_size, out_size = rest[:axes], rest[axes:]
+    packed = _packed(operation, kernel, (n, groups * math.prod(kernel_size), *out_size))
+    return operator.involution(x, packed, kernel_size, stride, padding, dilation, _LAYOUTS[axes])
 
 
 def _packed(operation: Operation, kernel: relax.Expr, shape: Sequence[int]) -> relax.Expr:
-    """Return the kernel as (N, G*KH*KW, OH, OW), past the view that gave it six dimensions if there is one.
+    """Return the kernel as (N, G*taps, *out_size), past the view that gave each axis of taps a dimension, if any.
 
     Going past the view keeps the span convolution's output visible to layout conversion.
     """

@@ -20,13 +20,14 @@ from ..uses import count_uses
 
 @tvm.transform.module_pass(opt_level=0, name="FoldBatchNorm")
 class FoldBatchNorm:
-    """Rewrite `relax.nn.batch_norm` with constant statistics; the convolution must have NCHW/OIHW layout."""
+    """Rewrite `relax.nn.batch_norm` with constant statistics; convolutions of one to three axes, channels first."""
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with every inference batch norm folded."""
         for name, func in mod.functions_items():
             if isinstance(func, relax.Function):
-                func = _fold_into_convolutions(func)
+                for axes in (1, 2, 3):
+                    func = _fold_into_convolutions(func, axes)
                 mod[name] = _to_scale_and_shift(func)
         return mod
 
@@ -48,9 +49,9 @@ def _scale_and_shift(norm: relax.Call, parameters: list[GenericConst]) -> tuple[
     return scale, beta - mean * scale
 
 
-def _fold_into_convolutions(func: relax.Function) -> relax.Function:
+def _fold_into_convolutions(func: relax.Function, axes: int) -> relax.Function:
     x, weight = wildcard(), is_const()
-    conv = is_op("relax.nn.conv2d")(x, weight)
+    conv = is_op(f"relax.nn.conv{axes}d")(x, weight)
     bias = is_const()
     reshaped_bias = is_op("relax.reshape")(bias, wildcard())
     uses = count_uses(func)
@@ -61,15 +62,15 @@ def _fold_into_convolutions(func: relax.Function) -> relax.Function:
         def rewrite(expr, matches, biased=biased, before=before, norm=norm, parameters=parameters):
             call = matches[conv]
             inner = [matches[before]] + ([call] if biased else [])
-            if call.attrs.kernel_layout != "OIHW" or any(uses.get(c, 2) != 1 for c in inner):
+            if call.attrs.kernel_layout != f"OI{'DHW'[-axes:]}" or any(uses.get(c, 2) != 1 for c in inner):
                 return expr
             scale, shift = _scale_and_shift(matches[norm], [matches[p] for p in parameters])
             if biased:
                 shift = shift + to_float(matches[bias]).reshape(-1) * scale
             dtype = call.ty.dtype
-            folded = to_float(matches[weight]) * scale.reshape(-1, 1, 1, 1)
+            folded = to_float(matches[weight]) * scale.reshape(-1, 1, *(1,) * axes)
             new_conv = relax.Call(call.op, [matches[x], constant(folded, dtype)], call.attrs)
-            return relax.op.add(new_conv, constant(shift.reshape(1, -1, 1, 1), dtype))
+            return relax.op.add(new_conv, constant(shift.reshape(1, -1, *(1,) * axes), dtype))
 
         func = rewrite_call(TupleGetItemPattern(norm, 0), rewrite, func)
     return func

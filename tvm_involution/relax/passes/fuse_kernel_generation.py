@@ -153,16 +153,14 @@ def _attributes(involution: relax.Call) -> dict[str, tuple[int, int]]:
 
 def _window(span: relax.Call, involution: relax.Call) -> Window:
     attrs = _attributes(involution)
-    batch, rows, columns, channels = (int(d) for d in involution.ty.shape.values)
+    batch, *out_size, channels = (int(d) for d in involution.ty.shape.values)
     return Window(
         layout="NHWC",
         batch=batch,
-        out_rows=rows,
-        out_columns=columns,
+        out_size=tuple(out_size),
         channels=channels,
         groups=int(span.ty.shape[-1]) // math.prod(attrs["kernel_size"]),
-        kernel_rows=attrs["kernel_size"][0],
-        kernel_columns=attrs["kernel_size"][1],
+        kernel_size=attrs["kernel_size"],
         stride=attrs["stride"],
         dilation=attrs["dilation"],
         dtype=str(involution.ty.dtype),

@@ -51,14 +51,14 @@ def pack_lanes(out_channels: int) -> int:
 
 
 def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the weight (O, I, KH, KW) in the order in which schedules for `target` walk it."""
+    """Return the weight (O, I, *taps) in the order in which schedules for `target` walk it."""
     pairs = dtype == "bfloat16" and has_dot_bf16(target)
     return pack_weight(weight, pack_width(target, weight.shape[0]), pairs)
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
 class PackWeights:
-    """Legalize `relax.nn.conv2d` (NHWC/OIHW) and `relax.matmul` by a constant matrix for `target`.
+    """Legalize `relax.nn.conv2d` (NHWC/OIHW), `conv3d` (NDHWC/OIDHW) and `relax.matmul` by constants for `target`.
 
     Args:
         tf32: multiply float32 on tensor cores, which keep 10 bits of its mantissa.
@@ -83,23 +83,25 @@ class _Packer(relax.PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
         name = getattr(call.op, "name", None)
-        if name == "relax.nn.conv2d":
-            return self._conv2d(call)
+        if name in ("relax.nn.conv2d", "relax.nn.conv3d"):
+            return self._convolution(call)
         if name == "relax.matmul":
             return self._matmul(call)
         return call
 
-    def _conv2d(self, call: relax.Call) -> relax.Expr:
+    def _convolution(self, call: relax.Call) -> relax.Expr:
         weight, attrs = call.args[1], call.attrs
         if not isinstance(weight, GenericConst) or not is_dense_nhwc(call):
             return call
-        stride_h, stride_w = (int(s) for s in attrs.strides)
-        top, left, bottom, right = (int(p) for p in attrs.padding)
-        dilation_h, dilation_w = (int(d) for d in attrs.dilation)
-        window = (stride_h, stride_w), (top, left, bottom, right), (dilation_h, dilation_w)
+        stride, padding, dilation = (
+            tuple(int(value) for value in values) for values in (attrs.strides, attrs.padding, attrs.dilation)
+        )
         array = weight.value.numpy()
+        kernel_size, hint = array.shape[2:], call.op.name.removeprefix("relax.nn.")
         if self.target.kind.name == "cuda":
-            on_gpu = self._product(call, array, lambda x: conv2d_windows(x, array.shape[2:], *window), "conv2d")
+            on_gpu = self._product(
+                call, array, lambda x: conv2d_windows(x, kernel_size, stride, padding, dilation), hint
+            )
             if on_gpu is not None:
                 return on_gpu
         return self.builder_.call_te(
@@ -107,10 +109,11 @@ class _Packer(relax.PyExprMutator):
             call.args[0],
             relax.const(packed_weight(self.target, array, str(call.ty.dtype))),
             out_channels=array.shape[0],
-            stride=window[0],
-            padding=window[1],
-            dilation=window[2],
-            primfunc_name_hint="conv2d",
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            kernel_size=kernel_size,
+            primfunc_name_hint=hint,
         )
 
     def _matmul(self, call: relax.Call) -> relax.Expr:

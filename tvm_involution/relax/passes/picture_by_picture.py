@@ -15,13 +15,16 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from ...target import CACHE_BYTES, core_count
-from ..operators.involution import OP_NAME
+from ..operators.involution import OP_NAMES
 from ..sizes import tensor_bytes
 
 # with more cores one picture is too little work for all of them
 _MAX_CORES = 4
 # operators that read and write feature maps; what is elementwise joins them
-_KERNELS = {"relax.nn.conv2d", "relax.nn.max_pool2d", "relax.nn.avg_pool2d", OP_NAME}
+_KERNELS = {
+    *(f"relax.nn.{kind}{axes}d" for kind in ("conv", "max_pool", "avg_pool") for axes in (1, 2, 3)),
+    *OP_NAMES.values(),
+}
 # operators that treat the pictures of a batch, along the first axis, independently of each other
 _INDEPENDENT = _KERNELS | {
     "relax.add",
@@ -95,7 +98,7 @@ def _is_independent(binding: relax.Binding, batch: int) -> bool:
         return False
     if call.op.name == "relax.permute_dims" and (call.attrs.axes is None or int(call.attrs.axes[0]) != 0):
         return False
-    if call.op.name == "relax.nn.conv2d":
+    if call.op.name.startswith("relax.nn.conv"):
         return _is_batched(call.args[0], batch) and isinstance(call.args[1], GenericConst)
     rank = binding.var.ty.ndim
     return all(

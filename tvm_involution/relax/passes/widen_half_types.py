@@ -36,7 +36,7 @@ _ROUNDS_ONCE = _names("""
     abs add ceil clip divide equal floor greater greater_equal less less_equal maximum minimum
     multiply negative nn.leakyrelu nn.relu not_equal round sign subtract trunc
 """)
-_KEPT = _MOVES | _ROUNDS_ONCE | {involution.OP_NAME}
+_KEPT = _MOVES | _ROUNDS_ONCE | set(involution.OP_NAMES.values())
 # calls of what is a program already, and what is no computation
 _PROGRAMS = ("relax.call_", "relax.builtin.", "relax.memory.", "relax.vm.", "relax.inspect.")
 _POOLS = {f"relax.nn.{kind}_pool{rank}d": (kind, rank) for kind in ("avg", "max") for rank in (1, 2, 3)}
@@ -156,7 +156,7 @@ def _plan(func: relax.Function, kept: frozenset[str]) -> tuple[set[relax.Var], s
     can_be_wide: set[relax.Var] = set()
     for var, call in calls:
         name, arguments = _operator(call), set(_variables(call))
-        program = not name or name.startswith("relax.call_") or name == involution.OP_NAME
+        program = not name or name.startswith("relax.call_") or name in involution.OP_NAMES.values()
         if program or (name in _ROUNDS_ONCE and joins & arguments):
             joins.add(var)
         if _is_widened(call, kept):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Involution's aggregation in NHWC: a strip of neighbouring pixels by one vector of a group's channels.
+"""Involution's aggregation with channels last: a strip of neighbouring pixels by one vector of a group's channels.
 
 The strip's sums stay in registers; a row of the window loads each x vector once for all the pixels that see it,
 and each kernel value is one broadcast. 49 taps of 16 channels are 49 multiply-adds of an AVX-512 register.
@@ -7,7 +7,6 @@ and each kernel value is one broadcast. 49 taps of 16 channels are 49 multiply-a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import tvm
@@ -24,9 +23,9 @@ from ..rule import (
     find_block,
     fuse_or_copy,
     largest_divisor,
-    loop_extents,
     thread_choices,
 )
+from ..window import Window, read_window, window_loops
 from .elementwise import schedule_producers
 
 
@@ -36,7 +35,7 @@ def longest_strip(target: tvm.target.Target) -> int:
 
 
 class Involution(ScheduleRule):
-    """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an NHWC involution."""
+    """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an involution with channels last."""
 
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
@@ -44,15 +43,13 @@ class Involution(ScheduleRule):
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
         block = find_block(sch, "involution2d")
-        if block is None or not is_nhwc(sch, block):
+        window = read_window(sch, block) if block is not None else None
+        if window is None or not window.channels_last:
             return None
-        extents = loop_extents(sch, sch.get_loops(block))
-        if extents is None or len(extents) != 6:
-            return None
-        group_channels = extents[3] // group_count(sch, block)
+        group_channels = window.group_channels
         lanes = vector_bytes(target) // 4
         width = largest_divisor(group_channels, lanes)
-        parallel, *other = thread_choices(math.prod(extents))
+        parallel, *other = thread_choices(window.outputs * window.taps)
         registers = vector_registers(target)
         default = _Plan(width, longest_strip(target), False, parallel)
         plans = [default, *(replace(default, parallel=choice) for choice in other)]
@@ -61,7 +58,7 @@ class Involution(ScheduleRule):
             for channels_first in (False, True):
                 if group_channels % (width * vectors) == 0 and (vectors > 1 or channels_first):
                     plans.append(_Plan(width * vectors, (registers - 2) // vectors, channels_first, parallel))
-        return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
+        return default_or_space(plans, lambda plan: _schedule(func, target, window, plan, tunable), tunable)
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,9 @@ class _Plan:
     """run on all cores"""
 
 
-def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
+def _schedule(
+    func: tirx.PrimFunc, target: tvm.target.Target, window: Window, plan: _Plan, tunable: bool
+) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
     block = find_block(sch, "involution2d")
     assert block is not None
@@ -88,35 +87,27 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     if epilogue is None:
         return None
 
-    extents = loop_extents(sch, sch.get_loops(block))
-    assert extents is not None
-    batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(block)
-    strip = choose(sch, divisors(extents[2], plan.strip), largest_divisor(extents[2], plan.strip), tunable)
+    batch, channel, (*rows, column), (*kernel_rows, kernel_column) = window_loops(sch, block, window)
+    strips = divisors(window.out_columns, plan.strip)
+    strip = choose(sch, strips, strips[-1], tunable)
     column_outer, column_inner = sch.split(column, [None, strip])
-    parts = divisors(extents[3] // plan.width, 8)
+    parts = divisors(window.channels // plan.width, 8)
     part, channel_outer, lane = sch.split(channel, [choose(sch, parts, 1, tunable), None, plan.width])
-    rows = choose(sch, divisors(extents[4], 8), 1, tunable)
-    kernel_row, kernel_row_inner = sch.split(kernel_row, [None, rows])
+    unrolled = choose(sch, divisors(window.kernel_rows, 8), 1, tunable)
+    kernel_rows[-1:] = sch.split(kernel_rows[-1], [None, unrolled])
     outer = [channel_outer, column_outer] if plan.channels_first else [column_outer, channel_outer]
-    sch.reorder(batch, row, part, *outer, kernel_row, kernel_row_inner, kernel_column, column_inner, lane)
-    task = sch.fuse(batch, row, part)
+    sch.reorder(batch, *rows, part, *outer, *kernel_rows, kernel_column, column_inner, lane)
+    task = sch.fuse(batch, *rows, part)
     if plan.parallel:
         sch.parallel(task)
     reverse_compute_at(sch, epilogue, outer[1])
     sch.set_scope(block, 0, "local")
-    for loop in (kernel_row_inner, kernel_column, column_inner):
+    for loop in (kernel_rows[-1], kernel_column, column_inner):
         sch.unroll(loop)
     sch.vectorize(lane)
-    sch.decompose_reduction(block, kernel_row)
+    sch.decompose_reduction(block, kernel_rows[0])
     sch.vectorize(sch.get_loops(epilogue)[-1])
     return sch
-
-
-def is_nhwc(sch: s_tir.Schedule, block: SBlockRV) -> bool:
-    """Return whether the involution's channels are its last axis, told from the index into x."""
-    read = sch.get(block).reads[0].region[-1].min
-    channel = sch.get(block).iter_vars[3].var
-    return isinstance(read, tirx.Var) and read.same_as(channel)
 
 
 def group_count(sch: s_tir.Schedule, block: SBlockRV) -> int:

@@ -10,7 +10,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ..placing import compute_at, reverse_compute_at
 from ..rule import choose, find_block, fuse_or_copy
-from ..window import Window
+from ..window import Window, window_loops
 from .box import BANK_BYTES, LANES, Box
 from .stage import as_vectors, bind_threads, copy_by_threads, unroll
 
@@ -30,8 +30,9 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
         return None
     x, padded, strip, epilogue = parts
 
-    outer, threads, (u, v), inner = _divide(sch, block, window, box)
-    sch.reorder(*outer, *threads, u, v, *inner)
+    outer, threads, taps, inner = _divide_sums(sch, block, window, box)
+    *_, u, v = taps
+    sch.reorder(*outer, *threads, *taps, *inner)
     boxes, thread = sch.fuse(*outer), sch.fuse(*threads)
     sch.bind(boxes, "blockIdx.x")
     bind_threads(sch, thread)
@@ -42,7 +43,7 @@ def aggregate(sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, tu
     copy_by_threads(sch, x, boxes, box.threads(window), box.x_vector(window), tests=padded)
     _use_registers(sch, strip, epilogue, v, box)
     unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
-    sch.decompose_reduction(block, u)
+    sch.decompose_reduction(block, taps[0])
     return boxes
 
 
@@ -78,7 +79,7 @@ class RowwiseAggregation:
 def aggregate_by_rows(
     sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box, warps: int, tunable: bool
 ) -> RowwiseAggregation | None:
-    """Schedule `[pad_temp] -> involution2d -> epilogue` with the rows of the window around the threads.
+    """Schedule `[pad_temp] -> involution2d -> epilogue`, of two axes, with the rows of the window around the threads.
 
     So all warps of a block, of 32 lanes each, can make the kernels of a row before they use them.
 
@@ -90,14 +91,15 @@ def aggregate_by_rows(
         return None
     x, padded, strip, epilogue = parts
 
-    outer, threads, (u, v), inner = _divide(sch, block, window, box)
+    outer, threads, (u, v), inner = _divide_sums(sch, block, window, box)
     sch.reorder(*outer, u, *threads, v, *inner)
     unroll(sch, u, choose(sch, [0, _UNROLLED], 0, tunable))
     boxes = outer[-1]
     sch.set_scope(block, 0, "local")
     compute_at(sch, strip, threads[-1])
     reverse_compute_at(sch, epilogue, boxes)
-    units, finishing, _, finished = _divide(sch, epilogue, window, box)
+    batch, row, column, channel = sch.get_loops(epilogue)[-4:]
+    units, finishing, finished = _divide(sch, batch, [row, column], channel, window, box)
     sch.reorder(*units, *finishing, *finished)
     first = sch.fuse(*units, finishing[0])
     copy_by_threads(sch, x, boxes, warps * LANES, box.x_vector(window), tests=padded, lanes=LANES)
@@ -121,15 +123,24 @@ def _parts(sch: s_tir.Schedule, block: SBlockRV) -> tuple[SBlockRV, bool, SBlock
     return x, padded is not None, sch.cache_read(block, 0, "local"), epilogue
 
 
-def _divide(
+def _divide_sums(
     sch: s_tir.Schedule, block: SBlockRV, window: Window, box: Box
 ) -> tuple[list[LoopRV], list[LoopRV], list[LoopRV], list[LoopRV]]:
     """Split the loops of `block`; return those over boxes, those over a box's threads, the window's, a thread's."""
-    batch, row, column, channel, *rest = sch.get_loops(block)[-len(sch.get(block).iter_vars) :]
+    batch, channel, space, taps = window_loops(sch, block, window)
+    outer, threads, inner = _divide(sch, batch, space, channel, window, box)
+    return outer, threads, taps, inner
+
+
+def _divide(
+    sch: s_tir.Schedule, batch: LoopRV, space: list[LoopRV], channel: LoopRV, window: Window, box: Box
+) -> tuple[list[LoopRV], list[LoopRV], list[LoopRV]]:
+    """Split loops over the output; return those over boxes, those over a box's threads, a thread's."""
+    *planes, row, column = space
     row, row_thread = sch.split(row, [None, box.rows])
     column, column_thread, pixel = sch.split(column, [None, box.strips, box.pixels])
     channel, lane, element = sch.split(channel, [None, box.lanes(window), box.channels])
-    return [batch, row, column, channel], [row_thread, column_thread, lane], rest, [pixel, element]
+    return [batch, *planes, row, column, channel], [row_thread, column_thread, lane], [pixel, element]
 
 
 def _use_registers(sch: s_tir.Schedule, strip: SBlockRV, epilogue: SBlockRV, v: LoopRV, box: Box) -> None:

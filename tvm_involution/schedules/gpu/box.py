@@ -73,7 +73,7 @@ class Box:
     def x_elements(self, window: Window) -> int:
         """Elements of x that the box's windows cover."""
         rows, columns = window.seen(self.rows, self.strips * self.pixels)
-        return rows * columns * self.groups * window.group_channels
+        return window.seen_planes * rows * columns * self.groups * window.group_channels
 
     def x_vector(self, window: Window) -> int:
         """Channels of the box that are copied as a vector."""
@@ -186,12 +186,13 @@ def _cost(box: Box, window: Window, target: tvm.target.Target, kernel: KernelCos
     _, seen = window.seen(1, box.pixels)
     conversions = seen * box.channels * (window.element_bytes < 4)
     multiply_adds = box.pixels * window.kernel_columns * box.channels
-    instructions: float = window.kernel_rows * (multiply_adds + seen + conversions) + kernel.instructions
+    kernel_rows = window.kernel_planes * window.kernel_rows
+    instructions: float = kernel_rows * (multiply_adds + seen + conversions) + kernel.instructions
     # loads behind a test that do not all wait in registers wait for each other
     serial = 4 if box.x_elements(window) * window.element_bytes > STAGED_BYTES * threads else 1
     instructions += serial * copy_instructions(box.x_elements(window), box.x_vector(window), threads)
     # a vector load of a warp takes as long as four others
-    loads = window.kernel_rows * 4 * seen + kernel.shared_loads
+    loads = kernel_rows * 4 * seen + kernel.shared_loads
     resident = min(2048, 4 * shared_bytes(target) // _shared_bytes(box, window, kernel) * threads)
     issue = instructions * max(1.0, warps / (4 * _MULTIPROCESSORS)) * max(1.0, _RESIDENT_THREADS / resident)
     shared = loads * max(1.0, warps / _MULTIPROCESSORS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Involution's aggregation in NHWC: a thread owns a vector of a group's channels of a strip of pixels.
+"""Involution's aggregation with channels last: a thread owns a vector of a group's channels of a strip of pixels.
 
 A block of threads takes a box of pixels by some groups. It copies the box of x with its halo into shared memory, zeros
 around the image included, so that no load of the sum tests for the border; and the kernels of its pixels, which lie as
@@ -24,7 +24,7 @@ _VARIANTS = 12
 
 
 class Involution(ScheduleRule):
-    """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an NHWC involution."""
+    """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an involution with channels last."""
 
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
@@ -33,7 +33,7 @@ class Involution(ScheduleRule):
         sch = s_tir.Schedule(func)
         block = find_block(sch, "involution2d")
         window = read_window(sch, block) if block is not None else None
-        if block is None or window is None or window.layout != "NHWC":
+        if block is None or window is None or not window.channels_last:
             return None
         # a kernel that is computed here is another rule's
         padded = find_block(sch, "pad_temp")
@@ -54,7 +54,7 @@ def _schedule(func: tirx.PrimFunc, window: Window, box: Box, tunable: bool) -> s
     loop = aggregate(sch, block, window, box, tunable)
     if loop is None:
         return None
-    # a kernel lies on one axis or on three
-    axes = len(sch.get(kernel).writes[0].region) - 3
+    # a kernel lies on one axis, or on one and those of its taps
+    axes = len(sch.get(kernel).writes[0].region) - 1 - len(window.out_size)
     copy_by_threads(sch, kernel, loop, box.threads(window), box.kernel_vector(window), contiguous=axes)
     return sch

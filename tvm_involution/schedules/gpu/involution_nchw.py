@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Involution's aggregation in NCHW: a thread owns some of a group's channels of a strip of pixels, one above the other.
+"""Involution's aggregation, channels first: a thread owns some of a group's channels of a strip of pixels in a column.
 
 Neighbouring threads take neighbouring columns, so each reads its kernel values itself, once for all its channels. x is
 copied into shared memory with its halo, zeros around the image included; a thread reads, for each column of the window
@@ -16,7 +16,7 @@ from tvm import s_tir, tirx
 
 from ..placing import compute_at, reverse_compute_at
 from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_or_copy, largest_divisor
-from ..window import Window, read_window
+from ..window import Window, read_window, window_loops
 from .limits import max_threads, shared_bytes, warp_size
 from .stage import TURNS, copy_by_threads, unroll
 
@@ -47,11 +47,11 @@ class _Box:
 
     def x_elements(self, window: Window) -> int:
         rows, columns = window.seen(self.strips * self.pixels, self.columns)
-        return rows * columns * self.parts * self.channels
+        return window.seen_planes * rows * columns * self.parts * self.channels
 
 
 class InvolutionNCHW(ScheduleRule):
-    """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an NCHW involution."""
+    """Schedule the blocks `[pad_temp] -> involution2d -> epilogue` of an involution with channels first."""
 
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
@@ -60,7 +60,7 @@ class InvolutionNCHW(ScheduleRule):
         sch = s_tir.Schedule(func)
         block = find_block(sch, "involution2d")
         window = read_window(sch, block) if block is not None else None
-        if block is None or window is None or window.layout != "NCHW":
+        if block is None or window is None or window.channels_last:
             return None
         # a kernel that is computed here is another rule's
         padded = find_block(sch, "pad_temp")
@@ -70,7 +70,7 @@ class InvolutionNCHW(ScheduleRule):
         if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
             return None
         boxes = _boxes(window, target)[:_VARIANTS]
-        return default_or_space(boxes, lambda box: _schedule(func, box, tunable), tunable)
+        return default_or_space(boxes, lambda box: _schedule(func, window, box, tunable), tunable)
 
 
 def _boxes(window: Window, target: tvm.target.Target) -> list[_Box]:
@@ -102,7 +102,7 @@ def _boxes(window: Window, target: tvm.target.Target) -> list[_Box]:
     return sorted(fits, key=cost)
 
 
-def _schedule(func: tirx.PrimFunc, box: _Box, tunable: bool) -> s_tir.Schedule | None:
+def _schedule(func: tirx.PrimFunc, window: Window, box: _Box, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
     block = find_block(sch, "involution2d")
     assert block is not None
@@ -113,12 +113,13 @@ def _schedule(func: tirx.PrimFunc, box: _Box, tunable: bool) -> s_tir.Schedule |
     x = padded or sch.cache_read(block, 0, "shared")
     strip = sch.cache_read(block, 0, "local")
 
-    batch, channel, row, column, u, v = sch.get_loops(block)
+    batch, channel, (*planes, row, column), (*tap_planes, u, v) = window_loops(sch, block, window)
     channel, part, element = sch.split(channel, [None, box.parts, box.channels])
     row, row_thread, pixel = sch.split(row, [None, box.strips, box.pixels])
     column, lane = sch.split(column, [None, box.columns])
-    sch.reorder(batch, row, column, channel, row_thread, part, lane, v, element, u, pixel)
-    boxes = sch.fuse(batch, row, column, channel)
+    outer, taps = [batch, *planes, row, column, channel], [*tap_planes, v]
+    sch.reorder(*outer, row_thread, part, lane, *taps, element, u, pixel)
+    boxes = sch.fuse(*outer)
     thread = sch.fuse(row_thread, part, lane)
     sch.bind(boxes, "blockIdx.x")
     sch.bind(thread, "threadIdx.x")
@@ -128,5 +129,5 @@ def _schedule(func: tirx.PrimFunc, box: _Box, tunable: bool) -> s_tir.Schedule |
     copy_by_threads(sch, x, boxes, box.threads, 1, tests=padded is not None)
     unroll(sch, element, _UNROLLED)
     unroll(sch, v, choose(sch, [0, _UNROLLED], 0, tunable))
-    sch.decompose_reduction(block, v)
+    sch.decompose_reduction(block, taps[0])
     return sch
