@@ -151,8 +151,8 @@ def measure(operator: Operator, rounds: int, inductor: bool, gflops: float) -> R
 
     counts = {}
     for name, call in calls.items():
-        start = time.perf_counter()
         microseconds(call, 1)
+        start, once = time.perf_counter(), microseconds(call, 1)
         while time.perf_counter() - start < _WARM_UP:
             once = microseconds(call, 1)
         counts[name] = max(1, int(1e6 * _TURN / once))
