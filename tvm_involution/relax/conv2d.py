@@ -16,11 +16,15 @@ Lower = Callable[[relax.BlockBuilder, relax.Call, relax.Expr, np.ndarray], relax
 """Given a builder, a convolution, its input and its weight (O, I, KH, KW), returns what to put in its place."""
 
 
+def is_nhwc(call: relax.Call) -> bool:
+    """Return whether a `relax.nn.conv2d` is one in NHWC by weights in OIHW."""
+    attrs = call.attrs
+    return (attrs.data_layout, attrs.kernel_layout, attrs.out_layout) == ("NHWC", "OIHW", "NHWC")
+
+
 def is_dense_nhwc(call: relax.Call) -> bool:
     """Return whether a `relax.nn.conv2d` is one in NHWC by weights in OIHW, without groups."""
-    attrs = call.attrs
-    layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
-    return layouts == ("NHWC", "OIHW", "NHWC") and int(attrs.groups) == 1
+    return is_nhwc(call) and int(call.attrs.groups) == 1
 
 
 def is_static(call: relax.Call) -> bool:

@@ -20,6 +20,7 @@ from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
 from .passes.fold_weights import FoldWeights
 from .passes.fuse_kernel_generation import FuseKernelGeneration
+from .passes.join_transposes import JoinTransposes
 from .passes.mark_loops import MarkLoops
 from .passes.order_nan import OrderNan
 from .passes.own_outputs import OwnOutputs
@@ -66,6 +67,7 @@ def phases(
                         operator.OP_NAME: ["NHWC", "NHWC"],
                     }
                 ),
+                JoinTransposes(),
                 FoldViews(),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.DeadCodeElimination(),

@@ -32,6 +32,47 @@ def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarr
     return np.ascontiguousarray(padded.reshape(packs, lanes, i, kh, kw).transpose(0, 3, 4, 2, 1))
 
 
+def pack_grouped_weight(weight: np.ndarray, groups: int, lanes: int) -> np.ndarray:
+    """Pack the weight of a grouped convolution as `pack_weight` does, with the inputs that each pack sees.
+
+    A pack of outputs that has several groups in it sees all of their inputs, and multiplies those of other groups by
+    zero.
+
+    Args:
+        weight: (O, I / groups, KH, KW).
+
+    Returns:
+        (ceil(O / lanes), KH, KW, inputs of a pack, lanes), contiguous; `first_inputs` says where they begin.
+    """
+    out_channels, inputs, kernel_h, kernel_w = weight.shape
+    packs, outputs = -(-out_channels // lanes), out_channels // groups
+    seen = inputs_of_packs(out_channels, inputs, groups, lanes)
+    packed = np.zeros((packs, kernel_h, kernel_w, seen, lanes), weight.dtype)
+    for channel in range(out_channels):
+        pack, lane = divmod(channel, lanes)
+        begin = channel // outputs * inputs - first_input(pack, seen, out_channels, inputs, groups, lanes)
+        packed[pack, :, :, begin : begin + inputs, lane] = weight[channel].transpose(1, 2, 0)
+    return packed
+
+
+def inputs_of_packs(out_channels: int, inputs: int, groups: int, lanes: int) -> int:
+    """Return how many input channels the groups of a pack of `lanes` outputs have, at most."""
+    outputs = out_channels // groups
+    begins = range(0, out_channels, lanes)
+    return max((min(begin + lanes, out_channels) - 1) // outputs - begin // outputs + 1 for begin in begins) * inputs
+
+
+def first_input(pack, seen: int, out_channels: int, inputs: int, groups: int, lanes: int):
+    """Return the first input channel that a pack sees; of a number, or of an expression."""
+    outputs, last = out_channels // groups, inputs * groups - seen
+    if outputs % lanes == 0:
+        return pack // (outputs // lanes) * inputs
+    if lanes % outputs == 0 and out_channels % lanes == 0:
+        return pack * (lanes // outputs * inputs)
+    begin = pack * lanes // outputs * inputs
+    return min(begin, last) if isinstance(pack, int) else tirx.min(begin, tirx.const(last, begin.ty.dtype))
+
+
 def conv2d_packed(
     x: te.Tensor,
     weight: te.Tensor,
@@ -40,29 +81,35 @@ def conv2d_packed(
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
     out_dtype: str | None = None,
+    groups: int = 1,
+    strip: int = 1,
 ) -> te.Tensor:
     """Convolve; sums are kept in float32 for the half types.
 
     Args:
         x: (N, H, W, I).
-        weight: from `pack_weight`, of at least `out_channels`.
+        weight: from `pack_weight`, of at least `out_channels`; with groups from `pack_grouped_weight`.
         padding: zeros added at (top, left, bottom, right).
         out_dtype: that of x by default.
+        strip: rows of sums are filled up to a multiple of so many pixels, which a schedule can take together.
 
     Returns:
         (N, OH, OW, out_channels). Blocks: `pad_temp` where there is padding (of pixels, or
-        of one channel to make them even), `conv2d`
-        (the sums, over all packed channels), `conv2d_out` (the wanted channels, in `out_dtype`).
+        of one channel to make them even) or rows are filled up, `conv2d`
+        (the sums, over all packed channels), `conv2d_out` (the wanted ones, in `out_dtype`).
     """
     n, h, w, in_channels = x.shape
     packs, kernel_h, kernel_w, _, lanes, *_ = (int(d) for d in weight.shape)
     top, left, bottom, right = padding
     out_h = (h + top + bottom - dilation[0] * (kernel_h - 1) - 1) // stride[0] + 1
     out_w = (w + left + right - dilation[1] * (kernel_w - 1) - 1) // stride[1] + 1
+    columns = -(-out_w // strip) * strip
+    right = max(right, (columns - 1) * stride[1] + dilation[1] * (kernel_w - 1) + 1 - w - left)
     source = x
     channels = _channel_axes(weight)
-    padded_channels = math.prod(int(axis.dom.extent) for axis in channels)
-    if any(padding) or padded_channels > int(in_channels):
+    seen = math.prod(int(axis.dom.extent) for axis in channels)
+    padded_channels = max(seen, int(in_channels))
+    if any((top, left, bottom, right)) or padded_channels > int(in_channels):
         source = te.compute(
             (n, h + top + bottom, w + left + right, padded_channels),
             lambda b, y, z, c: tirx.if_then_else(
@@ -79,11 +126,13 @@ def conv2d_packed(
 
     def product(b, y, z, o):
         y, z, channel = y * stride[0] + kh * dilation[0], z * stride[1] + kw * dilation[1], _channel(channels)
+        if groups > 1:
+            channel += first_input(o // lanes, seen, out_channels, int(in_channels) // groups, groups, lanes)
         weight_value = weight[(o // lanes, kh, kw, channels[0], o % lanes, *channels[1:])]
         return source[b, y, z, channel].astype(sum_dtype) * weight_value.astype(sum_dtype)
 
     sums = te.compute(
-        (n, out_h, out_w, packs * lanes),
+        (n, out_h, columns, packs * lanes),
         lambda b, y, z, o: te.sum(product(b, y, z, o), axis=[kh, kw, *channels]),
         name="conv2d",
         tag="conv2d_packed",

@@ -2,7 +2,7 @@
 """Lower NHWC convolutions and linear layers with constant weights to packed matrix products.
 
 The weight is packed here, once, at compile time, in the order in which the schedule walks it; what has no constant
-weight, or groups, keeps TVM's own lowering.
+weight keeps TVM's own lowering, and on GPUs what has groups.
 """
 
 from __future__ import annotations
@@ -15,14 +15,16 @@ import tvm
 from tvm import relax, te
 from tvm.ir import GenericConst
 
+from ...schedules.cpu.depthwise_convolution import strip_width
 from ...schedules.cpu.dot_bf16 import has_dot_bf16
 from ...schedules.gpu import mma_fragments
 from ...target import vector_bytes
-from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
+from ...te.convolution import conv2d_packed, matmul_packed, pack_grouped_weight, pack_weight
+from ...te.depthwise_convolution import depthwise_conv2d, pack_depthwise_weight
 from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
 from ...te.im2col import Windows, conv2d_windows, matrix_windows
 from ...te.mma_convolution import conv2d_mma, pack_weight_mma
-from ..conv2d import is_dense_nhwc
+from ..conv2d import is_nhwc, is_static
 from ..rewrite import rewrite_functions
 
 
@@ -91,13 +93,15 @@ class _Packer(relax.PyExprMutator):
 
     def _conv2d(self, call: relax.Call) -> relax.Expr:
         weight, attrs = call.args[1], call.attrs
-        if not isinstance(weight, GenericConst) or not is_dense_nhwc(call):
+        if not isinstance(weight, GenericConst) or not is_nhwc(call):
             return call
         stride_h, stride_w = (int(s) for s in attrs.strides)
         top, left, bottom, right = (int(p) for p in attrs.padding)
         dilation_h, dilation_w = (int(d) for d in attrs.dilation)
         window = (stride_h, stride_w), (top, left, bottom, right), (dilation_h, dilation_w)
         array = weight.value.numpy()
+        if int(attrs.groups) > 1:
+            return self._grouped(call, array, window)
         if self.target.kind.name == "cuda":
             on_gpu = self._product(call, array, lambda x: conv2d_windows(x, array.shape[2:], *window), "conv2d")
             if on_gpu is not None:
@@ -111,6 +115,34 @@ class _Packer(relax.PyExprMutator):
             padding=window[1],
             dilation=window[2],
             primfunc_name_hint="conv2d",
+        )
+
+    def _grouped(
+        self, call: relax.Call, weight: np.ndarray, window: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    ) -> relax.Expr:
+        """Return a convolution with groups, of one channel or of several, on CPUs."""
+        if self.target.kind.name != "llvm" or not is_static(call):
+            return call
+        out_channels, inputs = weight.shape[:2]
+        groups, lanes = int(call.attrs.groups), vector_bytes(self.target) // 4
+        if out_channels == groups and inputs == 1:
+            return self.builder_.call_te(
+                depthwise_conv2d,
+                call.args[0],
+                relax.const(pack_depthwise_weight(weight, lanes)),
+                *window,
+                strip=strip_width(int(call.ty.shape[2]), self.target),
+                primfunc_name_hint="depthwise_conv2d",
+            )
+        lanes = 2 * lanes if out_channels // groups % (2 * lanes) == 0 else lanes
+        return self.builder_.call_te(
+            conv2d_packed,
+            call.args[0],
+            relax.const(pack_grouped_weight(weight, groups, lanes)),
+            out_channels,
+            *window,
+            groups=groups,
+            primfunc_name_hint="grouped_conv2d",
         )
 
     def _matmul(self, call: relax.Call) -> relax.Expr:
