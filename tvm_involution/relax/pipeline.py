@@ -26,6 +26,7 @@ from .passes.order_nan import OrderNan
 from .passes.own_outputs import OwnOutputs
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
+from .passes.sink_reshapes import SinkReshapes
 from .passes.split_transposed_convolution import SplitTransposedConvolution
 from .passes.strassen_convolutions import StrassenConvolutions
 from .passes.widen_half_types import WidenHalfTypes
@@ -61,6 +62,7 @@ def phases(
             [
                 relax.transform.ConvertLayout(
                     {
+                        "relax.nn.conv1d": ["NWC", "OIW"],
                         "relax.nn.conv2d": ["NHWC", "OIHW"],
                         "relax.image.resize2d": ["NHWC"],
                         "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],  # TVM lowers no other layout
@@ -82,6 +84,8 @@ def phases(
                 WinogradConvolutions(target),
                 StrassenConvolutions(target),
                 PackWeights(target, tf32),
+                SinkReshapes(),
+                FoldViews(),
                 WidenHalfTypes(target),
                 OrderNan(),
                 relax.backend.DispatchSortScan(),

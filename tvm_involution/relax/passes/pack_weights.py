@@ -18,7 +18,8 @@ from tvm.ir import GenericConst
 from ...schedules.cpu.depthwise_convolution import strip_width
 from ...schedules.cpu.dot_bf16 import has_dot_bf16
 from ...schedules.gpu import mma_fragments
-from ...target import vector_bytes
+from ...schedules.rule import largest_divisor
+from ...target import vector_bytes, vector_registers
 from ...te.convolution import conv2d_packed, matmul_packed, pack_grouped_weight, pack_weight
 from ...te.depthwise_convolution import depthwise_conv2d, pack_depthwise_weight
 from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
@@ -87,6 +88,8 @@ class _Packer(relax.PyExprMutator):
         name = getattr(call.op, "name", None)
         if name == "relax.nn.conv2d":
             return self._conv2d(call)
+        if name == "relax.nn.conv1d" and call.attrs.data_layout == "NWC":
+            return self._conv1d(call)
         if name == "relax.matmul":
             return self._matmul(call)
         return call
@@ -114,8 +117,40 @@ class _Packer(relax.PyExprMutator):
             stride=window[0],
             padding=window[1],
             dilation=window[2],
+            strip=self._strip(call),
             primfunc_name_hint="conv2d",
         )
+
+    def _strip(self, call: relax.Call) -> int:
+        """Return to a multiple of what to fill up the rows of a convolution on CPUs, where few pixels fit them else."""
+        width = int(call.ty.shape[2])
+        limit = 14 if vector_registers(self.target) == 32 else 5
+        if not any(int(p) for p in call.attrs.padding) or largest_divisor(width, limit) > limit // 2 or width < limit:
+            return 1
+        return min(range(limit, limit // 2, -1), key=lambda n: -(-width // n) * n)
+
+    def _conv1d(self, call: relax.Call) -> relax.Expr:
+        """Return a convolution of one row; in NCW, which TVM has, where the weight is no constant."""
+        x, weight, attrs, emit = call.args[0], call.args[1], call.attrs, self.builder_.emit
+        if not isinstance(weight, GenericConst) or not is_static(call):
+            shared = {"strides": attrs.strides, "padding": attrs.padding, "dilation": attrs.dilation}
+            x = emit(relax.op.permute_dims(x, [0, 2, 1]))
+            sums = relax.op.nn.conv1d(x, weight, groups=int(attrs.groups), out_dtype=attrs.out_dtype, **shared)
+            return relax.op.permute_dims(emit(sums), [0, 2, 1])
+        n, length, channels = (int(d) for d in x.ty.shape)
+        before, after = (int(p) for p in attrs.padding)
+        row = emit(relax.op.reshape(x, (n, 1, length, channels)))
+        sums = relax.op.nn.conv2d(
+            row,
+            relax.const(weight.value.numpy()[:, :, None], str(weight.ty.dtype)),
+            strides=(1, int(attrs.strides[0])),
+            padding=(0, before, 0, after),
+            dilation=(1, int(attrs.dilation[0])),
+            groups=int(attrs.groups),
+            data_layout="NHWC",
+            out_dtype=attrs.out_dtype,
+        )
+        return relax.op.reshape(emit(self._conv2d(self.builder_.normalize(sums))), call.ty.shape)
 
     def _grouped(
         self, call: relax.Call, weight: np.ndarray, window: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
