@@ -126,3 +126,16 @@ def test_transpositions_of_transpositions(rng):
             return a.sum() + b
 
     check(First(), torch.from_numpy(rng.standard_normal((2, 3, 4, 5), np.float32)))
+
+
+@pytest.mark.parametrize("rows", [3, 16, 19, 197])
+def test_linear_of_any_number_of_rows(rng, rows):
+    module = nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 17))
+    rules = check(module, torch.from_numpy(rng.standard_normal((1, rows, 24), np.float32)))
+    assert rules.count("PackedGemm") == 2
+
+
+@pytest.mark.parametrize("make", [lambda: nn.MaxPool2d(1), lambda: nn.AvgPool2d(1), lambda: nn.AdaptiveAvgPool2d(9)])
+def test_pooling_by_one_vanishes(rng, make):
+    module = nn.Sequential(nn.ReLU(), make(), nn.ReLU6())
+    assert check(module, torch.from_numpy(rng.standard_normal((2, 5, 9, 9), np.float32))) == ["Elementwise"]

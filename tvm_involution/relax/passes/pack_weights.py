@@ -122,12 +122,16 @@ class _Packer(relax.PyExprMutator):
         )
 
     def _strip(self, call: relax.Call) -> int:
-        """Return to a multiple of what to fill up the rows of a convolution on CPUs, where few pixels fit them else."""
-        width = int(call.ty.shape[2])
+        """Return what `_strip_of` does for a convolution's rows, whose input is copied for its padding anyway."""
+        padded = any(int(p) for p in call.attrs.padding)
+        return self._strip_of(int(call.ty.shape[2])) if padded and is_static(call) else 1
+
+    def _strip_of(self, pixels: int) -> int:
+        """Return to a multiple of what to fill up so many pixels on CPUs, of which few fit the registers else."""
         limit = 14 if vector_registers(self.target) == 32 else 5
-        if not any(int(p) for p in call.attrs.padding) or largest_divisor(width, limit) > limit // 2 or width < limit:
+        if self.target.kind.name != "llvm" or pixels < limit or largest_divisor(pixels, limit) > limit // 2:
             return 1
-        return min(range(limit, limit // 2, -1), key=lambda n: -(-width // n) * n)
+        return min(range(limit, limit // 2, -1), key=lambda strip: -(-pixels // strip) * strip)
 
     def _conv1d(self, call: relax.Call) -> relax.Expr:
         """Return a convolution of one row; in NCW, which TVM has, where the weight is no constant."""
@@ -189,6 +193,20 @@ class _Packer(relax.PyExprMutator):
             on_gpu = self._product(call, matrix, matrix_windows, "linear")
             if on_gpu is not None:
                 return on_gpu
+        rows, strip = x.ty.shape.values[0], 1
+        if isinstance(rows, tvm.tirx.IntImm):
+            strip = self._strip_of(int(rows))
+        if strip > 1:
+            emit = self.builder_.emit
+            sums = self.builder_.call_te(
+                conv2d_packed,
+                emit(relax.op.reshape(x, (1, 1, rows, x.ty.shape.values[1]))),
+                relax.const(packed_weight(self.target, matrix, str(call.ty.dtype))),
+                out_channels=matrix.shape[0],
+                strip=strip,
+                primfunc_name_hint="linear",
+            )
+            return relax.op.reshape(emit(sums), call.ty.shape)
         return self.builder_.call_te(
             matmul_packed,
             x,

@@ -7,6 +7,8 @@ nothing, and reshaping for the next convolution undoes it. Channels must be the 
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import tvm
 from tvm import relax
 
@@ -90,7 +92,7 @@ class _Sinker(relax.PyExprMutator):
         return inner if same else relax.op.reshape(inner, call.args[1])
 
 
-def _is(value: relax.Expr | None, name: str) -> bool:
+def _is(value: relax.Expr | None, name: str) -> TypeGuard[relax.Call]:
     return isinstance(value, relax.Call) and getattr(value.op, "name", "") == name
 
 
