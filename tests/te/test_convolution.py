@@ -13,7 +13,7 @@ from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule
 from tvm_involution.schedules.cpu.dot_bf16 import has_dot_bf16
 from tvm_involution.target import resolve_target
-from tvm_involution.te import conv2d_packed, matmul_packed, pack_weight
+from tvm_involution.te import conv2d_packed, matmul_packed, pack_grouped_weight, pack_weight
 
 # N, H, W, I, O, kernel, stride, padding, dilation, lanes
 CASES = [
@@ -97,3 +97,38 @@ def test_pairs_use_the_dot_product(rng):
     assert rule == "PackedGemm"
     library = lowering.build(sch.mod["main"].with_attr("global_symbol", "main"), target)
     assert library.mod.inspect_source("asm").count("vdpbf16ps") >= 14
+
+
+# groups, inputs and outputs of a group, lanes
+@pytest.mark.parametrize(
+    "case", [(8, 4, 4, 16), (3, 5, 16, 16), (2, 8, 32, 16), (5, 3, 7, 16), (6, 1, 2, 8), (7, 2, 5, 32)], ids=str
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
+def test_groups(rng, case, dtype, scheduled):
+    groups, inputs, outputs, lanes = case
+    x = as_dtype(rng.standard_normal((2, 9, 7, groups * inputs)), dtype)
+    weight = as_dtype(rng.standard_normal((groups * outputs, inputs, 3, 3)), dtype)
+    exact, window = (torch.from_numpy(a.astype(np.float64)) for a in (x, weight))
+    expected = torch.nn.functional.conv2d(exact.permute(0, 3, 1, 2), window, None, (2, 1), 1, 1, groups)
+
+    def expression(data, packed):
+        return conv2d_packed(data, packed, groups * outputs, (2, 1), (1, 1, 1, 1), groups=groups)
+
+    actual = run_expression(expression, [x, pack_grouped_weight(weight, groups, lanes)], dtype, scheduled)
+    assert relative_norm(actual, expected.permute(0, 2, 3, 1).numpy()) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (3, 1)])
+@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
+def test_rows_are_filled_up(rng, kernel, padding, scheduled):
+    x = rng.standard_normal((2, 5, 19, 8)).astype("float32")
+    weight = rng.standard_normal((20, 8, kernel, kernel)).astype("float32")
+    exact, window = (torch.from_numpy(a.astype(np.float64)) for a in (x, weight))
+    expected = torch.nn.functional.conv2d(exact.permute(0, 3, 1, 2), window, None, 1, padding).permute(0, 2, 3, 1)
+
+    def expression(data, packed):
+        return conv2d_packed(data, packed, 20, padding=(padding,) * 4, strip=10)
+
+    actual = run_expression(expression, [x, pack_weight(weight, 16)], "float32", scheduled)
+    assert relative_norm(actual, expected.numpy()) < 1e-5

@@ -16,12 +16,16 @@ Lower = Callable[[relax.BlockBuilder, relax.Call, relax.Expr, np.ndarray], relax
 """Given a builder, a convolution, its input and its weight (O, I, KH, KW), returns what to put in its place."""
 
 
-def is_dense_nhwc(call: relax.Call) -> bool:
-    """Return whether a convolution is one in NHWC by weights in OIHW, or so in three dimensions, without groups."""
+def is_nhwc(call: relax.Call) -> bool:
+    """Return whether a convolution is one in NHWC by weights in OIHW, or so in three dimensions."""
     attrs = call.attrs
     layouts = (attrs.data_layout, attrs.kernel_layout, attrs.out_layout)
-    known = (("NHWC", "OIHW", "NHWC"), ("NDHWC", "OIDHW", "NDHWC"))
-    return layouts in known and int(attrs.groups) == 1
+    return layouts in (("NHWC", "OIHW", "NHWC"), ("NDHWC", "OIDHW", "NDHWC"))
+
+
+def is_dense_nhwc(call: relax.Call) -> bool:
+    """Return whether a convolution is one as `is_nhwc` says, without groups."""
+    return is_nhwc(call) and int(call.attrs.groups) == 1
 
 
 def is_static(call: relax.Call) -> bool:

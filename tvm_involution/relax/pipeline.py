@@ -20,10 +20,12 @@ from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
 from .passes.fold_weights import FoldWeights
 from .passes.fuse_kernel_generation import FuseKernelGeneration
+from .passes.join_transposes import JoinTransposes
 from .passes.mark_loops import MarkLoops
 from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
+from .passes.sink_reshapes import SinkReshapes
 from .passes.split_transposed_convolution import SplitTransposedConvolution
 from .passes.strassen_convolutions import StrassenConvolutions
 from .passes.widen_half_types import WidenHalfTypes
@@ -63,6 +65,7 @@ def phases(
             [
                 relax.transform.ConvertLayout(
                     {
+                        "relax.nn.conv1d": ["NWC", "OIW"],
                         "relax.nn.conv2d": ["NHWC", "OIHW"],
                         "relax.nn.conv3d": ["NDHWC", "OIDHW"],
                         "relax.image.resize2d": ["NHWC"],
@@ -70,7 +73,8 @@ def phases(
                         **{name: [operator.CHANNELS_LAST[axes]] * 2 for axes, name in operator.OP_NAMES.items()},
                     }
                 ),
-                # takes away the transpositions of weights that ConvertLayout left
+                # takes away the transpositions that ConvertLayout left, then those of weights
+                JoinTransposes(),
                 FoldViews(),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.DeadCodeElimination(),
@@ -88,6 +92,9 @@ def phases(
                 WinogradConvolutions(target),
                 StrassenConvolutions(target),
                 PackWeights(target, tf32),
+                # behind the convolutions' products, whose results it reshapes later
+                SinkReshapes(),
+                FoldViews(),
                 # behind everything that keeps its sums in float32 by itself; it widens the rest
                 WidenHalfTypes(target),
                 # on operators, before they become programs that TVM simplifies

@@ -2,7 +2,8 @@
 """WHAT is computed: involution and what belongs to it as TVM tensor expressions. No schedule is known here."""
 
 from .attention import local_attention2d
-from .convolution import conv2d_packed, matmul_packed, pack_weight
+from .convolution import conv2d_packed, matmul_packed, pack_grouped_weight, pack_weight
+from .depthwise_convolution import depthwise_conv2d, pack_depthwise_weight
 from .gemm_convolution import conv2d_gemm, pack_weight_gemm
 from .gradient import involution2d_grad_input, involution2d_grad_kernel
 from .im2col import conv2d_windows, matrix_windows
@@ -27,6 +28,7 @@ __all__ = [
     "conv2d_strassen",
     "conv2d_windows",
     "conv2d_winograd",
+    "depthwise_conv2d",
     "generate_kernel",
     "generated_involution2d",
     "involution",
@@ -38,6 +40,8 @@ __all__ = [
     "matmul_packed",
     "matrix_windows",
     "nms",
+    "pack_depthwise_weight",
+    "pack_grouped_weight",
     "pack_paired_span",
     "pack_span_mma",
     "pack_strassen_weight",

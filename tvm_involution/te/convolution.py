@@ -35,6 +35,47 @@ def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarr
     return np.ascontiguousarray(padded.reshape(packs, lanes, i, kh, kw).transpose(0, 3, 4, 2, 1))
 
 
+def pack_grouped_weight(weight: np.ndarray, groups: int, lanes: int) -> np.ndarray:
+    """Pack the weight of a grouped convolution as `pack_weight` does, with the inputs that each pack sees.
+
+    A pack of outputs that has several groups in it sees all of their inputs, and multiplies those of other groups by
+    zero.
+
+    Args:
+        weight: (O, I / groups, KH, KW).
+
+    Returns:
+        (ceil(O / lanes), KH, KW, inputs of a pack, lanes), contiguous; `first_inputs` says where they begin.
+    """
+    out_channels, inputs, kernel_h, kernel_w = weight.shape
+    packs, outputs = -(-out_channels // lanes), out_channels // groups
+    seen = inputs_of_packs(out_channels, inputs, groups, lanes)
+    packed = np.zeros((packs, kernel_h, kernel_w, seen, lanes), weight.dtype)
+    for channel in range(out_channels):
+        pack, lane = divmod(channel, lanes)
+        begin = channel // outputs * inputs - first_input(pack, seen, out_channels, inputs, groups, lanes)
+        packed[pack, :, :, begin : begin + inputs, lane] = weight[channel].transpose(1, 2, 0)
+    return packed
+
+
+def inputs_of_packs(out_channels: int, inputs: int, groups: int, lanes: int) -> int:
+    """Return how many input channels the groups of a pack of `lanes` outputs have, at most."""
+    outputs = out_channels // groups
+    begins = range(0, out_channels, lanes)
+    return max((min(begin + lanes, out_channels) - 1) // outputs - begin // outputs + 1 for begin in begins) * inputs
+
+
+def first_input(pack, seen: int, out_channels: int, inputs: int, groups: int, lanes: int):
+    """Return the first input channel that a pack sees; of a number, or of an expression."""
+    outputs, last = out_channels // groups, inputs * groups - seen
+    if outputs % lanes == 0:
+        return pack // (outputs // lanes) * inputs
+    if lanes % outputs == 0 and out_channels % lanes == 0:
+        return pack * (lanes // outputs * inputs)
+    begin = pack * lanes // outputs * inputs
+    return min(begin, last) if isinstance(pack, int) else tirx.min(begin, tirx.const(last, begin.ty.dtype))
+
+
 def conv2d_packed(
     x: te.Tensor,
     weight: te.Tensor,
@@ -44,34 +85,42 @@ def conv2d_packed(
     dilation: Sequence[int] = (1, 1),
     out_dtype: str | None = None,
     kernel_size: Sequence[int] | None = None,
+    groups: int = 1,
+    strip: int = 1,
 ) -> te.Tensor:
     """Convolve; sums are kept in float32 for the half types.
 
     Args:
         x: (N, H, W, I); or (N, D, H, W, I), with a number more for each axis in the arguments.
-        weight: from `pack_weight`, of at least `out_channels`.
+        weight: from `pack_weight`, of at least `out_channels`; with groups from `pack_grouped_weight`.
         padding: zeros added before each axis, then behind each: (top, left, bottom, right).
         out_dtype: that of x by default.
         kernel_size: needed in three dimensions, where the packed weight does not tell it.
+        strip: rows of sums are filled up to a multiple of so many pixels, which a schedule can take together.
 
     Returns:
         (N, OH, OW, out_channels) or (N, OD, OH, OW, out_channels). Blocks: `pad_temp` where there is padding (of
-        pixels, or of one channel to make them even), `conv2d` (the sums, over all packed channels), `conv2d_out` (the
-        wanted channels, in `out_dtype`).
+        pixels, or of one channel to make them even) or rows are filled up, `conv2d` (the sums, over all packed
+        channels), `conv2d_out` (the wanted channels, in `out_dtype`).
     """
     n, *size, in_channels = x.shape
     packs, *rows_columns, _, lanes = (int(d) for d in weight.shape[:5])
     taps = list(kernel_size or rows_columns)
-    before, behind = padding[: len(size)], padding[len(size) :]
-    padded_size = [first + extent + last for first, extent, last in zip(before, size, behind, strict=True)]
+    before, behind = padding[: len(size)], list(padding[len(size) :])
     out_size = [
-        (extent - step * (count - 1) - 1) // moved + 1
-        for extent, step, count, moved in zip(padded_size, dilation, taps, stride, strict=True)
+        (first + extent + last - step * (count - 1) - 1) // moved + 1
+        for first, extent, last, step, count, moved in zip(before, size, behind, dilation, taps, stride, strict=True)
     ]
+    columns = -(-out_size[-1] // strip) * strip
+    if strip > 1:
+        read = (columns - 1) * stride[-1] + dilation[-1] * (taps[-1] - 1) + 1
+        behind[-1] = max(behind[-1], read - int(size[-1]) - before[-1])
+    padded_size = [first + extent + last for first, extent, last in zip(before, size, behind, strict=True)]
     source = x
     channels = _channel_axes(weight)
-    padded_channels = math.prod(int(axis.dom.extent) for axis in channels)
-    if any(padding) or padded_channels > int(in_channels):
+    seen = math.prod(int(axis.dom.extent) for axis in channels)
+    padded_channels = max(seen, int(in_channels))
+    if any((*before, *behind)) or padded_channels > int(in_channels):
 
         def padded(b, *index):
             *pixel, c = index
@@ -93,10 +142,13 @@ def conv2d_packed(
         *rows, column = window
         row = rows[0] if len(rows) == 1 else rows[0] * taps[1] + rows[1]
         weight_value = weight[(o // lanes, row, column, channels[0], o % lanes, *channels[1:])]
-        return source(b, *places, _channel(channels)).astype(sum_dtype) * weight_value.astype(sum_dtype)
+        channel = _channel(channels)
+        if groups > 1:
+            channel += first_input(o // lanes, seen, out_channels, int(in_channels) // groups, groups, lanes)
+        return source(b, *places, channel).astype(sum_dtype) * weight_value.astype(sum_dtype)
 
     sums = te.compute(
-        (n, *out_size, packs * lanes),
+        (n, *out_size[:-1], columns, packs * lanes),
         lambda *index: te.sum(product(*index), axis=[*window, *channels]),
         name="conv2d",
         tag="conv2d_packed",

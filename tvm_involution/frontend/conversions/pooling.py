@@ -39,8 +39,11 @@ def max_pool(
         max(geometry[4], _behind(*geometry))
         for geometry in zip(sizes, outs, kernel, steps, pads, dilations, strict=True)
     ]
-    pooled = _MAX[rank](batched, kernel, steps, [*pads, *after], dilations, ceil_mode=False, layout=_LAYOUT[rank])
-    values = operation.reshape(pooled, operation.shape)
+    if _by_one(kernel, steps, pads):
+        values = x
+    else:
+        pooled = _MAX[rank](batched, kernel, steps, [*pads, *after], dilations, ceil_mode=False, layout=_LAYOUT[rank])
+        values = operation.reshape(pooled, operation.shape)
     if not operation.uses(1):
         return [values, relax.op.zeros(operation.shape, "int64")]
     windows = [
@@ -82,6 +85,8 @@ def avg_pool(
     rank, batched = _batched(operation, x)
     kernel, steps, pads = (_each(v, rank) for v in (kernel_size, stride or kernel_size, padding))
     sizes, outs = shape_of(batched)[2:], operation.shape[-rank:]
+    if _by_one(kernel, steps, pads) and divisor_override is None:
+        return x
     after = [max(g[4], _behind(*g, 1)) for g in zip(sizes, outs, kernel, steps, pads, strict=True)]
     if divisor_override is None and _same_in_tvm(sizes, outs, kernel, steps, pads, ceil_mode, count_include_pad):
         pooled = _AVERAGE[rank](
@@ -113,6 +118,8 @@ def adaptive_avg_pool(operation: Operation, x: relax.Expr, _: Sequence[int]) -> 
     """The mean of each of so many parts of the axes."""
     rank, batched = _batched(operation, x)
     outs = list(operation.shape[-rank:])
+    if tuple(outs) == shape_of(batched)[2:]:
+        return x
     return operation.reshape(_ADAPTIVE[rank](batched, outs, layout=_LAYOUT[rank]), operation.shape)
 
 
@@ -127,6 +134,11 @@ def _batched(operation: Operation, x: relax.Expr) -> tuple[int, relax.Expr]:
 def _each(values: Sequence[int] | int, rank: int) -> list[int]:
     given = [values] if isinstance(values, int) else [int(value) for value in values]
     return given * (rank if len(given) == 1 else 1)
+
+
+def _by_one(kernel: Sequence[int], steps: Sequence[int], pads: Sequence[int]) -> bool:
+    """Return whether each element is a window of its own."""
+    return all(value == 1 for value in (*kernel, *steps)) and not any(pads)
 
 
 def _behind(size: int, out: int, kernel: int, step: int, pad: int, dilation: int) -> int:

@@ -2,7 +2,7 @@
 """Lower NHWC convolutions and linear layers with constant weights to packed matrix products.
 
 The weight is packed here, once, at compile time, in the order in which the schedule walks it; what has no constant
-weight, or groups, keeps TVM's own lowering.
+weight keeps TVM's own lowering, and on GPUs what has groups.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import tvm
 from tvm import relax, te
 from tvm.ir import GenericConst
 
+from ...schedules.cpu.depthwise_convolution import strip_width
 from ...schedules.cpu.dot_bf16 import has_dot_bf16
 from ...schedules.gpu import mma_fragments
-from ...target import vector_bytes
-from ...te.convolution import conv2d_packed, matmul_packed, pack_weight
+from ...schedules.rule import largest_divisor
+from ...target import vector_bytes, vector_registers
+from ...te.convolution import conv2d_packed, matmul_packed, pack_grouped_weight, pack_weight
+from ...te.depthwise_convolution import depthwise_conv2d, pack_depthwise_weight
 from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
 from ...te.im2col import Windows, conv2d_windows, matrix_windows
 from ...te.mma_convolution import conv2d_mma, pack_weight_mma
-from ..conv2d import is_dense_nhwc
+from ..conv2d import is_nhwc, is_static
 from ..rewrite import rewrite_functions
 
 
@@ -85,19 +88,23 @@ class _Packer(relax.PyExprMutator):
         name = getattr(call.op, "name", None)
         if name in ("relax.nn.conv2d", "relax.nn.conv3d"):
             return self._convolution(call)
+        if name == "relax.nn.conv1d" and call.attrs.data_layout == "NWC":
+            return self._conv1d(call)
         if name == "relax.matmul":
             return self._matmul(call)
         return call
 
     def _convolution(self, call: relax.Call) -> relax.Expr:
         weight, attrs = call.args[1], call.attrs
-        if not isinstance(weight, GenericConst) or not is_dense_nhwc(call):
+        if not isinstance(weight, GenericConst) or not is_nhwc(call):
             return call
         stride, padding, dilation = (
             tuple(int(value) for value in values) for values in (attrs.strides, attrs.padding, attrs.dilation)
         )
         array = weight.value.numpy()
         kernel_size, hint = array.shape[2:], call.op.name.removeprefix("relax.nn.")
+        if int(attrs.groups) > 1:
+            return self._grouped(call, array, (stride, padding, dilation)) if hint == "conv2d" else call
         if self.target.kind.name == "cuda":
             on_gpu = self._product(
                 call, array, lambda x: conv2d_windows(x, kernel_size, stride, padding, dilation), hint
@@ -113,7 +120,71 @@ class _Packer(relax.PyExprMutator):
             padding=padding,
             dilation=dilation,
             kernel_size=kernel_size,
+            strip=self._strip(call) if hint == "conv2d" else 1,
             primfunc_name_hint=hint,
+        )
+
+    def _strip(self, call: relax.Call) -> int:
+        """Return what `_strip_of` does for a convolution's rows, whose input is copied for its padding anyway."""
+        padded = any(int(p) for p in call.attrs.padding)
+        return self._strip_of(int(call.ty.shape[2])) if padded and is_static(call) else 1
+
+    def _strip_of(self, pixels: int) -> int:
+        """Return to a multiple of what to fill up so many pixels on CPUs, of which few fit the registers else."""
+        limit = 14 if vector_registers(self.target) == 32 else 5
+        if self.target.kind.name != "llvm" or pixels < limit or largest_divisor(pixels, limit) > limit // 2:
+            return 1
+        return min(range(limit, limit // 2, -1), key=lambda strip: -(-pixels // strip) * strip)
+
+    def _conv1d(self, call: relax.Call) -> relax.Expr:
+        """Return a convolution of one row; in NCW, which TVM has, where the weight is no constant."""
+        x, weight, attrs, emit = call.args[0], call.args[1], call.attrs, self.builder_.emit
+        if not isinstance(weight, GenericConst) or not is_static(call):
+            shared = {"strides": attrs.strides, "padding": attrs.padding, "dilation": attrs.dilation}
+            x = emit(relax.op.permute_dims(x, [0, 2, 1]))
+            sums = relax.op.nn.conv1d(x, weight, groups=int(attrs.groups), out_dtype=attrs.out_dtype, **shared)
+            return relax.op.permute_dims(emit(sums), [0, 2, 1])
+        n, length, channels = (int(d) for d in x.ty.shape)
+        before, after = (int(p) for p in attrs.padding)
+        row = emit(relax.op.reshape(x, (n, 1, length, channels)))
+        sums = relax.op.nn.conv2d(
+            row,
+            relax.const(weight.value.numpy()[:, :, None], str(weight.ty.dtype)),
+            strides=(1, int(attrs.strides[0])),
+            padding=(0, before, 0, after),
+            dilation=(1, int(attrs.dilation[0])),
+            groups=int(attrs.groups),
+            data_layout="NHWC",
+            out_dtype=attrs.out_dtype,
+        )
+        return relax.op.reshape(emit(self._convolution(self.builder_.normalize(sums))), call.ty.shape)
+
+    def _grouped(
+        self, call: relax.Call, weight: np.ndarray, window: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    ) -> relax.Expr:
+        """Return a convolution with groups, of one channel or of several, on CPUs."""
+        if self.target.kind.name != "llvm" or not is_static(call):
+            return call
+        out_channels, inputs = weight.shape[:2]
+        groups, lanes = int(call.attrs.groups), vector_bytes(self.target) // 4
+        if out_channels == groups and inputs == 1:
+            return self.builder_.call_te(
+                depthwise_conv2d,
+                call.args[0],
+                relax.const(pack_depthwise_weight(weight, lanes)),
+                *window,
+                strip=strip_width(int(call.ty.shape[2]), self.target),
+                primfunc_name_hint="depthwise_conv2d",
+            )
+        lanes = 2 * lanes if out_channels // groups % (2 * lanes) == 0 else lanes
+        return self.builder_.call_te(
+            conv2d_packed,
+            call.args[0],
+            relax.const(pack_grouped_weight(weight, groups, lanes)),
+            out_channels,
+            *window,
+            groups=groups,
+            primfunc_name_hint="grouped_conv2d",
         )
 
     def _matmul(self, call: relax.Call) -> relax.Expr:
@@ -125,6 +196,20 @@ class _Packer(relax.PyExprMutator):
             on_gpu = self._product(call, matrix, matrix_windows, "linear")
             if on_gpu is not None:
                 return on_gpu
+        rows, strip = x.ty.shape.values[0], 1
+        if isinstance(rows, tvm.tirx.IntImm):
+            strip = self._strip_of(int(rows))
+        if strip > 1:
+            emit = self.builder_.emit
+            sums = self.builder_.call_te(
+                conv2d_packed,
+                emit(relax.op.reshape(x, (1, 1, rows, x.ty.shape.values[1]))),
+                relax.const(packed_weight(self.target, matrix, str(call.ty.dtype))),
+                out_channels=matrix.shape[0],
+                strip=strip,
+                primfunc_name_hint="linear",
+            )
+            return relax.op.reshape(emit(sums), call.ty.shape)
         return self.builder_.call_te(
             matmul_packed,
             x,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedule rules for CPUs, one a file."""
 
+from .depthwise_convolution import DepthwiseConvolution
 from .elementwise import Elementwise
 from .involution import Involution
 from .nms import NMS
@@ -14,6 +15,7 @@ from .winograd import Winograd
 
 __all__ = [
     "NMS",
+    "DepthwiseConvolution",
     "Elementwise",
     "Involution",
     "PackedGemm",

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depthwise convolutions in NHWC (`te.depthwise_conv2d`): a strip of pixels by a vector of channels in registers.
+
+A row of the window loads each x vector once for all the pixels of the strip that see it. What a block of rows and
+channels sees, padding included, is copied first: it stays in the cache, and costs less than a pass over all of x.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import tvm
+from tvm import s_tir
+from tvm.s_tir.schedule import SBlockRV
+
+from ...target import vector_bytes, vector_registers
+from ...te.depthwise_convolution import DEPTHWISE
+from ..buffers import element_bytes
+from ..placing import compute_at, reverse_compute_at
+from ..rule import (
+    ScheduleRule,
+    choose,
+    default_or_space,
+    divisors,
+    find_block,
+    fuse_epilogue,
+    is_spatial,
+    largest_divisor,
+    loop_extents,
+    thread_choices,
+    vectorize_last,
+)
+
+# bytes of what a task sees, at most: half of the second-level cache of the smaller CPUs
+_SEEN_BYTES = 256 << 10
+# copying that many times what a task is alone in seeing costs little
+_COPIED = 1.3
+# vectors of channels of a task, which lie beside each other in memory
+_VECTORS = 4
+
+
+def strip_width(columns: int, target: tvm.target.Target) -> int:
+    """Return how many pixels of a row to take together: least waste first, then the most that fit the registers."""
+    limit = vector_registers(target) // 2 - 2
+    return min(range(min(limit, columns), limit // 2 - 1, -1), key=lambda n: -(-columns // n) * n, default=columns)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A structural variant."""
+
+    strip: int
+    parallel: bool
+
+
+class DepthwiseConvolution(ScheduleRule):
+    """Schedule the blocks `[pad_temp] -> depthwise_conv2d -> depthwise_conv2d_out -> epilogue`."""
+
+    def apply(
+        self, func: tvm.tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
+    ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
+        """See `ScheduleRule.apply`."""
+        sch = s_tir.Schedule(func)
+        block = find_block(sch, DEPTHWISE)
+        extents = None if block is None else loop_extents(sch, sch.get_loops(block))
+        if extents is None:
+            return None
+        strips = divisors(extents[2], vector_registers(target) // 2 - 2)[::-1]
+        parallel, *other = thread_choices(math.prod(extents))
+        plans = [_Plan(strip, parallel) for strip in strips[:3]]
+        plans += [replace(plans[0], parallel=choice) for choice in other]
+        return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
+
+
+def _schedule(func: tvm.tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
+    sch = s_tir.Schedule(func)
+    block = find_block(sch, DEPTHWISE)
+    assert block is not None
+    epilogue = fuse_epilogue(sch, block)
+    producers = sch.get_producers(block)
+    if epilogue is None or not all(is_spatial(sch, producer) for producer in producers):
+        return None
+    extents = loop_extents(sch, sch.get_loops(block))
+    assert extents is not None
+    lanes = largest_divisor(extents[3], vector_bytes(target) // 4)
+    vectors, rows = _block(sch, block, lanes)
+    batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(block)
+    task_rows, row = sch.split(row, [None, choose(sch, divisors(extents[1], rows), rows, tunable)])
+    column, pixel = sch.split(column, [None, plan.strip])
+    task_channels, vector, lane = sch.split(channel, [None, vectors, lanes])
+    sch.reorder(batch, task_rows, task_channels, row, column, vector, kernel_row, kernel_column, pixel, lane)
+    task = sch.fuse(batch, task_rows, task_channels)
+    if plan.parallel:
+        sch.parallel(task)
+    for producer in producers:
+        compute_at(sch, producer, task)
+        vectorize_last(sch, producer, lanes)
+    reverse_compute_at(sch, epilogue, vector)
+    sch.set_scope(block, 0, "local")
+    for loop in (kernel_column, pixel):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    sch.decompose_reduction(block, kernel_row)
+    vectorize_last(sch, epilogue, lanes)
+    return sch
+
+
+def _block(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> tuple[int, int]:
+    """Return the vectors of channels and the rows of a task: many, and little that two tasks both copy."""
+    region, iter_vars = sch.get(block).reads[0], sch.get(block).iter_vars
+    out_rows, channels, kernel_rows = (int(iter_vars[axis].dom.extent) for axis in (1, 3, 4))
+    row = region.region[1].min
+    stride, dilation = (int(tvm.sym.detect_linear_equation(row, [iter_vars[axis].var])[0]) or 1 for axis in (1, 4))
+    span, row_bytes = dilation * (kernel_rows - 1) + 1, int(region.source.shape[2]) * element_bytes(region.source)
+    best = (math.inf, 1, 1)
+    for vectors in divisors(channels // lanes, _VECTORS)[::-1]:
+        for rows in divisors(out_rows, out_rows):
+            seen = (rows - 1) * stride + span
+            if rows == 1 or seen * row_bytes * vectors * lanes <= _SEEN_BYTES:
+                best = min(best, (max(_COPIED, seen / (rows * stride)), vectors, rows), key=lambda found: found[0])
+    return best[1:]

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depthwise convolution in NHWC: each channel by a window of its own, so vectors of channels by vectors of weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import te, tirx
+
+from .accumulate import accumulator_dtype
+
+DEPTHWISE = "depthwise_conv2d"
+"""the block of the sums"""
+
+
+def pack_depthwise_weight(weight: np.ndarray, lanes: int) -> np.ndarray:
+    """Pack a depthwise convolution's weight (C, 1, KH, KW) to (KH, KW, C filled up to a multiple of `lanes`)."""
+    channels = weight.shape[0]
+    packed = np.zeros((*weight.shape[2:], -(-channels // lanes) * lanes), weight.dtype)
+    packed[..., :channels] = weight[:, 0].transpose(1, 2, 0)
+    return packed
+
+
+def depthwise_conv2d(
+    x: te.Tensor,
+    weight: te.Tensor,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    strip: int = 1,
+) -> te.Tensor:
+    """Convolve each channel; sums are kept in float32 for the half types.
+
+    Args:
+        x: (N, H, W, C).
+        weight: from `pack_depthwise_weight`.
+        padding: zeros added at (top, left, bottom, right).
+        strip: rows of sums are filled up to a multiple of so many pixels, for a schedule that takes them together.
+
+    Returns:
+        (N, OH, OW, C) in x's type. Blocks: `pad_temp` where there is padding or something is filled up,
+        `depthwise_conv2d` (the sums, filled up), `depthwise_conv2d_out` (the wanted ones).
+    """
+    n, height, width, channels = (int(d) for d in x.shape)
+    kernel_h, kernel_w, filled = (int(d) for d in weight.shape)
+    top, left, bottom, right = padding
+    span_h, span_w = dilation[0] * (kernel_h - 1) + 1, dilation[1] * (kernel_w - 1) + 1
+    out_h = (height + top + bottom - span_h) // stride[0] + 1
+    out_w = (width + left + right - span_w) // stride[1] + 1
+    columns = -(-out_w // strip) * strip
+    source = x
+    seen = ((out_h - 1) * stride[0] + span_h, (columns - 1) * stride[1] + span_w)
+    if any(padding) or filled > channels or columns > out_w:
+        source = te.compute(
+            (n, *seen, filled),
+            lambda b, y, z, c: tirx.if_then_else(
+                tirx.all(y >= top, y < top + height, z >= left, z < left + width, c < channels),
+                x[b, y - top, z - left, c],
+                tirx.const(0, x.dtype),
+            ),
+            name="pad_temp",
+            tag="injective,pad",
+        )
+    kh, kw = te.reduce_axis((0, kernel_h), "kh"), te.reduce_axis((0, kernel_w), "kw")
+    sum_dtype = accumulator_dtype(x.dtype)
+    sums = te.compute(
+        (n, out_h, columns, filled),
+        lambda b, y, z, c: te.sum(
+            source[b, y * stride[0] + kh * dilation[0], z * stride[1] + kw * dilation[1], c].astype(sum_dtype)
+            * weight[kh, kw, c].astype(sum_dtype),
+            axis=[kh, kw],
+        ),
+        name=DEPTHWISE,
+        tag="depthwise_conv2d",
+    )
+    return te.compute(
+        (n, out_h, out_w, channels),
+        lambda b, y, z, c: sums[b, y, z, c].astype(x.dtype),
+        name=f"{DEPTHWISE}_out",
+        tag="injective",
+    )
