@@ -36,12 +36,23 @@ from .target import as_target, cpu_features
 
 
 class CompiledLibrary:
-    """A compiled network, ready to be saved."""
+    """A compiled network, ready to be saved.
 
-    def __init__(self, executable: relax.VMExecutable, target: tvm.target.Target, metadata: LibraryMetadata) -> None:
+    Attributes:
+        notes: what its author might want to know, a line each: products with windows that are no involution.
+    """
+
+    def __init__(
+        self,
+        executable: relax.VMExecutable,
+        target: tvm.target.Target,
+        metadata: LibraryMetadata,
+        notes: Sequence[str] = (),
+    ) -> None:
         self._executable = executable
         self._target = target
         self.metadata = metadata
+        self.notes = tuple(dict.fromkeys(notes))
 
     @checked
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -107,9 +118,10 @@ def compile(  # the contract's verb
 
     progress("import from PyTorch")
     functions, programs = {}, {}
+    notes: list[str] = []
     for size in batches:
         programs[size] = program = network.export(size)
-        functions[f"batch_{size}"] = import_exported_program(program)["main"].with_attr(
+        functions[f"batch_{size}"] = import_exported_program(program, notes.append)["main"].with_attr(
             "global_symbol", f"batch_{size}"
         )
     mod = tvm.IRModule(functions)
@@ -157,7 +169,7 @@ def compile(  # the contract's verb
         cuda_graph=has_cuda_graphs(mod),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    return CompiledLibrary(executable, resolved, metadata)
+    return CompiledLibrary(executable, resolved, metadata, notes)
 
 
 def _input_specs(func: relax.Function, axes: BatchAxes, dtype: str, layout: str) -> tuple[TensorSpec, ...]:

@@ -11,7 +11,6 @@ from torch import nn
 
 import tvm_involution as ti
 from tvm_involution.frontend.importer import export_module, import_exported_program
-from tvm_involution.frontend.unfold_pattern import rewrite_unfold_involutions
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.operators import involution as operator
 from tvm_involution.target import resolve_target
@@ -74,16 +73,6 @@ def test_naive_form_is_recognised_and_computes_the_same(tmp_path, rng, kernel_si
 def test_naive_form_used_grouped():
     x, weight = torch.randn(1, 8, 5, 5), torch.randn(1, 18, 5, 5)
     assert count_involutions(GroupedUse(), x, weight) == 1
-
-
-def test_unfold_that_is_no_involution_is_left_alone():
-    class Unfold(nn.Module):
-        def forward(self, x):
-            return nn.functional.unfold(x, 3).sum(1)
-
-    program = export_module(Unfold(), [torch.randn(1, 4, 6, 6)])
-    rewritten = rewrite_unfold_involutions(program)
-    assert [n.target for n in rewritten.graph.nodes] == [n.target for n in program.graph.nodes]
 
 
 def test_unsupported_operator_is_named_with_its_line():

@@ -90,5 +90,7 @@ def compile_command(
     click.echo(f"{output}: {metadata.name}, {size:.1f} MiB, {time.monotonic() - start:.1f} s")
     click.echo(f"  weights  {metadata.weights_origin}")
     click.echo(f"  code     {kernels_text(metadata.kernels)}")
+    for note in library.notes:
+        click.echo(f"  note     {note}")
     if output.suffix == ".so" and (source := output.with_suffix(".py")).is_file():
         click.echo(f"  note     `import {output.stem}` finds this library before {source}; another name avoids that")

@@ -12,8 +12,13 @@ from torch._decomp import global_decomposition_table
 from .conversions.interpolation import is_plain
 
 _ATEN = torch.ops.aten
-# what Relax has whole, a pass of ours folds, or a converter of ours computes better
-_KEPT = (_ATEN.batch_norm.default, _ATEN.adaptive_avg_pool2d.default, _ATEN.sinc.default)
+# what Relax has whole, a pass of ours folds, or a converter of ours does better
+_KEPT = (
+    _ATEN.batch_norm.default,
+    _ATEN.adaptive_avg_pool2d.default,
+    _ATEN.im2col.default,
+    _ATEN.sinc.default,
+)
 # what Relax has whole only where pixels lie where the two sizes say
 _KEPT_IF_PLAIN = (_ATEN.upsample_nearest2d.vec, _ATEN.upsample_bilinear2d.vec)
 # what torch can take apart, but takes for core

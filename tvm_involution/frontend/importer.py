@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflat
 from ..errors import UserError
 from .decompositions import decompositions
 from .half_types import half_type, in_wider_types
+from .recognition import recognise
 from .sizes import check_sizes
 from .source import source_line
 from .translator import Refused, Translator
-from .unfold_pattern import rewrite_unfold_involutions
 
 _RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT)
 
@@ -64,19 +64,24 @@ def _evaluation(module: torch.nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModule:
+def import_exported_program(
+    program: torch.export.ExportedProgram, tell: Callable[[str], None] = lambda _: None
+) -> tvm.IRModule:
     """Return the Relax module of `program`: one function `main`, weights bound as constants.
 
     A program in a half type comes in float32, and what is float32 in it in float64, for `ConvertDtype` to take back.
 
-    Involutions, as `torch.ops.tvm_involution.involution2d` or in the official naive form with `nn.Unfold`
-    (cls/mmcls/models/utils/involution_naive.py), become `tvm_involution.involution2d`.
+    Involutions, as `torch.ops.tvm_involution.involution2d` or however they are written (`recognition`), become
+    `tvm_involution.involution2d`.
+
+    Args:
+        tell: told, in one line each, what is no involution though it multiplies windows.
 
     Raises:
         UserError: the program holds an operator that Relax cannot import, named with its source line, or a tensor that
             is too large; or its outputs depend on a buffer that it changes; or it returns numbers that are no tensors.
     """
-    program = rewrite_unfold_involutions(in_wider_types(program) if half_type(program) else program)
+    program = in_wider_types(program) if half_type(program) else program
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
@@ -84,6 +89,8 @@ def import_exported_program(program: torch.export.ExportedProgram) -> tvm.IRModu
             program = program.run_decompositions(decompositions())
         except Exception as error:  # decompositions are Python, too
             raise UserError(f"cannot import the network: torch cannot decompose it: {_first_line(error)}") from error
+    for line in recognise(program):
+        tell(line)
     check_sizes(program)
     _check_state(program)
     _keep_tensors(program)

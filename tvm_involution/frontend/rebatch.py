@@ -7,7 +7,7 @@ import contextlib
 import copy
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,7 +62,8 @@ def _rebatch(program: torch.export.ExportedProgram, n: int, m: int) -> Trace:
             if node.op == "call_function":
                 arguments = list(tree_map_only(fx.Node, values.__getitem__, node.args))
                 if node.target in _VIEWS:
-                    arguments[1] = _resized(node, arguments[0], n, m)
+                    sizes = [int(d) for d in before.shape]
+                    arguments[1] = resized_view(_before(node), arguments[0].shape, sizes, n, m)
                 elif node.target is torch.ops.aten.expand.default:
                     arguments[1] = [-1 if d == e else d for d, e in zip(*_aligned(node), strict=True)]
                 keywords = tree_map_only(fx.Node, values.__getitem__, dict(node.kwargs))
@@ -77,20 +78,27 @@ def _rebatch(program: torch.export.ExportedProgram, n: int, m: int) -> Trace:
     return Trace(graph, program.graph_signature, program.constants)
 
 
-def _resized(view: fx.Node, source: torch.Tensor, n: int, m: int) -> list[int]:
-    """Return the sizes of a view whose source has grown: the axis grows before which there are as many elements."""
-    assert isinstance(view.args[0], fx.Node)
-    before, sizes = view.args[0].meta["shape"], [int(d) for d in view.meta["val"].shape]
-    grown = next((axis for axis, (d, e) in enumerate(zip(before, source.shape, strict=True)) if d != e), None)
+def resized_view(before: Sequence[int], source: Sequence[int], sizes: Sequence[int], n: int, m: int) -> list[int]:
+    """Return the sizes of a view when its source is no longer `before` but `source`, since the batch is m, not n.
+
+    The axis changes before which there are as many elements as before the source's.
+    """
+    resized = list(sizes)
+    grown = next((axis for axis, (d, e) in enumerate(zip(before, source, strict=True)) if d != e), None)
     if grown is not None:
         ahead = math.prod(before[:grown])
         axis = next(a for a, d in enumerate(sizes) if math.prod(sizes[:a]) == ahead and d % n == 0)
-        sizes[axis] = sizes[axis] // n * m
-    return sizes
+        resized[axis] = sizes[axis] // n * m
+    return resized
 
 
 def _aligned(expand: fx.Node) -> tuple[list[int], list[int]]:
     """Return the sizes to expand to, and those of the source, with 0 for the dimensions that it lacks."""
-    assert isinstance(expand.args[0], fx.Node)
-    sizes, source = [int(d) for d in expand.meta["val"].shape], list(expand.args[0].meta["shape"])
+    sizes, source = [int(d) for d in expand.meta["val"].shape], _before(expand)
     return sizes, [0] * (len(sizes) - len(source)) + source
+
+
+def _before(node: fx.Node) -> list[int]:
+    """Return the shape that the first argument of `node` had."""
+    assert isinstance(node.args[0], fx.Node)
+    return list(node.args[0].meta["shape"])

@@ -25,6 +25,7 @@ from . import (
     reductions,
     shapes,
     sorting,
+    windows,
 )
 from .elementwise import binary, comparison, fails, integral, logical, rounding, unary
 from .operation import Converter
@@ -217,6 +218,7 @@ CONVERTERS: dict[str, Converter] = {
     "split_with_sizes.default": shapes.split,
     "squeeze.dims": shapes.squeeze,
     "squeeze.dim": shapes.squeeze,
+    "im2col.default": windows.im2col,
     "unfold.default": shapes.unfold,
     "unsqueeze.default": shapes.unsqueeze,
     "view.default": shapes.view,

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Involutions are recognised by what they compute; what only looks like one is left as it is, and stays right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from involution_forms import FORMS, KK, C, G, H, N, W, back, grouped, rolled, windows
+from reference import relative_norm
+from torch import nn
+from torch.nn import functional as F
+
+import tvm_involution as ti
+from tvm_involution.frontend.decompositions import decompositions
+from tvm_involution.frontend.importer import export_module, import_exported_program
+from tvm_involution.frontend.recognition import recognise
+from tvm_involution.relax.operators import involution as operator
+
+INVOLUTION = torch.ops.tvm_involution.involution2d.default
+
+
+class Written(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+class Generated(nn.Module):
+    """A kernel of a 1x1 convolution, and a form that takes it."""
+
+    def __init__(self, form) -> None:
+        super().__init__()
+        self.span = nn.Conv2d(C, G * KK, 1)
+        self.form = form
+
+    def forward(self, x):
+        return self.form(x, self.span(x))
+
+
+def inputs(batch: int = N) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(batch, C, H, W), torch.randn(batch, G * KK, H, W)
+
+
+def recognised(module: nn.Module, *arguments: torch.Tensor) -> tuple[torch.export.ExportedProgram, list[str]]:
+    program = export_module(module, arguments).run_decompositions(decompositions())
+    return program, recognise(program)
+
+
+def involutions(program: torch.export.ExportedProgram) -> int:
+    return sum(node.target is INVOLUTION for node in program.graph.nodes)
+
+
+def compare(program: torch.export.ExportedProgram, module: nn.Module, *arguments: torch.Tensor) -> float:
+    expected = module(*(argument.double() for argument in arguments))
+    return relative_norm(program.module(check_guards=False)(*arguments).detach(), expected.detach())
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_become_one_involution(name):
+    module, arguments = Written(FORMS[name]), inputs()
+    program, unknown = recognised(module, *arguments)
+    assert involutions(program) == 1
+    assert not unknown
+    assert compare(program, module, *arguments) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["official", "matmul", "shifted slices stacked"])
+def test_forms_that_were_decomposed_before_they_were_saved(name):
+    module, arguments = Written(FORMS[name]), inputs()
+    saved = export_module(module, arguments).run_decompositions()
+    program = saved.run_decompositions(decompositions())
+    recognise(program)
+    assert involutions(program) == 1
+    assert compare(program, module, *arguments) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["official", "kernel (k, k, G)", "kernel flipped", "mean", "groups interleaved"])
+def test_compiled_with_the_kernel_of_a_convolution(tmp_path, name):
+    """The order of the kernel's channels is that of the convolution's rows."""
+    module, x = Generated(FORMS[name]).eval(), inputs()[0]
+    mod = import_exported_program(export_module(module, [x]))
+    assert mod.script().count(operator.OP_NAME) == 1
+    ti.compile((module, x), batch=N).save(tmp_path / "form.so")
+    with torch.no_grad():
+        expected = module.double()(x.double())
+    assert relative_norm(ti.load(tmp_path / "form.so")(x), expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation", "padding"),
+    [(3, 2, 1, 1), (5, 1, 2, 4), ((1, 3), 1, 1, (0, 1)), (4, 3, 1, 2), (2, 2, 1, 0)],
+)
+def test_geometry(size, stride, dilation, padding):
+    taps = size**2 if isinstance(size, int) else size[0] * size[1]
+    x = torch.randn(1, 6, 11, 9)
+    unfold = nn.Unfold(size, dilation, padding, stride)
+    pixels = unfold(x).shape[-1]
+
+    def form(x, kernel):
+        return (unfold(x).view(1, 3, 2, taps, pixels) * kernel.unsqueeze(2)).sum(3).view(1, 6, pixels)
+
+    arguments = (x, torch.randn(1, 3, taps, pixels))
+    program, _ = recognised(Written(form), *arguments)
+    assert involutions(program) == 1
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+def test_one_group_and_a_group_a_channel(groups):
+    x, kernel = torch.randn(1, 8, 6, 5), torch.randn(1, groups * 9, 6, 5)
+
+    def form(x, kernel):
+        taken = F.unfold(x, 3, padding=1).view(1, groups, 8 // groups, 9, 6, 5)
+        return (taken * kernel.view(1, groups, 1, 9, 6, 5)).sum(3).view(1, 8, 6, 5)
+
+    program, _ = recognised(Written(form), x, kernel)
+    assert involutions(program) == 1
+    assert compare(program, Written(form), x, kernel) < 1e-5
+
+
+def test_of_a_large_batch_two_pictures_are_evaluated():
+    def form(x, kernel):
+        taken = F.unfold(x, 3, padding=1).view(7, 2, 4, 9, 6, 5)
+        return (taken * kernel.view(7, 2, 1, 9, 6, 5)).sum(3).view(7, 8, 6, 5)
+
+    arguments = inputs(7)
+    program, _ = recognised(Written(form), *arguments)
+    assert involutions(program) == 1
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
+def attention(x, query):
+    """Local attention: scores of windows, softmax over them, windows once more."""
+    keys = F.unfold(x, 3, padding=1).view(N, C, 9, H * W)
+    weights = (keys * query[:, :C].reshape(N, C, 1, H * W)).sum(1, keepdim=True).softmax(2)
+    return (keys * weights).sum(2)
+
+
+def twice(x, kernel):
+    """Windows times themselves."""
+    taken = windows(x)
+    return back((taken * taken * grouped(kernel)).sum(3))
+
+
+def weighted_taps(x, kernel):
+    """Taps count more the later they come."""
+    weights = torch.arange(1.0, KK + 1, dtype=x.dtype).view(1, 1, 1, KK, 1, 1)
+    return back((windows(x) * grouped(kernel) * weights).sum(3))
+
+
+def mixed_channels(x, kernel):
+    """A channel's windows are summed over its group, too."""
+    return (windows(x) * grouped(kernel)).sum((2, 3))
+
+
+def carafe(x, kernel):
+    """Reassembly: a kernel for each of the four pixels that one becomes."""
+    taken = F.unfold(x, 3, padding=1).view(N, C, 1, KK, H, W)
+    kernel = torch.cat([kernel, kernel.flip(1)], 1).view(N, 1, 4, KK, H, W).softmax(3)
+    out = (taken * kernel).sum(3).view(N, 4 * C, H, W)
+    return F.pixel_shuffle(out, 2)
+
+
+def local_convolution(x, kernel):
+    weights = torch.linspace(-1, 1, C * KK * H * W, dtype=x.dtype).view(C * KK, H * W)
+    return (F.unfold(x, 3, padding=1) * weights).view(N, C, KK, H, W).sum(2) + kernel[:, :C]
+
+
+def negative_corner(x, kernel):
+    """An involution but for one pixel."""
+    product = windows(x) * grouped(kernel)
+    product = torch.cat([product[..., :-1, :], -product[..., -1:, :]], 4)
+    return back(product.sum(3))
+
+
+@pytest.mark.parametrize(
+    "form",
+    [twice, weighted_taps, mixed_channels, carafe, local_convolution, negative_corner, rolled],
+)
+def test_what_looks_like_one_stays_right(form):
+    module, arguments = Written(form), inputs()
+    program, _ = recognised(module, *arguments)
+    assert involutions(program) == 0
+    assert compare(program, module, *arguments) < 1e-5
+
+
+def test_of_local_attention_the_aggregation_is_one():
+    """Its weights are a kernel; the scores are none, and are told."""
+    module, arguments = Written(attention), inputs()
+    program, (unknown,) = recognised(module, *arguments)
+    assert involutions(program) == 1
+    assert "test_recognition.py:" in unknown
+    assert compare(program, module, *arguments) < 1e-5
+
+
+def test_what_is_not_recognised_is_compiled_and_named_with_its_line(tmp_path):
+    arguments = inputs()
+    library = ti.compile((Written(mixed_channels), arguments), batch=N)
+    (note,) = library.notes
+    assert "test_recognition.py:" in note
+    assert "\n" not in note
+    library.save(tmp_path / "mixed.so")
+    expected = mixed_channels(*(argument.double() for argument in arguments))
+    assert relative_norm(ti.load(tmp_path / "mixed.so")(*arguments), expected) < 1e-5
+
+
+@pytest.mark.parametrize("size", [4, (2, 3)], ids=["square", "with a rest"])
+def test_patches_are_split_axes(tmp_path, size):
+    patches = nn.Unfold(size, stride=size)
+    x = torch.randn(1, 3, 8, 8)
+    ti.compile((patches, x)).save(tmp_path / "patches.so")
+    assert relative_norm(ti.load(tmp_path / "patches.so")(x), patches(x)) == 0

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A part of a graph between two tensors and one result, as a function that can be evaluated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import fx
+from torch.utils._pytree import tree_map, tree_map_only
+
+from ..rebatch import resized_view
+from .forms import Node, shape_of
+from .operators import EXPAND, VIEWS
+
+# the largest tensor that is evaluated, in elements; eight bytes each
+_LARGEST = 1 << 27
+# of a larger batch, so many are enough to see that pictures do not mix
+_BATCH = 2
+
+
+class Region:
+    """What leads from `x` and `kernel` to `result`, evaluated in float64.
+
+    Attributes:
+        batch: pictures that are evaluated, of `full_batch` that the graph has.
+        channels_last: whether x is (N, *spatial, C) in the graph; the function takes (N, C, *spatial).
+    """
+
+    def __init__(
+        self,
+        x: Node,
+        kernel: Node,
+        result: Node,
+        value_of: Callable[[Node], torch.Tensor | None],
+        channels_last: bool = False,
+    ) -> None:
+        """Collect the nodes between; `value_of` returns the values of a weight."""
+        self.x, self.kernel, self.result = x, kernel, result
+        self.nodes = between(result, {x, kernel})
+        self._value_of = value_of
+        self.channels_last = channels_last
+        self.full_batch = self.batch = shape_of(x)[0]
+        if self.full_batch > _BATCH:
+            try:
+                self.batch = _BATCH
+                size = (_BATCH, *self.x_shape(x)[1:])
+                self(torch.zeros(*size), torch.zeros(*self.resized(kernel)))
+            except Exception:  # an operator that is written for one batch alone raises whatever its checks raise
+                self.batch = self.full_batch
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can be evaluated with the memory that one may take."""
+        largest = max(math.prod(shape_of(node)) for node in self.nodes)
+        return largest // self.full_batch * self.batch <= _LARGEST
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing but `x`, `kernel`, weights and constants goes in."""
+        return all(node.op != "placeholder" or self._value_of(node) is not None for node in self.nodes)
+
+    def resized(self, node: Node) -> tuple[int, ...]:
+        """Return the shape of `node` for the batch that is evaluated."""
+        shape = shape_of(node)
+        if self.batch == self.full_batch:
+            return shape
+        return (shape[0] // self.full_batch * self.batch, *shape[1:])
+
+    def x_shape(self, node: Node) -> tuple[int, ...]:
+        """Return the shape of `node`, x or what it is made of, as (N, C, *spatial) for the graph's batch."""
+        shape = shape_of(node)
+        return (shape[0], shape[-1], *shape[1:-1]) if self.channels_last else shape
+
+    def __call__(self, x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+        """Return the result."""
+        x = x.movedim(1, -1) if self.channels_last else x
+        values: dict[Node, object] = {self.x: _laid_out(x, self.x), self.kernel: _laid_out(kernel, self.kernel)}
+        last = {source: node for node in self.nodes for source in node.all_input_nodes}
+        for node in self.nodes:
+            values[node] = self._evaluate(node, values)
+            for source in node.all_input_nodes:
+                if last[source] is node:
+                    values.pop(source, None)
+        result = values[self.result]
+        assert isinstance(result, torch.Tensor)
+        return result
+
+    def _evaluate(self, node: Node, values: dict[Node, object]) -> object:
+        if node.op == "placeholder":
+            return _double(self._value_of(node))
+        if node.op == "get_attr":
+            return _double(getattr(node.graph.owning_module, node.target))
+        arguments = list(tree_map_only(fx.Node, values.__getitem__, node.args))
+        keywords = tree_map_only(fx.Node, values.__getitem__, dict(node.kwargs))
+        if self.batch != self.full_batch:
+            source = node.all_input_nodes[0] if node.all_input_nodes else None
+            if node.target in VIEWS:
+                before = shape_of(source)
+                arguments[1] = resized_view(before, arguments[0].shape, shape_of(node), self.full_batch, self.batch)
+            elif node.target is EXPAND:
+                sizes, before = shape_of(node), shape_of(source)
+                before = (0,) * (len(sizes) - len(before)) + before
+                arguments[1] = [-1 if size == old else size for size, old in zip(sizes, before, strict=True)]
+        return tree_map(_double, node.target(*arguments, **keywords))
+
+
+def between(result: Node, stops: set[Node]) -> list[Node]:
+    """Return `result` and what leads to it from `stops`, which are left out, in the graph's order."""
+    found: set[Node] = set()
+    waiting = [result]
+    while waiting:
+        node = waiting.pop()
+        if node not in found and node not in stops:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return [node for node in result.graph.nodes if node in found]
+
+
+def _double(value):
+    floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+    return value.double() if floating else value
+
+
+def _laid_out(value: torch.Tensor, node: Node) -> torch.Tensor:
+    """Return `value` in memory as the graph has it, which `as_strided` sees."""
+    strides = node.meta["val"].stride()
+    order = sorted(range(value.dim()), key=lambda axis: -strides[axis])
+    if order == list(range(value.dim())):
+        return value.contiguous()
+    return value.permute(order).contiguous().permute([order.index(axis) for axis in range(value.dim())])
