@@ -14,7 +14,7 @@ from tvm import te
 from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule, rules_for
 from tvm_involution.target import resolve_target
-from tvm_involution.te import conv2d_packed, involution2d, matmul_packed
+from tvm_involution.te import conv2d_packed, depthwise_conv2d, involution2d, matmul_packed
 
 AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "num-cores": 2}'
 
@@ -41,6 +41,9 @@ def programs(dtype: str) -> dict[str, tvm.tirx.PrimFunc]:
         made[name] = te.create_prim_func([x, w, bias, add_relu(conv2d_packed(x, w, out, stride, padding), bias)])
     x, w = tensor("x", 3, 100), tensor("w", 2, 1, 1, 100, 16)
     made["linear"] = te.create_prim_func([x, w, matmul_packed(x, w, 27)])
+    x, w, bias = tensor("x", 2, 9, 14, 58), tensor("w", 3, 3, 64), tensor("b", 58)
+    sums = depthwise_conv2d(x, w, (2, 1), (1, 1, 1, 1), strip=14)
+    made["depthwise"] = te.create_prim_func([x, w, bias, add_relu(sums, bias)])
     for name, shape, kernel, stride, bias_channels in (
         ("involution", (1, 9, 14, 48), (1, 9, 14, 27), 1, 48),
         ("involution_strided", (2, 9, 7, 12), (2, 5, 4, 98), 2, 12),

@@ -131,8 +131,10 @@ class _Packer(relax.PyExprMutator):
 
     def _strip_of(self, pixels: int) -> int:
         """Return to a multiple of what to fill up so many pixels on CPUs, of which few fit the registers else."""
+        if self.target.kind.name != "llvm":
+            return 1
         limit = 14 if vector_registers(self.target) == 32 else 5
-        if self.target.kind.name != "llvm" or pixels < limit or largest_divisor(pixels, limit) > limit // 2:
+        if pixels < limit or largest_divisor(pixels, limit) > limit // 2:
             return 1
         return min(range(limit, limit // 2, -1), key=lambda strip: -(-pixels // strip) * strip)
 
