@@ -9,17 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import involution2d
 
 
+@checked
 def local_attention2d(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    kernel_size: int,
-    num_heads: int,
-    dilation: int = 1,
+    kernel_size: Size,
+    num_heads: Size,
+    dilation: Size = 1,
     scale: float | None = None,
 ) -> Tensor:
     """Attend from every pixel to the window around it; positions outside the image take no part.

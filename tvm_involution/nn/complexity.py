@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..arguments import Size, checked
 from .involution import Involution2d
 
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -42,12 +43,14 @@ class Operations:
         return self.multiply_adds + self.batch_norm + self.relu + self.pooling + self.bias
 
 
+@checked
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trained values."""
     return sum(p.numel() for p in model.parameters())
 
 
-def count_operations(model: nn.Module, input_size: tuple[int, int, int]) -> Operations:
+@checked
+def count_operations(model: nn.Module, input_size: tuple[Size, Size, Size]) -> Operations:
     """Run `model` once on zeros (1, C, H, W) of `input_size` (C, H, W) and count."""
     counts = Operations()
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..arguments import Count, Size, checked
+
 
 class ConvModule(nn.Module):
     """`conv`, then `bn` and `activate` where wanted; the convolution has a bias only without a norm."""
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
+        in_channels: Size,
+        out_channels: Size,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Count = 0,
         norm: bool = True,
         act: bool = True,
     ) -> None:

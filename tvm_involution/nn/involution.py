@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from .conv_module import ConvModule
 from .ops import involution2d
@@ -23,14 +24,15 @@ class Involution2d(nn.Module):
         UserError: channels that do not divide, or a window without a middle.
     """
 
+    @checked
     def __init__(
         self,
-        channels: int,
-        kernel_size: int = 7,
-        stride: int = 1,
-        group_channels: int = 16,
-        reduction_ratio: int = 4,
-        dilation: int = 1,
+        channels: Size,
+        kernel_size: Size = 7,
+        stride: Size = 1,
+        group_channels: Size = 16,
+        reduction_ratio: Size = 4,
+        dilation: Size = 1,
     ) -> None:
         super().__init__()
         if channels % group_channels or channels % reduction_ratio:

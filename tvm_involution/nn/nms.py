@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
 
@@ -15,8 +16,9 @@ LIBRARY.define(
 )
 
 
+@checked
 def nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, score_threshold: float, iou_threshold: float, max_output: int
+    boxes: Tensor, scores: Tensor, groups: Tensor, score_threshold: float, iou_threshold: float, max_output: Size
 ) -> Tensor:
     """Keep each box that overlaps no box kept before it, in the order given, until `max_output` are kept.
 

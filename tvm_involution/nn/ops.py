@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..errors import UserError
 
 LIBRARY = torch.library.Library("tvm_involution", "DEF")
@@ -17,6 +18,7 @@ LIBRARY.define(
 )
 
 
+@checked
 def involution2d(
     input: Tensor,
     kernel: Tensor,

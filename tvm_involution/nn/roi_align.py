@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import Count, Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
 
@@ -22,13 +23,14 @@ LIBRARY.define(
 )
 
 
+@checked
 def roi_align(
     features: Sequence[Tensor],
     rois: Tensor,
     levels: Tensor,
-    output_size: int,
+    output_size: Size,
     spatial_scales: Sequence[float],
-    sampling_ratio: int = 0,
+    sampling_ratio: Count = 0,
 ) -> Tensor:
     """Average bilinear samples of each cell of each region.
 

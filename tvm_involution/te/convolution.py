@@ -8,9 +8,11 @@ import math
 import numpy as np
 from tvm import te, tirx
 
+from ..arguments import checked
 from .accumulate import accumulator_dtype
 
 
+@checked
 def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarray:
     """Pack a convolution's weight so that `lanes` output channels lie side by side.
 
@@ -32,6 +34,7 @@ def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarr
     return np.ascontiguousarray(padded.reshape(packs, lanes, i, kh, kw).transpose(0, 3, 4, 2, 1))
 
 
+@checked
 def conv2d_packed(
     x: te.Tensor,
     weight: te.Tensor,
@@ -96,6 +99,7 @@ def conv2d_packed(
     )
 
 
+@checked
 def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tensor:
     """Multiply rows x (M, I) by a weight from `pack_weight`; returns (M, out_channels).
 

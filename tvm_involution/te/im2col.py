@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from tvm import te, tirx
 
+from ..arguments import checked
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -41,6 +43,7 @@ class Windows:
         return te.compute((*self.shape, out_channels), value, name="conv2d_out", tag="injective")
 
 
+@checked
 def conv2d_windows(
     x: te.Tensor,
     kernel_size: tuple[int, int],
@@ -70,6 +73,7 @@ def conv2d_windows(
     return Windows((n, out_h, out_w), depth, channels, element)
 
 
+@checked
 def matrix_windows(x: te.Tensor) -> Windows:
     """Return the rows of x (M, I)."""
     rows, channels = (int(d) for d in x.shape)

@@ -8,16 +8,19 @@ from typing import Any
 import tvm
 from tvm import te, tirx
 
+from ..arguments import checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype, cast_sums
 from .checks import Pair, as_pair, check_layout, check_rank, check_same_dtype, check_window_fits, shape_text
 
 
+@checked
 def involution2d_output_size(size: Any, kernel_size: int, stride: int, padding: int, dilation: int) -> Any:
     """Return the output's rows (or columns) for `size` input rows, as of a convolution; ints or TVM expressions."""
     return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
+@checked
 def involution2d(
     x: te.Tensor,
     kernel: te.Tensor,
