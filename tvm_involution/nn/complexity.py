@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..arguments import Size, checked
+from ..errors import told_in_one_line
 from .involution import Involution2d
 
 _POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
@@ -76,7 +77,7 @@ def count_operations(model: nn.Module, input_size: tuple[Size, Size, Size]) -> O
 
     handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, _COUNTED)]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), told_in_one_line(f"count_operations: the model does not take input_size {input_size}"):
             model(torch.zeros(1, *input_size))
     finally:
         for handle in handles:

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
+from .plain_tensors import check_floating, check_plain
 
 LIBRARY.define(
     "nms(Tensor boxes, Tensor scores, Tensor groups, float score_threshold, float iou_threshold, SymInt max_output) "
@@ -35,6 +36,8 @@ def nms(
     Raises:
         UserError: shapes that do not fit.
     """
+    check_plain("nms", boxes=boxes, scores=scores, groups=groups)
+    check_floating("nms", boxes=boxes, scores=scores)
     return torch.ops.tvm_involution.nms(boxes, scores, groups, score_threshold, iou_threshold, max_output)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arguments import checked
 from ..errors import UserError
+from .plain_tensors import check_plain
 
 LIBRARY = torch.library.Library("tvm_involution", "DEF")
 LIBRARY.define(
@@ -41,6 +42,7 @@ def involution2d(
     Raises:
         UserError: shapes or dtypes that do not fit, with what was expected and what came.
     """
+    check_plain("involution2d", input=input, kernel=kernel)
     device = input.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocast and input.dtype != torch.float64:

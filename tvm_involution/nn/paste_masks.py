@@ -13,6 +13,7 @@ from torch import Tensor
 from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
+from .plain_tensors import check_floating, check_plain
 
 LIBRARY.define("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> Tensor")
 
@@ -36,6 +37,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: Size, width: Size, thresho
     Raises:
         UserError: shapes that do not fit.
     """
+    check_plain("paste_masks", masks=masks, boxes=boxes)
+    check_floating("paste_masks", masks=masks, boxes=boxes)
     return torch.ops.tvm_involution.paste_masks(masks, boxes, height, width, threshold)
 
 
