@@ -47,20 +47,28 @@ class _Unfit(Exception):
 
 
 def checked(function: _Function) -> _Function:
-    """Make `function` check its arguments against its annotations.
+    """Make a function, or a class's constructor, check its arguments against its annotations.
 
     Raises, when called:
         UserError: an argument is missing, surplus or of another type, or a number is out of range or not finite.
     """
+    if isinstance(function, type):
+        function.__init__ = checked(function.__init__)  # type: ignore[misc]
+        return function  # type: ignore[return-value]
     signature = inspect.signature(function)
     name = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
     def call(*args: Any, **keywords: Any) -> Any:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_dynamo_compiling():
+            # torch.compile follows every line, and cannot follow how annotations are read
+            return function(*args, **keywords)
         try:
             bound = signature.bind(*args, **keywords)
         except TypeError as error:
-            raise UserError(f"{name}: {error}; it takes {', '.join(signature.parameters)}") from error
+            takes = ", ".join(key for key in signature.parameters if key != "self")
+            raise UserError(f"{name}: {error}; it takes {takes}") from error
         hints = _hints(function)
         for key, value in bound.arguments.items():
             if key in hints and signature.parameters[key].kind not in (
@@ -92,9 +100,9 @@ def check_argument(name: str, value: Any, hint: Any) -> Any:
 
 def shown(value: Any) -> str:
     """Return a value for a message: short, on one line, with its type where that is not plain."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{type(value).__name__} of shape {list(value.shape)}, {value.dtype}"
     try:
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            return f"{type(value).__name__} of shape {list(value.shape)}, {value.dtype}"
         text = " ".join(repr(value).split())
     except Exception:  # a foreign object's repr raises whatever it likes
         text = object.__repr__(value)

@@ -58,15 +58,15 @@ def get_model(name: str) -> ModelSpec:
     Raises:
         UserError: no such network, with close names.
     """
-    path = data_dir("models") / f"{name}.toml"
-    if "/" in name or not path.is_file():
-        near = difflib.get_close_matches(name, [p.stem for p in data_dir("models").glob("*.toml")], n=3)
+    known = {path.stem: path for path in data_dir("models").glob("*.toml")}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
-            f"unknown model {name!r}: {hint}expected a name that `tvm-involution models` lists, a .pt2 file or "
+            f"unknown model {name[:200]!r}: {hint}expected a name that `tvm-involution models` lists, a .pt2 file or "
             "package.module:function"
         )
-    return _read(path)
+    return _read(known[name])
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def test_shapes_that_do_not_fit(device):
     boxes = torch.zeros(1, 5, 4, device=device)
     with pytest.raises(UserError, match=r"boxes \(N, K, 4\).*\[1, 5, 4\], \[1, 4\]"):
         nms(boxes, boxes[:, :4, 0], boxes[:, :4, 0], 0.0, 0.5, 3)
-    with pytest.raises(UserError, match="max_output must be at least 1"):
+    with pytest.raises(UserError, match="max_output must be a whole number of at least 1"):
         nms(boxes, boxes[..., 0], boxes[..., 0], 0.0, 0.5, 0)
 
 

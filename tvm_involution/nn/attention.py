@@ -9,17 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import involution2d
+from .plain_tensors import check_floating, check_plain
 
 
+@checked
 def local_attention2d(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    kernel_size: int,
-    num_heads: int,
-    dilation: int = 1,
+    kernel_size: Size,
+    num_heads: Size,
+    dilation: Size = 1,
     scale: float | None = None,
 ) -> Tensor:
     """Attend from every pixel to the window around it; positions outside the image take no part.
@@ -36,6 +39,13 @@ def local_attention2d(
     Raises:
         UserError: shapes that do not fit, or an even `kernel_size`.
     """
+    check_plain("local_attention2d", query=query, key=key, value=value)
+    check_floating("local_attention2d", query=query, key=key, value=value)
+    if query.dim() != 4 or value.dim() != 4:
+        raise UserError(
+            f"local_attention2d takes query and value of rank 4, (N, C, H, W), got {list(query.shape)} and "
+            f"{list(value.shape)}"
+        )
     n, channels, height, width = query.shape
     if key.shape != query.shape or (value.shape[0], *value.shape[2:]) != (n, height, width):
         raise UserError(
@@ -57,7 +67,7 @@ def local_attention2d(
     keys = windows(key).unflatten(1, (num_heads, head_channels))
     relation = (query.unflatten(1, (num_heads, head_channels)).unsqueeze(3) * keys).sum(2)
     inside = windows(torch.ones_like(query[:, :1])).bool()
-    scale = head_channels**-0.5 if scale is None else scale
+    scale = head_channels**-0.5 if scale is None else float(scale)
     kernel = (relation * scale).masked_fill(~inside, float("-inf")).softmax(2)
     kernel = kernel.unflatten(2, (kernel_size, kernel_size))
     return involution2d(value, kernel, 1, padding, dilation)

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..arguments import Size, checked
+
 
 class ResidualBottleneck(nn.Module):
     """1x1 convolution, `spatial_layer`, 1x1 convolution, each with batch norm, around an identity."""
 
     expansion = 4
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        dilation: int = 1,
+        in_channels: Size,
+        out_channels: Size,
+        stride: Size = 1,
+        dilation: Size = 1,
         downsample: nn.Module | None = None,
     ) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import UserError
 from ..zoo import ModelSpec, get_model
 from .checkpoint import load_checkpoint
@@ -37,6 +38,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+@checked
 def build_model(model: str | ModelSpec, *, seed: int = 0, pretrained: bool = True) -> nn.Module:
     """Return a zoo network in evaluation mode, with its shipped weights, else initialized from `seed`.
 

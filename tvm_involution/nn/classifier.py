@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..arguments import Size, checked
 from .rednet import RedNet
 
 
 class LinearClsHead(nn.Module):
     """One linear layer, `fc`."""
 
-    def __init__(self, in_channels: int, num_classes: int) -> None:
+    @checked
+    def __init__(self, in_channels: Size, num_classes: Size) -> None:
         super().__init__()
         self.fc = nn.Linear(in_channels, num_classes)
 
@@ -23,7 +25,8 @@ class LinearClsHead(nn.Module):
 class ImageClassifier(nn.Module):
     """`backbone`, global average pooling, `head`: (N, 3, H, W) -> logits (N, num_classes)."""
 
-    def __init__(self, backbone: RedNet, num_classes: int) -> None:
+    @checked
+    def __init__(self, backbone: RedNet, num_classes: Size) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = LinearClsHead(backbone.out_channels, num_classes)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..arguments import Size, checked
+from ..errors import told_in_one_line
 from .involution import Involution
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -45,12 +47,14 @@ class Operations:
         return self.multiply_adds + self.batch_norm + self.relu + self.pooling + self.bias
 
 
+@checked
 def count_parameters(model: nn.Module) -> int:
     """Return the number of trained values."""
     return sum(p.numel() for p in model.parameters())
 
 
-def count_operations(model: nn.Module, input_size: tuple[int, ...]) -> Operations:
+@checked
+def count_operations(model: nn.Module, input_size: tuple[Size, ...]) -> Operations:
     """Run `model` once on zeros (1, C, H, W) of `input_size` (C, H, W), or (C, W) or (C, D, H, W), and count."""
     counts = Operations()
 
@@ -76,7 +80,7 @@ def count_operations(model: nn.Module, input_size: tuple[int, ...]) -> Operation
 
     handles = [m.register_forward_hook(hook) for m in model.modules() if isinstance(m, _COUNTED)]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), told_in_one_line(f"count_operations: the model does not take input_size {input_size}"):
             model(torch.zeros(1, *input_size))
     finally:
         for handle in handles:

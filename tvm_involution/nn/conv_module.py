@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..arguments import Count, Size, checked
+
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -12,13 +14,14 @@ _NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 class ConvModule(nn.Module):
     """`conv`, then `bn` and `activate` where wanted; the convolution has a bias only without a norm."""
 
+    @checked
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
+        in_channels: Size,
+        out_channels: Size,
+        kernel_size: Size,
+        stride: Size = 1,
+        padding: Count = 0,
         norm: bool = True,
         act: bool = True,
         axes: int = 2,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..arguments import checked
 from .bbox_head import BBoxHead
 from .detections import DetectionLimits, Detections, select_detections
 from .fpn import NECKS
@@ -67,6 +68,7 @@ class RoIHead(nn.Module):
 class TwoStageDetector(nn.Module):
     """Faster or Mask R-CNN: (N, 3, H, W) -> boxes (N, M, 4), scores (N, M), labels (N, M), and masks (N, M, H, W)."""
 
+    @checked
     def __init__(self, backbone: nn.Module, neck: nn.Module, rpn_head: RPNHead, roi_head: RoIHead) -> None:
         super().__init__()
         self.backbone = backbone
@@ -84,6 +86,7 @@ class TwoStageDetector(nn.Module):
 class SingleStageDetector(nn.Module):
     """RetinaNet: (N, 3, H, W) -> boxes (N, M, 4), scores (N, M), labels (N, M)."""
 
+    @checked
     def __init__(
         self, backbone: nn.Module, neck: nn.Module, bbox_head: RetinaHead, limits: DetectionLimits | None = None
     ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..arguments import Count, Size, checked
 from ..errors import UserError
 from .conv_module import ConvModule
 from .involution import Involution2d
@@ -31,12 +32,13 @@ class FPN(nn.Module):
         UserError: fewer outputs than feature maps.
     """
 
+    @checked
     def __init__(
         self,
-        in_channels: Sequence[int],
-        out_channels: int,
-        num_outs: int,
-        start_level: int = 0,
+        in_channels: Sequence[Size],
+        out_channels: Size,
+        num_outs: Size,
+        start_level: Count = 0,
         extra_convs_on_input: bool = False,
     ) -> None:
         super().__init__()

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from .conv_module import ConvModule
 from .ops import involution1d, involution2d, involution3d
@@ -22,14 +23,15 @@ class Involution(nn.Module):
 
     axes: ClassVar[int]
 
+    @checked
     def __init__(
         self,
-        channels: int,
-        kernel_size: int | Sequence[int] = 7,
-        stride: int | Sequence[int] = 1,
-        group_channels: int = 16,
-        reduction_ratio: int = 4,
-        dilation: int | Sequence[int] = 1,
+        channels: Size,
+        kernel_size: Size | Sequence[Size] = 7,
+        stride: Size | Sequence[Size] = 1,
+        group_channels: Size = 16,
+        reduction_ratio: Size = 4,
+        dilation: Size | Sequence[Size] = 1,
     ) -> None:
         super().__init__()
         if channels % group_channels or channels % reduction_ratio:

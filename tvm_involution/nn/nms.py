@@ -6,8 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
+from .plain_tensors import check_floating, check_plain
 
 LIBRARY.define(
     "nms(Tensor boxes, Tensor scores, Tensor groups, float score_threshold, float iou_threshold, SymInt max_output) "
@@ -15,8 +17,9 @@ LIBRARY.define(
 )
 
 
+@checked
 def nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, score_threshold: float, iou_threshold: float, max_output: int
+    boxes: Tensor, scores: Tensor, groups: Tensor, score_threshold: float, iou_threshold: float, max_output: Size
 ) -> Tensor:
     """Keep each box that overlaps no box kept before it, in the order given, until `max_output` are kept.
 
@@ -33,6 +36,8 @@ def nms(
     Raises:
         UserError: shapes that do not fit.
     """
+    check_plain("nms", boxes=boxes, scores=scores, groups=groups)
+    check_floating("nms", boxes=boxes, scores=scores)
     return torch.ops.tvm_involution.nms(boxes, scores, groups, score_threshold, iou_threshold, max_output)
 
 

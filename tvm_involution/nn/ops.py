@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..errors import UserError
+from .plain_tensors import check_plain
 
 LIBRARY = torch.library.Library("tvm_involution", "DEF")
 SPACE = {1: "W", 2: "HW", 3: "DHW"}
 """the letters of so many spatial axes"""
 
 
+@checked
 def involution1d(
     input: Tensor,
     kernel: Tensor,
@@ -28,6 +31,7 @@ def involution1d(
     return _call(1, input, kernel, stride, padding, dilation)
 
 
+@checked
 def involution2d(
     input: Tensor,
     kernel: Tensor,
@@ -53,6 +57,7 @@ def involution2d(
     return _call(2, input, kernel, stride, padding, dilation)
 
 
+@checked
 def involution3d(
     input: Tensor,
     kernel: Tensor,
@@ -65,6 +70,7 @@ def involution3d(
 
 
 def _call(axes: int, input: Tensor, kernel: Tensor, *geometry: int | Sequence[int]) -> Tensor:
+    check_plain(f"involution{axes}d", input=input, kernel=kernel)
     device = input.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocast and input.dtype != torch.float64:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
+from .plain_tensors import check_floating, check_plain
 
 LIBRARY.define("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> Tensor")
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float = 0.5) -> Tensor:
+@checked
+def paste_masks(masks: Tensor, boxes: Tensor, height: Size, width: Size, threshold: float = 0.5) -> Tensor:
     """Find the pixels where a mask, laid over its box, is at least `threshold`.
 
     Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0: at a
@@ -34,6 +37,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: int, width: int, threshold
     Raises:
         UserError: shapes that do not fit.
     """
+    check_plain("paste_masks", masks=masks, boxes=boxes)
+    check_floating("paste_masks", masks=masks, boxes=boxes)
     return torch.ops.tvm_involution.paste_masks(masks, boxes, height, width, threshold)
 
 

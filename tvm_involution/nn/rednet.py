@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..arguments import Count, Size, checked
 from ..errors import UserError
 from .bottleneck import ResidualBottleneck
 from .conv_module import ConvModule
@@ -52,18 +53,19 @@ class RedNet(nn.Module):
         UserError: unknown depth, or stages that do not match strides, dilations and out_indices.
     """
 
+    @checked
     def __init__(
         self,
         depth: int | None = 50,
         *,
-        stage_blocks: Sequence[int] | None = None,
-        in_channels: int = 3,
-        stem_channels: int = 64,
-        stem_kernel_size: int = 3,
-        base_channels: int = 64,
-        strides: Sequence[int] = (1, 2, 2, 2),
-        dilations: Sequence[int] = (1, 1, 1, 1),
-        out_indices: Sequence[int] = (3,),
+        stage_blocks: Sequence[Size] | None = None,
+        in_channels: Size = 3,
+        stem_channels: Size = 64,
+        stem_kernel_size: Size = 3,
+        base_channels: Size = 64,
+        strides: Sequence[Size] = (1, 2, 2, 2),
+        dilations: Sequence[Size] = (1, 1, 1, 1),
+        out_indices: Sequence[Count] = (3,),
     ) -> None:
         super().__init__()
         if stage_blocks is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..arguments import Size, checked
 from ..errors import UserError
 from .bottleneck import ResidualBottleneck
 from .rednet import STAGE_BLOCKS
@@ -26,7 +27,8 @@ class ResNet(nn.Module):
         UserError: unknown depth.
     """
 
-    def __init__(self, depth: int = 50, num_classes: int = 1000) -> None:
+    @checked
+    def __init__(self, depth: int = 50, num_classes: Size = 1000) -> None:
         super().__init__()
         if depth not in STAGE_BLOCKS:
             raise UserError(f"no ResNet of depth {depth}; expected one of {', '.join(map(str, STAGE_BLOCKS))}")

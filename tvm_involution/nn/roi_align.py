@@ -13,8 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..arguments import Count, Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
+from .plain_tensors import check_floating, check_plain
 
 LIBRARY.define(
     "roi_align(Tensor[] features, Tensor rois, Tensor levels, SymInt output_size, float[] spatial_scales, "
@@ -22,13 +24,14 @@ LIBRARY.define(
 )
 
 
+@checked
 def roi_align(
     features: Sequence[Tensor],
     rois: Tensor,
     levels: Tensor,
-    output_size: int,
+    output_size: Size,
     spatial_scales: Sequence[float],
-    sampling_ratio: int = 0,
+    sampling_ratio: Count = 0,
 ) -> Tensor:
     """Average bilinear samples of each cell of each region.
 
@@ -46,6 +49,9 @@ def roi_align(
     Raises:
         UserError: shapes that do not fit.
     """
+    named = {f"features[{i}]": feature for i, feature in enumerate(features)}
+    check_plain("roi_align", **named, rois=rois, levels=levels)
+    check_floating("roi_align", **named, rois=rois)
     return torch.ops.tvm_involution.roi_align(
         list(features), rois, levels, output_size, list(spatial_scales), sampling_ratio
     )

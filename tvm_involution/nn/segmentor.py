@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..arguments import checked
 from .fcn_head import FCNHead
 from .fpn import NECKS
 from .rednet import RedNet
@@ -21,6 +22,7 @@ BACKBONE_CHANNELS = (256, 512, 1024, 2048)
 class Segmentor(nn.Module):
     """(N, 3, H, W) -> logits (N, num_classes, H, W). Without a `neck` the head takes the backbone's maps."""
 
+    @checked
     def __init__(
         self,
         backbone: nn.Module,

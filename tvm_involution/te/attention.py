@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from tvm import te, tirx
 
+from ..arguments import checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype
 from .checks import Pair, as_pair, check_groups, check_layout, check_rank, check_same_dtype, check_shape
@@ -106,6 +107,7 @@ def attention_kernel(
     )
 
 
+@checked
 def local_attention2d(
     query: te.Tensor,
     key: te.Tensor,

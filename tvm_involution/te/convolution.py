@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
+from ..arguments import checked
 from .accumulate import accumulator_dtype
 
 
+@checked
 def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarray:
     """Pack a convolution's weight so that `lanes` output channels lie side by side.
 
@@ -76,6 +78,7 @@ def first_input(pack, seen: int, out_channels: int, inputs: int, groups: int, la
     return min(begin, last) if isinstance(pack, int) else tirx.min(begin, tirx.const(last, begin.ty.dtype))
 
 
+@checked
 def conv2d_packed(
     x: te.Tensor,
     weight: te.Tensor,
@@ -161,6 +164,7 @@ def conv2d_packed(
     )
 
 
+@checked
 def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tensor:
     """Multiply rows x (M, I) by a weight from `pack_weight`; returns (M, out_channels).
 

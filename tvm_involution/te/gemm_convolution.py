@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import te
 
+from ..arguments import checked
 from .accumulate import accumulator_dtype
 from .im2col import Windows, padded_pixels
 
@@ -13,6 +14,7 @@ CHUNK = 8
 """elements of a window that lie side by side"""
 
 
+@checked
 def pack_weight_gemm(weight: np.ndarray, lanes: int) -> np.ndarray:
     """Pack a convolution's weight (O, I, *taps) for `conv2d_gemm`.
 
@@ -30,6 +32,7 @@ def pack_weight_gemm(weight: np.ndarray, lanes: int) -> np.ndarray:
     return np.ascontiguousarray(padded.T.reshape(chunks, CHUNK, filled))
 
 
+@checked
 def conv2d_gemm(windows: Windows, weight: te.Tensor, out_channels: int, dtype: str) -> te.Tensor:
     """Multiply windows by a weight from `pack_weight_gemm`; sums are kept in float32 for the half types.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from tvm import te, tirx
 
+from ..arguments import checked
 from .accumulate import accumulator_dtype, cast_sums
 from .checks import Pair, as_pair, check_groups, check_rank, check_same_dtype, check_shape
 from .involution import involution2d_output_size, pad_space
 
 
+@checked
 def involution2d_grad_kernel(
     grad: te.Tensor,
     x: te.Tensor,
@@ -64,6 +66,7 @@ def involution2d_grad_kernel(
     return cast_sums(sums, x.dtype, "grad_kernel_cast")
 
 
+@checked
 def involution2d_grad_input(
     grad: te.Tensor,
     kernel: te.Tensor,

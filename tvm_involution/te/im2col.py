@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from tvm import te, tirx
 
+from ..arguments import checked
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -42,6 +44,7 @@ class Windows:
         return te.compute((*self.shape, out_channels), value, name="conv2d_out", tag="injective")
 
 
+@checked
 def conv2d_windows(
     x: te.Tensor,
     kernel_size: Sequence[int],
@@ -89,6 +92,7 @@ def _unravel(index, shape: Sequence[int]) -> list:
     return [index, *places]
 
 
+@checked
 def matrix_windows(x: te.Tensor) -> Windows:
     """Return the rows of x (M, I)."""
     rows, channels = (int(d) for d in x.shape)

@@ -13,6 +13,7 @@ from typing import Any
 import tvm
 from tvm import te, tirx
 
+from ..arguments import checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype, cast_sums
 from .checks import (
@@ -31,11 +32,13 @@ from .checks import (
 _TAPS = "tuv"
 
 
+@checked
 def involution2d_output_size(size: Any, kernel_size: int, stride: int, padding: int, dilation: int) -> Any:
     """Return the output's size along an axis of `size` input pixels, as of a convolution; ints or TVM expressions."""
     return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
 
 
+@checked
 def involution2d(
     x: te.Tensor,
     kernel: te.Tensor,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tvm import te, tirx
 
+from ..arguments import checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype, cast_sums
 from .checks import Pair, as_pair, check_layout, check_rank, check_shape
@@ -19,6 +20,7 @@ from .convolution import conv2d_packed
 from .involution import involution2d
 
 
+@checked
 @dataclass(frozen=True)
 class BatchNorm:
     """Inference batch norm over (R,) channels: (x - mean) / sqrt(variance + epsilon) * scale + shift."""
@@ -30,6 +32,7 @@ class BatchNorm:
     epsilon: float = 1e-5
 
 
+@checked
 @dataclass(frozen=True)
 class KernelGenerator:
     """The weights that make a kernel out of a pixel.
@@ -51,6 +54,7 @@ class KernelGenerator:
     reduce_bias: te.Tensor | None = None
 
 
+@checked
 def generate_kernel(x: te.Tensor, generator: KernelGenerator, stride: Pair = 1, layout: str = "NCHW") -> te.Tensor:
     """Generate the kernel of every output pixel.
 
@@ -129,6 +133,7 @@ def generate_kernel(x: te.Tensor, generator: KernelGenerator, stride: Pair = 1, 
     )
 
 
+@checked
 def generated_involution2d(
     x: te.Tensor,
     generator: KernelGenerator,
@@ -146,6 +151,7 @@ def generated_involution2d(
     return involution2d(x, kernel, stride, padding, dilation, layout)
 
 
+@checked
 def spanned_involution2d(
     x: te.Tensor,
     hidden: te.Tensor,

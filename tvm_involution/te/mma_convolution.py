@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import te
 
+from ..arguments import checked
 from .im2col import Windows, padded_pixels
 
 LANES = 32
@@ -22,6 +23,7 @@ ROWS, COLUMNS = 16, 8
 """of the instruction's result: channels and pixels"""
 
 
+@checked
 @dataclass(frozen=True)
 class MmaFragments:
     """Which elements of the operands a lane holds."""
@@ -68,6 +70,7 @@ class MmaFragments:
         return 4 if self.dtype == "float32" else 2
 
 
+@checked
 def pack_weight_mma(weight: np.ndarray, fragments: MmaFragments, tiles: int) -> np.ndarray:
     """Pack a convolution's weight for `conv2d_mma`.
 
@@ -90,6 +93,7 @@ def pack_weight_mma(weight: np.ndarray, fragments: MmaFragments, tiles: int) -> 
     return np.ascontiguousarray(ordered.reshape(packs, chunks, tiles, f.steps, LANES, f.weights))
 
 
+@checked
 def conv2d_mma(
     windows: Windows, weight: te.Tensor, out_channels: int, fragments: MmaFragments, dtype: str
 ) -> te.Tensor:

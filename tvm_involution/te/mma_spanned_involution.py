@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import te, tirx
 
+from ..arguments import checked
 from .checks import Pair, as_pair, check_shape
 from .involution import involution2d
 from .mma_convolution import COLUMNS, LANES, ROWS, MmaFragments, pack_weight_mma
@@ -38,6 +39,7 @@ def column_pixels(out_columns: int) -> int:
     return next((n for n in (8, 7, 6, 5) if out_columns % n == 0), COLUMNS)
 
 
+@checked
 def pack_span_mma(
     weight: np.ndarray, bias: np.ndarray, kernel_size: Pair, fragments: MmaFragments
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -66,6 +68,7 @@ def pack_span_mma(
     return pack_weight_mma(rows(weight), fragments, 1), rows(bias.astype("float32")).reshape(-1, ROWS)
 
 
+@checked
 def spanned_involution2d_mma(
     x: te.Tensor,
     hidden: te.Tensor,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import te, tirx
 
+from ..arguments import checked
 from ..errors import UserError
 from .accumulate import cast_sums
 from .checks import Pair, as_pair, check_shape, check_window_fits
@@ -21,6 +22,7 @@ CHANNELS = 16
 """of which a group has a multiple: as many sums has a dot product"""
 
 
+@checked
 def pack_paired_span(
     weight: np.ndarray, bias: np.ndarray, kernel_size: Pair, lanes: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +49,7 @@ def pack_paired_span(
     return packed, np.pad(wide, (0, packed.shape[0] * lanes - len(wide))).reshape(1, 1, 1, -1)
 
 
+@checked
 def paired_spanned_involution2d(
     x: te.Tensor,
     hidden: te.Tensor,

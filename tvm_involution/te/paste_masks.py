@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from tvm import te, tirx
 
+from ..arguments import checked
 
+
+@checked
 def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: int, width: int, threshold: float = 0.5) -> te.Tensor:
     """Return the pixels (N, M, height, width) bool where a mask, laid over its box, is at least `threshold`.
 

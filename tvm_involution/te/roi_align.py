@@ -9,9 +9,11 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from ..arguments import checked
 from .loops import computed_by_loops
 
 
+@checked
 def roi_align(
     features: Sequence[te.Tensor],
     rois: te.Tensor,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
+from ..arguments import checked
 from .convolution import pack_weight
 from .select import select
 
@@ -49,6 +50,7 @@ _RESULT = np.array(
 PRODUCTS = len(_LEFT)
 
 
+@checked
 def pack_strassen_weight(weight: np.ndarray, lanes: int) -> np.ndarray:
     """Form the seven right factors of a 1x1 convolution's weight and pack them for `conv2d_strassen`.
 
@@ -70,6 +72,7 @@ def paired_axis(batch: int, out_height: int) -> int | None:
     return 1 if out_height % 2 == 0 else 0 if batch % 2 == 0 else None
 
 
+@checked
 def conv2d_strassen(x: te.Tensor, weight: te.Tensor, stride: tuple[int, int] = (1, 1)) -> te.Tensor:
     """Convolve by 1x1.
 

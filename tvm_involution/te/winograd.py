@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
+from ..arguments import checked
 from .convolution import pack_weight
 from .select import select
 
@@ -33,6 +34,7 @@ def winograd_matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return output, weight, data
 
 
+@checked
 def pack_winograd_weight(weight: np.ndarray, m: int, lanes: int) -> np.ndarray:
     """Transform a convolution's weight (O, I, 3, 3), in float64, and pack it for `conv2d_winograd`.
 
@@ -44,6 +46,7 @@ def pack_winograd_weight(weight: np.ndarray, m: int, lanes: int) -> np.ndarray:
     return pack_weight(transformed.astype(np.float32), lanes)
 
 
+@checked
 def conv2d_winograd(
     x: te.Tensor,
     weight: te.Tensor,
