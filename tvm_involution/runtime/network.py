@@ -152,7 +152,7 @@ class CompiledNetwork:
                 return self._call_in_turn(size, kind, inputs)
             # without their frames, which would hold tensors on the GPU beyond the turn
             except UserError as error:
-                raise error.with_traceback(None)
+                raise error.with_traceback(None) from error.__cause__
             except Exception as error:  # kernels raise what their checks of arguments raise
                 raise UserError(
                     f"{self.metadata.name} stopped: {_last_line(error)}; where memory is short free some, otherwise "
