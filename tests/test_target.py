@@ -12,7 +12,8 @@ import torch
 
 import tvm_involution as ti
 from tvm_involution import UserError
-from tvm_involution.target import resolve_target
+from tvm_involution.runtime import machine
+from tvm_involution.target import cpu_features, resolve_target
 
 
 def llvm(**fields: object) -> str:
@@ -87,3 +88,27 @@ def test_riscv(tmp_path: Path) -> None:
     (flags,) = struct.unpack_from("<I", header, 48)
     # a shared object for RISC-V, compressed instructions, double-precision ABI
     assert (kind, machine, flags) == (3, 243, 0x5)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "needed"),
+    [
+        ("generic", set()),
+        ("cortex-a72", set()),
+        ("cortex-a76", {"atomics", "asimdrdm", "asimdhp", "asimddp", "lrcpc"}),
+        ("neoverse-v1", {"atomics", "asimddp", "sve", "bf16", "i8mm"}),
+    ],
+)
+def test_features_of_aarch64_are_asked_for(monkeypatch: pytest.MonkeyPatch, cpu: str, needed: set[str]) -> None:
+    """A library for a core with dot products is refused by one without."""
+    features = cpu_features(resolve_target(llvm(mtriple="aarch64-linux-gnu", mcpu=cpu)))
+    assert needed <= set(features) and bool(needed) == bool(features)
+    monkeypatch.setattr(machine.platform, "machine", lambda: "aarch64")
+    files = {
+        "a Cortex-A72": "processor : 0\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 cpuid\n",
+        "one that has them": f"processor : 0\nFeatures\t: fp asimd {' '.join(features)}\n",
+        "of an emulator's host": "processor : 0\nflags\t: fpu avx2 avx512f\n",
+    }
+    for name, text in files.items():
+        monkeypatch.setattr(machine.Path, "read_text", lambda _, text=text: text)
+        assert set(machine.missing_features(features)) == (set(features) if "A72" in name else set())

@@ -31,6 +31,7 @@ from .relax.passes.capture_cuda_graphs import has_cuda_graphs
 from .runtime.arrays import numpy_dtype
 from .runtime.library_file import seal
 from .runtime.metadata import LibraryMetadata, TensorSpec
+from .runtime.threads import thread_count
 from .runtime.tvm_runtime import tvm_version
 from .target import as_target, cpu_features
 
@@ -105,6 +106,7 @@ def compile(  # the contract's verb
     Raises:
         UserError: whatever is wrong with the arguments, in one line.
     """
+    thread_count()  # what is computed at compile time runs on TVM's threads
     resolved = as_target(target)
     cpu_features(resolved if resolved.host is None else resolved.host)  # an unknown CPU is refused before all work
     if resolved.kind.name == "cuda":
@@ -113,6 +115,7 @@ def compile(  # the contract's verb
     network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
     batches = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)
+    network.check_weights(wanted)
     records = TuningRecords(resolved, tuning_logs)
     dump = Path(debug_dump) if debug_dump is not None else None
 

@@ -13,6 +13,7 @@ from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, W
 from .cpu_target import check_cpu, with_defaults
 from .errors import UserError
 from .quiet import quiet_stderr
+from .runtime.machine import architecture
 from .runtime.threads import physical_cores
 from .runtime.tvm_runtime import CudaMissing, load_cuda_runtime
 
@@ -201,6 +202,22 @@ _X86_FEATURES = {
     "avx512vnni": "avx512_vnni",
     "avx512bf16": "avx512_bf16",
 }
+# the same of AArch64: what the compiler uses by itself, or a schedule asks for
+_AARCH64_FEATURES = {
+    "lse": "atomics",
+    "rdm": "asimdrdm",
+    "fullfp16": "asimdhp",
+    "fp16fml": "asimdfhm",
+    "dotprod": "asimddp",
+    "complxnum": "fcma",
+    "rcpc": "lrcpc",
+    "rcpc-immo": "ilrcpc",
+    "flagm": "flagm",
+    "bf16": "bf16",
+    "i8mm": "i8mm",
+    "sve": "sve",
+    "sve2": "sve2",
+}
 
 
 def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
@@ -209,10 +226,12 @@ def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
     Raises:
         UserError: LLVM does not know the CPU's name.
     """
-    if not str(target.attrs.get("mtriple") or platform.machine()).startswith(("x86_64", "i686")):
+    machine = architecture(str(target.attrs.get("mtriple") or platform.machine()))
+    known = {"x86_64": _X86_FEATURES, "aarch64": _AARCH64_FEATURES}.get(machine)
+    if known is None:
         return ()
     cpu = str(target.attrs.get("mcpu") or "generic")
     if cpu not in {*tvm.target.codegen.llvm_get_cpu_archlist(target), "generic"}:
         raise UserError(f"unknown CPU {cpu!r}, whose features cannot be told; expected a name that LLVM knows")
     with target:
-        return tuple(linux for llvm, linux in _X86_FEATURES.items() if tvm.target.codegen.target_has_features(llvm))
+        return tuple(linux for llvm, linux in known.items() if tvm.target.codegen.target_has_features(llvm))

@@ -91,3 +91,16 @@ def test_drawing_needs_a_photograph(detector: Path, tmp_path: Path) -> None:
     result = run_cli("run", detector, "--input", tmp_path / "x.npy", "--draw", tmp_path / "drawn.png")
     assert result.status == 2 and "--draw needs a picture" in result.err
     assert not (tmp_path / "drawn.png").exists()
+
+
+@pytest.mark.parametrize("label", [3, -1, 2**40])
+@pytest.mark.parametrize("words", [(), ("--json",), ("--draw", "drawn.png")], ids=str)
+def test_a_class_without_a_name(
+    tmp_path: Path, photograph: Path, monkeypatch: pytest.MonkeyPatch, label: int, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outputs = {"boxes": BOXES, "scores": SCORES, "labels": np.array([[1, label, 0]])}
+    library = whole_library(tmp_path / "detector.so", "detection", outputs)
+    line = run_cli("run", library, "--input", photograph, *words).error_line()
+    assert f"found objects of class {label}, and its metadata name 3 classes" in line
+    assert not Path("drawn.png").exists()

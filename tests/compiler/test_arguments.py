@@ -112,3 +112,39 @@ def test_load_and_calls(small_library):
     assert_refused(lambda: torch.vmap(net)(x[None]), "vmap")
     assert_refused(lambda: net(np.ma.zeros(x.shape, np.float32)), "masked")
     assert_refused(lambda: net(x.to("meta")), "runs on cpu")
+
+
+@pytest.mark.parametrize("count", ["abc", "100000"])
+def test_threads_that_cannot_be(monkeypatch, count):
+    monkeypatch.setenv("TVM_NUM_THREADS", count)
+    assert_refused(lambda: ti.compile("rednet26"), f"TVM_NUM_THREADS is '{count}'")
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float16", 1e5), ("bfloat16", 3.4e38)])
+def test_weights_that_a_half_type_has_not(tmp_path, dtype, value):
+    """They would be infinite, or another number; the same network fits into float32."""
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        module[0].weight[1, 2] = value
+        module[1].running_var[:] = 1e6  # is folded before anything is rounded
+    torch.export.save(torch.export.export(module, (torch.zeros(1, 3, 4, 4),)), path := tmp_path / "x.pt2")
+    for model, options in ((module, {"image_size": (4, 4)}), (path, {})):
+        assert_refused(
+            lambda m=model, o=options: ti.compile(m, dtype=dtype, **o),
+            f"has values of up to {value:.3g}, and those of {dtype} end at",
+        )
+    assert ti.compile(module, image_size=(4, 4)).metadata.dtype == "float32"
+    with torch.no_grad():
+        module[0].weight[1, 2] = 1.0
+    assert ti.compile(module, dtype=dtype, image_size=(4, 4)).metadata.dtype == dtype
+
+
+def test_float64_is_taken_in_float32(tmp_path, rng):
+    module = nn.Linear(4, 3).double().eval()
+    ti.compile((module, torch.zeros(1, 4, dtype=torch.float64))).save(path := tmp_path / "x.so")
+    net = ti.load(path)
+    assert [spec.dtype for spec in (*net.metadata.inputs, *net.metadata.outputs)] == ["float32"] * 2
+    x = rng.standard_normal((1, 4))
+    with torch.no_grad():
+        assert relative_norm(net(x.astype("float32")), module(torch.from_numpy(x)).numpy()) < 1e-5
+    assert module.weight.dtype == torch.float64

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import numpy as np
 
+from ..errors import UserError
 from ..files import atomic_write
 from ..runtime import LibraryMetadata
 from ..runtime.drawing import class_colour, draw_instances, draw_labels
@@ -44,6 +45,11 @@ def _report_instances(
 ) -> Any:
     found = instances(outputs, photograph.placement, score_threshold)
     names = metadata.classes or tuple(f"class {i}" for i in range(1 + max((i.label for i in found), default=0)))
+    if strange := {i.label for i in found} - set(range(len(names))):
+        raise UserError(
+            f"{metadata.name} found objects of class {', '.join(map(str, sorted(strange)))}, and its metadata name "
+            f"{len(names)} classes, counted from 0; compile it with the classes that it was trained on"
+        )
     ids = metadata.class_ids or range(len(names))
     if as_json:
         print_json([instance.to_coco(ids[instance.label], names[instance.label]) for instance in found])

@@ -115,6 +115,26 @@ class Network:
         dtypes = dtypes or {x.dtype for x in self.examples if x.is_floating_point()}
         return str(dtypes.pop()).removeprefix("torch.") if dtypes in ({torch.float16}, {torch.bfloat16}) else "float32"
 
+    def check_weights(self, dtype: str) -> None:
+        """Check that the weights are numbers in `dtype`, too: float16 ends at 65504.
+
+        Buffers are not looked at: statistics are folded before they are rounded, and what masks with -1e9 may do so
+        with the lowest number there is.
+
+        Raises:
+            UserError: one is finite in its own type and infinite in `dtype`; it is named.
+        """
+        source: Any = self.module if self.module is not None else self.program
+        wanted = getattr(torch, dtype)
+        for name, weight in source.named_parameters():
+            rounded = weight.detach().to(wanted)
+            if weight.is_floating_point() and bool((rounded.isinf() & weight.isfinite()).any()):
+                largest = float(weight.detach()[weight.isfinite()].abs().max())
+                raise UserError(
+                    f"{name} of {self.name} has values of up to {largest:.3g}, and those of {dtype} end at "
+                    f"{torch.finfo(wanted).max:.3g}; compile it in float32" + ", or bfloat16" * (dtype == "float16")
+                )
+
     @property
     def takes_pictures(self) -> bool:
         """Whether the one input is known to be pictures (N, C, H, W)."""
@@ -223,6 +243,7 @@ def resolve_network(
 
     A module, given or returned by the function, may come as (module, inputs) with example inputs: a tensor, a tuple of
     positional arguments or a dictionary of arguments by name; each is a tensor, or a tuple, list or dictionary of them.
+    Weights and examples in float64 are taken in float32.
 
     Raises:
         UserError: unknown name, unreadable file, a function that returns no module, a checkpoint that does not fit.
@@ -233,8 +254,6 @@ def resolve_network(
         network.name = type(network.module).__name__
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
         network.module = _copy(network.module).eval()
-        if network.own_dtype == "float32":
-            network.module.float()
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
@@ -245,8 +264,11 @@ def resolve_network(
     else:
         refuse_other_file(str(model))
         network = _from_zoo(str(model), own_weights=checkpoint is None)
+    assert network.module is not None
+    if network.own_dtype == "float32":
+        network.module.float()
+        network.arguments, network.keywords = tree_map(_to_single, (network.arguments, network.keywords))
     if checkpoint is not None:
-        assert network.module is not None
         load_checkpoint(network.module, checkpoint)
         network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     if network.examples:
@@ -274,6 +296,10 @@ def _copy(module: torch.nn.Module) -> torch.nn.Module:
             f"{type(module).__name__} cannot be copied ({reason[0] if reason else type(error).__name__}), so that it "
             "would stay as it is; take out what copy.deepcopy refuses, or name it as package.module:function"
         ) from error
+
+
+def _to_single(x: torch.Tensor) -> torch.Tensor:
+    return x.float() if x.dtype == torch.float64 else x
 
 
 def _to_float(x: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,8 @@ def cpu_name() -> str:
 
 def cpu_flags() -> frozenset[str]:
     """Return the features of this CPU in the words of /proc/cpuinfo; none where /proc does not say."""
-    return frozenset(_cpuinfo("flags").split())
+    # by architecture: emulators of user programs may show the host's file
+    return frozenset(_cpuinfo("Features" if architecture() == "aarch64" else "flags").split())
 
 
 def missing_features(wanted: Iterable[str]) -> list[str]:

@@ -112,6 +112,7 @@ def tune(
         UserError: whatever is wrong with the arguments, a full disk, no device: what was measured before is kept.
     """
     _check_installed()
+    thread_count()
     resolved = as_target(target)
     tracker = _tracker(rpc, rpc_key)
     if trials is None and minutes is None:
