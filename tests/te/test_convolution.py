@@ -35,10 +35,10 @@ def skip_without_dot_bf16() -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("epilogue", [False, True], ids=["bare", "epilogue"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "bfloat16 pairs"])
-@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
-def test_convolution(rng, case, epilogue, dtype, scheduled):
+@pytest.mark.parametrize("rule", [None, "PackedGemm"])
+def test_convolution(rng, case, epilogue, dtype, rule):
     dtype, _, pairs = dtype.partition(" ")
-    if pairs and scheduled:
+    if pairs and rule:
         skip_without_dot_bf16()
     n, h, w, i, o, k, stride, padding, dilation, lanes = case
     x = as_dtype(rng.standard_normal((n, h, w, i)), dtype)
@@ -60,28 +60,28 @@ def test_convolution(rng, case, epilogue, dtype, scheduled):
         out = conv2d_packed(data, packed, o, (stride,) * 2, (padding,) * 4, (dilation,) * 2)
         return topi.nn.relu(topi.add(topi.add(out, rest[0]), rest[1])) if rest else out
 
-    actual = run_expression(expression, arrays, dtype, scheduled)
+    actual = run_expression(expression, arrays, dtype, rule)
     assert relative_norm(actual, expected.numpy()) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 40, 10), (3, 7, 33), (8, 64, 100)])
-@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
-def test_linear(rng, rows, inputs, outputs, scheduled):
+@pytest.mark.parametrize("rule", [None, "PackedGemm"])
+def test_linear(rng, rows, inputs, outputs, rule):
     x = rng.standard_normal((rows, inputs)).astype("float32")
     weight = rng.standard_normal((outputs, inputs)).astype("float32")
     packed = pack_weight(weight[:, :, None, None], 16)
-    actual = run_expression(lambda a, b: matmul_packed(a, b, outputs), [x, packed], "float32", scheduled)
+    actual = run_expression(lambda a, b: matmul_packed(a, b, outputs), [x, packed], "float32", rule)
     assert relative_norm(actual, x.astype(np.float64) @ weight.T.astype(np.float64)) < 1e-5
 
 
 @pytest.mark.parametrize("inputs", [40, 7])
-@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
-def test_linear_of_pairs(rng, inputs, scheduled):
-    if scheduled:
+@pytest.mark.parametrize("rule", [None, "PackedGemm"])
+def test_linear_of_pairs(rng, inputs, rule):
+    if rule:
         skip_without_dot_bf16()
     x, weight = (as_dtype(rng.standard_normal(shape), "bfloat16") for shape in ((3, inputs), (33, inputs)))
     packed = pack_weight(weight[:, :, None, None], 16, pairs=True)
-    actual = run_expression(lambda a, b: matmul_packed(a, b, 33), [x, packed], "bfloat16", scheduled)
+    actual = run_expression(lambda a, b: matmul_packed(a, b, 33), [x, packed], "bfloat16", rule)
     assert relative_norm(actual, x.astype(np.float64) @ weight.astype(np.float64).T) < TOLERANCE["bfloat16"]
 
 
@@ -104,8 +104,8 @@ def test_pairs_use_the_dot_product(rng):
     "case", [(8, 4, 4, 16), (3, 5, 16, 16), (2, 8, 32, 16), (5, 3, 7, 16), (6, 1, 2, 8), (7, 2, 5, 32)], ids=str
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
-def test_groups(rng, case, dtype, scheduled):
+@pytest.mark.parametrize("rule", [None, "PackedGemm"])
+def test_groups(rng, case, dtype, rule):
     groups, inputs, outputs, lanes = case
     x = as_dtype(rng.standard_normal((2, 9, 7, groups * inputs)), dtype)
     weight = as_dtype(rng.standard_normal((groups * outputs, inputs, 3, 3)), dtype)
@@ -115,13 +115,13 @@ def test_groups(rng, case, dtype, scheduled):
     def expression(data, packed):
         return conv2d_packed(data, packed, groups * outputs, (2, 1), (1, 1, 1, 1), groups=groups)
 
-    actual = run_expression(expression, [x, pack_grouped_weight(weight, groups, lanes)], dtype, scheduled)
+    actual = run_expression(expression, [x, pack_grouped_weight(weight, groups, lanes)], dtype, rule)
     assert relative_norm(actual, expected.permute(0, 2, 3, 1).numpy()) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (3, 1)])
-@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
-def test_rows_are_filled_up(rng, kernel, padding, scheduled):
+@pytest.mark.parametrize("rule", [None, "PackedGemm"])
+def test_rows_are_filled_up(rng, kernel, padding, rule):
     x = rng.standard_normal((2, 5, 19, 8)).astype("float32")
     weight = rng.standard_normal((20, 8, kernel, kernel)).astype("float32")
     exact, window = (torch.from_numpy(a.astype(np.float64)) for a in (x, weight))
@@ -130,5 +130,5 @@ def test_rows_are_filled_up(rng, kernel, padding, scheduled):
     def expression(data, packed):
         return conv2d_packed(data, packed, 20, padding=(padding,) * 4, strip=10)
 
-    actual = run_expression(expression, [x, pack_weight(weight, 16)], "float32", scheduled)
+    actual = run_expression(expression, [x, pack_weight(weight, 16)], "float32", rule)
     assert relative_norm(actual, expected.numpy()) < 1e-5

@@ -48,14 +48,14 @@ def make_case(rng, case, dtype):
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
-def test_packed(rng, case, scheduled):
+@pytest.mark.parametrize("rule", [None, "PackedGemm"])
+def test_packed(rng, case, rule):
     for dtype in ("float32", str(rng.choice(["float16", "bfloat16"]))):
         x, weight, expected = make_case(rng, case, dtype)
-        pairs = dtype == "bfloat16" and not scheduled
+        pairs = dtype == "bfloat16" and not rule
         packed = pack_weight(weight, 16, pairs)
         actual = run_expression(
-            lambda x, w: conv2d_packed(x, w, case[2], *case[5:], kernel_size=case[4]), [x, packed], dtype, scheduled
+            lambda x, w: conv2d_packed(x, w, case[2], *case[5:], kernel_size=case[4]), [x, packed], dtype, rule
         )
         assert relative_norm(actual, expected) < TOLERANCE[dtype], dtype
 

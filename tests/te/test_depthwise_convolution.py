@@ -28,8 +28,8 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("scheduled", [False, True], ids=["plain", "scheduled"])
-def test_depthwise_convolution(rng, case, dtype, scheduled):
+@pytest.mark.parametrize("rule", [None, "DepthwiseConvolution"])
+def test_depthwise_convolution(rng, case, dtype, rule):
     n, h, w, c, kernel, stride, padding, dilation, strip = case
     x = as_dtype(rng.standard_normal((n, h, w, c)), dtype)
     weight = as_dtype(rng.standard_normal((c, 1, *kernel)), dtype)
@@ -44,7 +44,7 @@ def test_depthwise_convolution(rng, case, dtype, scheduled):
         sums = topi.add(depthwise_conv2d(data, packed, stride, padding, dilation, strip), added)
         return topi.multiply(sums, topi.sigmoid(sums))
 
-    actual = run_expression(expression, [x, pack_depthwise_weight(weight, 16), bias], dtype, scheduled)
+    actual = run_expression(expression, [x, pack_depthwise_weight(weight, 16), bias], dtype, rule)
     assert relative_norm(actual, expected.numpy()) < TOLERANCE[dtype]
 
 

@@ -26,18 +26,31 @@ class WrongRegionError(s_tir.ScheduleError):
 
 
 def compute_at(
-    sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV, *, preserve_unit_loops: bool = True, index: int = -1
+    sch: s_tir.Schedule,
+    block: SBlockRV,
+    loop: LoopRV,
+    *,
+    preserve_unit_loops: bool = True,
+    index: int = -1,
+    rounded: bool = False,
 ) -> None:
     """Compute `block` in `loop`, as much as the blocks that read it need there.
 
+    Args:
+        rounded: the block was made to compute whole packs, so more than is read.
+
     Raises:
-        ScheduleError: it can't go there; a `WrongRegionError` where it would compute more than is needed.
+        ScheduleError: it can't go there; a `WrongRegionError` where it would compute more than is needed, or with
+            `rounded` less.
     """
     sch.compute_at(block, loop, preserve_unit_loops, index)
     placed = _placed(sch, block, loop)
     if placed is not None:
         readers = [other for o in sch.get_consumers(block) if (other := _placed(sch, o, loop)) is not None]
-        _check(placed, "writes", readers, "reads")
+        if not rounded:
+            _check(placed, "writes", readers, "reads")
+        for reader in readers if rounded else ():
+            _check(reader, "reads", [placed], "writes")
 
 
 def reverse_compute_at(

@@ -91,7 +91,7 @@ def _schedule(
     *_, taps = sch.get_loops(kernel)
     _, vector, _ = sch.split(taps, [None, part // vector_lanes, vector_lanes])
     whole = sch.blockize(vector)
-    compute_at(sch, whole, task)
+    compute_at(sch, whole, task, rounded=True)
     _, *pixels, pack = sch.get_loops(whole)
     sch.reorder(pack, *pixels)
     compute_at(sch, span, pack)
