@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..extras import missing_extra
 from .bench import bench_command
 from .compile import compile_command
+from .explain import explain_command
 from .inspect import inspect_command
 from .interrupt import received_signal, watch_interrupts
 from .logs import logs_command
@@ -35,6 +36,7 @@ def tvm_involution(debug: bool) -> None:
     \b
     Examples:
       tvm-involution models
+      tvm-involution explain rednet50
       tvm-involution compile rednet50 --target llvm -o rednet50.so --checkpoint rednet50.pth
       tvm-involution run rednet50.so --input photo.jpg
       tvm-involution inspect rednet50.so
@@ -49,6 +51,7 @@ for _command in (
     targets_command,
     tune_command,
     logs_command,
+    explain_command,
     compile_command,
     run_command,
     inspect_command,

@@ -81,6 +81,29 @@ def import_exported_program(
         UserError: the program holds an operator that Relax cannot import, named with its source line, or a tensor that
             is too large; or its outputs depend on a buffer that it changes; or it returns numbers that are no tensors.
     """
+    program, _ = core_program(program, tell)
+    check_sizes(program)
+    _check_state(program)
+    _keep_tensors(program)
+    try:
+        return Translator(program).translate()
+    except Refused as error:
+        raise UserError(f"cannot import the network: {error}{source_line(error.nodes[0])}") from error
+    except Exception as error:  # TVM's importer, over what is no operator
+        raise UserError(f"cannot import the network: {_first_line(error)}") from error
+
+
+def core_program(
+    program: torch.export.ExportedProgram, tell: Callable[[str], None]
+) -> tuple[torch.export.ExportedProgram, set[torch.fx.Node]]:
+    """Return `program` of core operators, involutions recognised, and its nodes before these were.
+
+    Args:
+        tell: as `import_exported_program` has it.
+
+    Raises:
+        UserError: torch cannot take the program apart.
+    """
     program = in_wider_types(program) if half_type(program) else program
     with warnings.catch_warnings():
         # torch warns of its own pytree registrations while it decomposes
@@ -89,17 +112,10 @@ def import_exported_program(
             program = program.run_decompositions(decompositions())
         except Exception as error:  # decompositions are Python, too
             raise UserError(f"cannot import the network: torch cannot decompose it: {_first_line(error)}") from error
+    written = set(program.graph.nodes)
     for line in recognise(program):
         tell(line)
-    check_sizes(program)
-    _check_state(program)
-    _keep_tensors(program)
-    try:
-        return Translator(program).translate()
-    except Refused as error:
-        raise UserError(f"cannot import the network: {error}{source_line(error.node)}") from error
-    except Exception as error:  # TVM's importer, over what is no operator
-        raise UserError(f"cannot import the network: {_first_line(error)}") from error
+    return program, written
 
 
 def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:

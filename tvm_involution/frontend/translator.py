@@ -23,15 +23,15 @@ _ASSERTIONS = ("_assert_tensor_metadata.default", "_assert_async.msg", "_assert_
 
 
 class Refused(Exception):
-    """An operator that cannot be imported.
+    """Operators that cannot be imported.
 
     Attributes:
-        node: the call of it, which knows its line.
+        nodes: the calls of them, which know their lines.
     """
 
-    def __init__(self, reason: str, node: Node) -> None:
+    def __init__(self, reason: str, *nodes: Node) -> None:
         super().__init__(reason)
-        self.node = node
+        self.nodes = nodes
 
 
 class Translator(ExportedProgramImporter):
@@ -60,7 +60,7 @@ class Translator(ExportedProgramImporter):
             verb = "is" if len(names) == 1 else "are"
             random = [_name(node) for node in missing if _is_random(node)]
             why = f"; {random[0]} draws random numbers, which compiled networks do not" if random else ""
-            raise Refused(f"{', '.join(names)} {verb} not supported{why}", missing[0])
+            raise Refused(f"{', '.join(names)} {verb} not supported{why}", *missing)
 
     def translate(self) -> tvm.IRModule:
         """Return the module with the function `main`, weights bound as constants.
