@@ -26,6 +26,7 @@ from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
 from .passes.sink_reshapes import SinkReshapes
+from .passes.split_norms import SplitNorms
 from .passes.split_transposed_convolution import SplitTransposedConvolution
 from .passes.strassen_convolutions import StrassenConvolutions
 from .passes.widen_half_types import WidenHalfTypes
@@ -95,6 +96,8 @@ def phases(
                 # behind the convolutions' products, whose results it reshapes later
                 SinkReshapes(),
                 FoldViews(),
+                # before WidenHalfTypes, which would round between its steps
+                SplitNorms(),
                 # behind everything that keeps its sums in float32 by itself; it widens the rest
                 WidenHalfTypes(target),
                 # on operators, before they become programs that TVM simplifies

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,10 +12,13 @@ from typing import TypeVar
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm_ffi import structural_walk
 
 from ..target import core_count
 
 _Plan = TypeVar("_Plan")
+
+_FUNCTIONS = ("erf", "exp", "log", "log1p", "pow", "rsqrt", "sigmoid", "sqrt", "tanh")
 
 PARALLEL_GRAIN = 500_000
 """multiply-adds below which one core is faster than all"""
@@ -158,14 +162,37 @@ def _following(sch: s_tir.Schedule, block: SBlockRV) -> list[SBlockRV]:
     return [follower for follower in blocks_of(sch) if sch.get(follower).name_hint in names]
 
 
-def inline_producers(sch: s_tir.Schedule) -> None:
-    """Inline every elementwise block that another block reads."""
+def inline_producers(sch: s_tir.Schedule, keep_functions: bool = False) -> None:
+    """Inline every elementwise block that another block reads.
+
+    Args:
+        keep_functions: but those that compute a function, such as an exponential or a root, which would be computed
+            several times for each of their numbers.
+    """
     for block in blocks_of(sch):
         if is_spatial(sch, block) and sch.get_consumers(block):
+            if keep_functions and _computes_function_again(sch, block):
+                continue
             try:
                 sch.compute_inline(block)
             except s_tir.ScheduleError:
                 continue
+
+
+def _computes_function_again(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Return whether `block`, inlined, would compute a function of a number more than once."""
+    found: list[str] = []
+    structural_walk(sch.get(block).body, (tvm.ir.Call, lambda call: found.append(getattr(call.op, "name", ""))))
+    if not any(name.startswith("tirx.") and name.removeprefix("tirx.") in _FUNCTIONS for name in found):
+        return False
+    consumers = sch.get_consumers(block)
+    return len(consumers) > 1 or 4 * _elements(sch, block) <= _elements(sch, consumers[0])
+
+
+def _elements(sch: s_tir.Schedule, block: SBlockRV) -> int:
+    """Return how many numbers `block` writes; 0 where that is not known."""
+    shape = sch.get(block).writes[0].source.shape
+    return math.prod(int(d) for d in shape) if all(isinstance(d, tirx.IntImm) for d in shape) else 0
 
 
 def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:

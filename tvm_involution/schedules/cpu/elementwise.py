@@ -26,7 +26,7 @@ class Elementwise(ScheduleRule):
         sch = s_tir.Schedule(func)
         if not all(is_spatial(sch, block) for block in blocks_of(sch)):
             return None
-        inline_producers(sch)
+        inline_producers(sch, keep_functions=True)
         for block in blocks_of(sch):
             parallel_vectorize(sch, block, target, tunable)
         return [sch] if tunable else sch
@@ -55,11 +55,21 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
         outer, inner = sch.split(loops[-1], [None, choose(sch, widths, width, tunable)])
         sch.vectorize(inner)
         loops = [*loops[:-1], outer]
+    elif extents[-1] > lanes and _is_float32(sch, block):
+        # whole vectors and a rest, which TVM's lowering makes a loop of its own
+        outer, inner = sch.split(loops[-1], [None, lanes])
+        sch.annotate(outer, "pragma_loop_partition_hint", 1)
+        sch.vectorize(inner)
+        loops = [*loops[:-1], outer]
     total = math.prod(extents)
     if total >= PARALLEL_ELEMENTS and len(loops) > 1:
         sch.parallel(sch.fuse(*loops[:-1]))
     elif total >= PARALLEL_ELEMENTS:
         sch.parallel(loops[0])
+
+
+def _is_float32(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    return all(str(access.source.dtype) == "float32" for access in (*sch.get(block).reads, *sch.get(block).writes))
 
 
 def _repeats_bfloat16(sch: s_tir.Schedule, block: SBlockRV) -> bool:
