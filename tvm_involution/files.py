@@ -51,6 +51,19 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         pass
 
 
+def check_apart(output: Path | None, *inputs: str | os.PathLike[str] | None) -> None:
+    """Check that what will be written is none of the files that are read.
+
+    Raises:
+        UserError: it is one, also by another name.
+    """
+    for read in inputs:
+        if output is None or read is None or not os.path.isfile(read) or not os.path.exists(output):
+            continue
+        if os.path.samefile(output, read):
+            raise UserError(f"{output} is read, and would be overwritten; name another file for the output")
+
+
 def check_room(path: str | os.PathLike[str], size: int) -> None:
     """Check that there is room for `size` bytes where `path` will be and in the folder of temporary files.
 

@@ -178,3 +178,16 @@ def test_ctrl_c(tmp_path: Path, phase: str, number: signal.Signals, word: str) -
     assert err.splitlines()[-1] == f"tvm-involution: {word}; no file is half written"
     assert "Traceback" not in err
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_compiled_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, archive = tmp_path / "kept_network.py", tmp_path / "kept.pt2"
+    source.write_text("import torch\ndef build():\n    return torch.nn.Conv2d(3, 4, 1).eval()\n")
+    archive.write_bytes(b"not read before the check")
+    monkeypatch.chdir(tmp_path)
+    for model, output in (("kept_network:build", "kept_network.py"), ("kept.pt2", archive)):
+        result = run_cli("compile", model, "-o", output)
+        assert result.status == 2 and "would be overwritten" in result.err, result.err
+    result = run_cli("bench", "kept_network:build", "--json", source)
+    assert result.status == 2 and "would be overwritten" in result.err
+    assert source.read_text().startswith("import torch") and archive.read_bytes().startswith(b"not")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -286,3 +287,17 @@ def test_names_of_files_in_no_encoding(tmp_path: Path, colour: Path) -> None:
     done = run_process("run", colour, "--input", odd, "--output", odd.with_suffix(".npz"))
     assert (done.returncode, done.stderr) == (0, b"") and odd.with_suffix(".npz").exists()
     assert run_process("inspect", odd).stderr.count(b"\n") == 1
+
+
+def test_what_is_read_is_not_overwritten(small_library: Path, tmp_path: Path) -> None:
+    """Neither by its own name nor by another."""
+    library, array, link = tmp_path / "net.so", tmp_path / "x.npy", tmp_path / "link.npz"
+    shutil.copy(small_library, library)
+    np.save(array, np.zeros((1, 3, 32, 32), np.float32))
+    link.symlink_to(array)
+    before = {file: file.read_bytes() for file in (library, array)}
+    for output in (library, array, link):
+        result = run_cli("run", library, "--input", array, "--output", output)
+        assert result.status == 2 and "would be overwritten" in result.err and result.err.count("\n") == 1
+    assert {file: file.read_bytes() for file in before} == before
+    assert run_cli("run", library, "--input", array, "--output", tmp_path / "y.npz").status == 0

@@ -139,3 +139,12 @@ def test_linear_of_any_number_of_rows(rng, rows):
 def test_pooling_by_one_vanishes(rng, make):
     module = nn.Sequential(nn.ReLU(), make(), nn.ReLU6())
     assert check(module, torch.from_numpy(rng.standard_normal((2, 5, 9, 9), np.float32))) == ["Elementwise"]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_transposed_behind_convolutions(rng, axes, groups):
+    """Convolutions are laid out channels last, transposed ones only where TVM can lower that."""
+    convolution, transposed = (getattr(nn, f"{kind}{axes}d") for kind in ("Conv", "ConvTranspose"))
+    module = nn.Sequential(convolution(5, 9, 3, padding=1), transposed(9, 6, 3, 2, groups=groups), nn.ReLU())
+    check(module, torch.randn(2, 5, *(5,) * axes))

@@ -19,7 +19,8 @@ from ..bench.effort import Effort
 from ..bench.library_subject import subject_of_library
 from ..bench.subject import Subject
 from ..errors import UserError
-from ..files import atomic_write, check_writable
+from ..files import atomic_write, check_apart, check_writable
+from ..frontend.user_function import source_file
 from ..runtime.library_file import read_metadata
 from ..runtime.threads import thread_count
 from ..zoo import get_model
@@ -90,6 +91,7 @@ def bench_command(
     """
     for file in (json_file, chart_file):
         if file is not None:
+            check_apart(file, model, source_file(model))
             check_writable(file)
     if chart_file is not None:
         check_chart(chart_file)

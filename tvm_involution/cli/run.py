@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import atomic_write, check_apart
 from ..runtime import CompiledNetwork, load
 from .command import Command
 from .inputs import read_inputs
@@ -56,6 +56,10 @@ def run_command(
       tvm-involution run rednet50.so --input batch.npy --output logits.npz
       tvm-involution run mask_rcnn.so --input photo.jpg --draw found.png
     """
+    for written in (output, draw):
+        check_apart(written, library, input_file)
+    if output is not None and draw is not None and output.resolve() == draw.resolve():
+        raise UserError(f"--output and --draw are both {output}; name two files")
     network = load(library, device)
     arrays, photograph = read_inputs(network.metadata, input_file)
     if draw is not None and photograph is None:

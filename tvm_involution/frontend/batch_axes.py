@@ -32,7 +32,8 @@ def _names(words: str) -> frozenset[str]:
 # not tagged as pointwise, but so: an output is made from the input of its place
 _IN_PLACE_OF = _names(
     "alias clone contiguous copy detach detach_ dropout feature_dropout fill lift_fresh lift_fresh_copy _to_copy to "
-    "type_as zeros_like ones_like full_like empty_like prelu _assert_tensor_metadata masked_fill where"
+    "type_as zeros_like ones_like full_like empty_like prelu _assert_tensor_metadata masked_fill where "
+    "hardswish log_sigmoid rsub fmod remainder isfinite isreal isclose real copysign special_ndtr fill_ zero zero_"
 )
 # the same elements in the same order, under another shape
 _VIEWS = _names("view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as")

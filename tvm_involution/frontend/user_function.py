@@ -47,6 +47,16 @@ def call_user_function(reference: str) -> Any:
         raise UserError(f"{reference} failed: {_reason(error)}; --debug shows where") from error
 
 
+def source_file(reference: str) -> Path | None:
+    """Return the file in which `package.module:function` is, without importing it; None where none is found."""
+    parts = reference.partition(":")[0].split(".")
+    for folder in (*sys.path, os.getcwd()):
+        for file in (Path(folder, *parts).with_suffix(".py"), Path(folder, *parts, "__init__.py")):
+            if ":" in reference and file.is_file():
+                return file
+    return None
+
+
 def _import(name: str) -> ModuleType:
     """Import a module; its source, where a library of ours that is called like it lies before it in Python's order."""
     found = importlib.util.find_spec(name)

@@ -70,7 +70,10 @@ def phases(
                         "relax.nn.conv2d": ["NHWC", "OIHW"],
                         "relax.nn.conv3d": ["NDHWC", "OIDHW"],
                         "relax.image.resize2d": ["NHWC"],
-                        "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],  # TVM lowers no other layout
+                        # TVM lowers no other layouts of these
+                        "relax.nn.conv1d_transpose": ["NCW", "IOW"],
+                        "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],
+                        "relax.nn.conv3d_transpose": ["NCDHW", "IODHW"],
                         **{name: [operator.CHANNELS_LAST[axes]] * 2 for axes, name in operator.OP_NAMES.items()},
                     }
                 ),

@@ -56,9 +56,8 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
         sch.vectorize(inner)
         loops = [*loops[:-1], outer]
     elif extents[-1] > lanes and _is_float32(sch, block):
-        # whole vectors and a rest, which TVM's lowering makes a loop of its own
+        # whole vectors and a rest, whose lanes LLVM masks
         outer, inner = sch.split(loops[-1], [None, lanes])
-        sch.annotate(outer, "pragma_loop_partition_hint", 1)
         sch.vectorize(inner)
         loops = [*loops[:-1], outer]
     total = math.prod(extents)
