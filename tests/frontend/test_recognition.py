@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
-from involution_forms import FORMS, KK, C, G, H, N, W, back, grouped, rolled, windows
+from involution_forms import FORMS, KK, PICK, C, G, H, N, W, back, grouped, rolled, windows
 from reference import relative_norm
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ import tvm_involution as ti
 from tvm_involution.frontend.decompositions import decompositions
 from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.frontend.recognition import recognise
+from tvm_involution.frontend.recognition.probing import probe
 from tvm_involution.relax.operators import involution as operator
 
 INVOLUTION = torch.ops.tvm_involution.involution2d.default
@@ -132,6 +135,50 @@ def test_of_a_large_batch_two_pictures_are_evaluated():
     program, _ = recognised(Written(form), *arguments)
     assert involutions(program) == 1
     assert compare(program, Written(form), *arguments) < 1e-5
+
+
+def test_regions_of_one_structure_are_evaluated_once(monkeypatch):
+    probed = []
+    monkeypatch.setattr(sys.modules[recognise.__module__], "probe", lambda *r: probed.append(r) or probe(*r))
+
+    once = FORMS["kernel by view"]
+
+    def thrice(x, kernel):
+        return once(once(once(x, kernel).relu(), kernel).relu(), kernel)
+
+    arguments = inputs()
+    recognised(Written(once), *arguments)
+    alone = len(probed)
+    assert alone
+    program, _ = recognised(Written(thrice), *arguments)
+    assert involutions(program) == 3
+    assert len(probed) == 2 * alone
+    assert compare(program, Written(thrice), *arguments) < 1e-5
+
+
+def test_an_involution_of_an_involution():
+    def form(x, kernel):
+        return FORMS["official"](FORMS["official"](x, kernel), kernel)
+
+    arguments = inputs()
+    program, unknown = recognised(Written(form), *arguments)
+    assert involutions(program) == 2
+    assert not unknown
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
+def test_regions_that_differ_in_a_constant_alone_are_told_apart():
+    backwards = {dtype: pick.flip(0) for dtype, pick in PICK.items()}
+
+    def form(x, kernel):
+        taken = (F.conv2d(x, picks[x.dtype], padding=1, groups=C) for picks in (PICK, backwards))
+        first, second = ((t.view(N, G, C // G, KK, H, W) * grouped(kernel)).sum(3) for t in taken)
+        return back(first - 2 * second)
+
+    module, arguments = Written(form), inputs()
+    program, _ = recognised(module, *arguments)
+    assert involutions(program) == 2
+    assert compare(program, module, *arguments) < 1e-5
 
 
 def attention(x, query):
