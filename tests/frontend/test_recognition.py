@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from involution_forms import FORMS, KK, PICK, C, G, H, N, W, back, grouped, rolled, windows
+from involution_forms import FORMS, KK, OTHER_AXES, PICK, C, G, H, K, N, W, back, grouped, rolled, windows
 from reference import relative_norm
 from torch import nn
 from torch.nn import functional as F
@@ -72,6 +72,21 @@ def test_forms_become_one_involution(name):
     assert compare(program, module, *arguments) < 1e-5
 
 
+@pytest.mark.parametrize("name", OTHER_AXES)
+def test_forms_along_one_and_three_axes(tmp_path, name):
+    written_as, size, form = OTHER_AXES[name]
+    module = Written(form)
+    arguments = torch.randn(N, C, *size), torch.randn(N, G * K ** len(size), *size)
+    program, unknown = recognised(module, *arguments)
+    found = [node.target for node in program.graph.nodes if "involution" in str(node.target)]
+    assert found == [getattr(torch.ops.tvm_involution, written_as).default]
+    assert not unknown
+    assert compare(program, module, *arguments) < 1e-5
+    ti.compile((module, arguments), batch=N).save(tmp_path / "form.so")
+    expected = form(*(argument.double() for argument in arguments))
+    assert relative_norm(ti.load(tmp_path / "form.so")(*arguments), expected) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["official", "matmul", "shifted slices stacked"])
 def test_forms_that_were_decomposed_before_they_were_saved(name):
     module, arguments = Written(FORMS[name]), inputs()
@@ -124,6 +139,28 @@ def test_one_group_and_a_group_a_channel(groups):
     program, _ = recognised(Written(form), x, kernel)
     assert involutions(program) == 1
     assert compare(program, Written(form), x, kernel) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [torch.sigmoid, torch.tanh, lambda kernel: F.leaky_relu(kernel, 0.2).exp()],
+    ids=["sigmoid", "tanh", "chain"],
+)
+@pytest.mark.parametrize("repeated", ["repeat", "expand", "repeat_interleave"])
+def test_a_kernel_that_is_repeated_and_then_activated_keeps_its_groups(repeated, activation):
+    def form(x, kernel):
+        kernel = {
+            "repeat": lambda: grouped(kernel).repeat(1, 1, C // G, 1, 1, 1),
+            "expand": lambda: grouped(kernel).expand(N, G, C // G, KK, H, W),
+            "repeat_interleave": lambda: grouped(kernel).repeat_interleave(C // G, 2),
+        }[repeated]()
+        return back((windows(x) * activation(kernel)).sum(3))
+
+    arguments = inputs()
+    program, _ = recognised(Written(form), *arguments)
+    (found,) = (node for node in program.graph.nodes if node.target is INVOLUTION)
+    assert found.args[1].meta["val"].shape[1] == G
+    assert compare(program, Written(form), *arguments) < 1e-5
 
 
 def test_of_a_large_batch_two_pictures_are_evaluated():

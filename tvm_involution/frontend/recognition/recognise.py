@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from ..source import source_line
+from .activations import activate_before_repetition
 from .forms import Fixed, Form, Node, Path, Product, forms_of, shape_of
 from .operators import ADDITIONS, CONVOLUTION, PAD, PRODUCTS, SUMS, WINDOWS
 from .probing import NotAnInvolution, equal, probe
@@ -52,6 +53,7 @@ class _Recognition:
         self._known: dict[Hashable, Replacement | None] = {}
 
     def run(self) -> list[str]:
+        activate_before_repetition(self._graph)
         pad_before(self._graph, self._weights.get)
         # an involution's result may be what another is made of, which shows once the first is one call
         found = True
