@@ -223,3 +223,42 @@ FORMS = {
     "repeated, then sigmoid": repeated_then_activated,
     "expanded, then softmax": expanded_then_softmax,
 }
+
+
+def line(x, kernel):
+    """Tensor.unfold along one axis: x (2, 8, 9), kernel (2, 6, 9)."""
+    taken = F.pad(x, (1, 1)).unfold(2, K, 1).reshape(N, G, C // G, 9, K)
+    return (taken * kernel.view(N, G, 1, K, 9).transpose(3, 4)).sum(-1).view(N, C, 9)
+
+
+def line_by_unfold(x, kernel):
+    taken = F.unfold(x.unsqueeze(2), (1, K), padding=(0, 1)).view(N, G, C // G, K, 9)
+    return (taken * kernel.view(N, G, 1, K, 9)).sum(3).view(N, C, 9)
+
+
+def line_of_slices(x, kernel):
+    padded, kernel = F.pad(x, (2, 2)), kernel.view(N, G, K, 1, 9)
+    return sum(padded[:, :, 2 * u : 2 * u + 9].view(N, G, -1, 9) * kernel[:, :, u] for u in range(K)).view(N, C, 9)
+
+
+def volume(x, kernel):
+    """Tensor.unfold along three axes: x (2, 8, 4, 5, 3), kernel (2, 54, 4, 5, 3)."""
+    taken = F.pad(x, (1,) * 6).unfold(2, K, 1).unfold(3, K, 1).unfold(4, K, 1)
+    taken = taken.reshape(N, G, C // G, 4, 5, 3, K**3)
+    kernel = kernel.view(N, G, 1, K**3, 4, 5, 3).permute(0, 1, 2, 4, 5, 6, 3)
+    return (taken * kernel).sum(-1).view(N, C, 4, 5, 3)
+
+
+def volume_by_einsum(x, kernel):
+    taken = F.pad(x, (1,) * 6).unfold(2, K, 1).unfold(3, K, 1).unfold(4, K, 1).reshape(N, G, C // G, 4, 5, 3, K, K, K)
+    return torch.einsum("ngcdhwijk,ngijkdhw->ngcdhw", taken, kernel.view(N, G, K, K, K, 4, 5, 3)).flatten(1, 2)
+
+
+# along other than two axes: the operator, x's spatial size, the form
+OTHER_AXES = {
+    "Tensor.unfold along one axis": ("involution1d", (9,), line),
+    "slices of one axis": ("involution1d", (9,), line_of_slices),
+    "Unfold((1, k))": ("involution2d", (9,), line_by_unfold),
+    "triple Tensor.unfold": ("involution3d", (4, 5, 3), volume),
+    "triple Tensor.unfold, einsum": ("involution3d", (4, 5, 3), volume_by_einsum),
+}

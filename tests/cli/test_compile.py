@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -41,6 +42,27 @@ def test_compile_and_run(tmp_path: Path, rng: np.random.Generator) -> None:
         expected = small_network().double()(torch.from_numpy(x).double()).numpy()
     np.testing.assert_allclose(ti.load(path)(x), expected, rtol=1e-4, atol=1e-5)
     assert [file.name for file in tmp_path.iterdir()] == ["small.so"]
+
+
+class SelfWeighted(torch.nn.Module):
+    """Windows times themselves, which is no involution; `cli.test_compile:SelfWeighted` on the command line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 4, 1)
+
+    def forward(self, x):
+        taken = torch.nn.functional.unfold(self.first(x), 3, padding=1).view(1, 4, 9, 6, 10)
+        return (taken * taken).sum(2)
+
+
+def test_a_product_with_windows_that_is_no_involution_is_named_by_its_line(tmp_path: Path) -> None:
+    result = run_cli("compile", "cli.test_compile:SelfWeighted", "--image-size", "6x10", "-o", tmp_path / "own.so")
+    assert (result.status, result.err) == (0, "")
+    (note,) = (line for line in result.out.splitlines() if line.split()[:1] == ["note"])
+    lines, first = inspect.getsourcelines(SelfWeighted.forward)
+    number = first + next(i for i, line in enumerate(lines) if "taken * taken" in line)
+    assert f"test_compile.py:{number}" in note
 
 
 def test_checkpoint_and_dump(tmp_path: Path) -> None:

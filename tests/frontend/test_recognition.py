@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
-from involution_forms import FORMS, KK, C, G, H, N, W, back, grouped, rolled, windows
+from involution_forms import FORMS, KK, OTHER_AXES, PICK, C, G, H, K, N, W, back, grouped, rolled, windows
 from reference import relative_norm
 from torch import nn
 from torch.nn import functional as F
@@ -14,6 +16,7 @@ import tvm_involution as ti
 from tvm_involution.frontend.decompositions import decompositions
 from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.frontend.recognition import recognise
+from tvm_involution.frontend.recognition.probing import probe
 from tvm_involution.relax.operators import involution as operator
 
 INVOLUTION = torch.ops.tvm_involution.involution2d.default
@@ -67,6 +70,21 @@ def test_forms_become_one_involution(name):
     assert involutions(program) == 1
     assert not unknown
     assert compare(program, module, *arguments) < 1e-5
+
+
+@pytest.mark.parametrize("name", OTHER_AXES)
+def test_forms_along_one_and_three_axes(tmp_path, name):
+    written_as, size, form = OTHER_AXES[name]
+    module = Written(form)
+    arguments = torch.randn(N, C, *size), torch.randn(N, G * K ** len(size), *size)
+    program, unknown = recognised(module, *arguments)
+    found = [node.target for node in program.graph.nodes if "involution" in str(node.target)]
+    assert found == [getattr(torch.ops.tvm_involution, written_as).default]
+    assert not unknown
+    assert compare(program, module, *arguments) < 1e-5
+    ti.compile((module, arguments), batch=N).save(tmp_path / "form.so")
+    expected = form(*(argument.double() for argument in arguments))
+    assert relative_norm(ti.load(tmp_path / "form.so")(*arguments), expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["official", "matmul", "shifted slices stacked"])
@@ -123,6 +141,28 @@ def test_one_group_and_a_group_a_channel(groups):
     assert compare(program, Written(form), x, kernel) < 1e-5
 
 
+@pytest.mark.parametrize(
+    "activation",
+    [torch.sigmoid, torch.tanh, lambda kernel: F.leaky_relu(kernel, 0.2).exp()],
+    ids=["sigmoid", "tanh", "chain"],
+)
+@pytest.mark.parametrize("repeated", ["repeat", "expand", "repeat_interleave"])
+def test_a_kernel_that_is_repeated_and_then_activated_keeps_its_groups(repeated, activation):
+    def form(x, kernel):
+        kernel = {
+            "repeat": lambda: grouped(kernel).repeat(1, 1, C // G, 1, 1, 1),
+            "expand": lambda: grouped(kernel).expand(N, G, C // G, KK, H, W),
+            "repeat_interleave": lambda: grouped(kernel).repeat_interleave(C // G, 2),
+        }[repeated]()
+        return back((windows(x) * activation(kernel)).sum(3))
+
+    arguments = inputs()
+    program, _ = recognised(Written(form), *arguments)
+    (found,) = (node for node in program.graph.nodes if node.target is INVOLUTION)
+    assert found.args[1].meta["val"].shape[1] == G
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
 def test_of_a_large_batch_two_pictures_are_evaluated():
     def form(x, kernel):
         taken = F.unfold(x, 3, padding=1).view(7, 2, 4, 9, 6, 5)
@@ -132,6 +172,50 @@ def test_of_a_large_batch_two_pictures_are_evaluated():
     program, _ = recognised(Written(form), *arguments)
     assert involutions(program) == 1
     assert compare(program, Written(form), *arguments) < 1e-5
+
+
+def test_regions_of_one_structure_are_evaluated_once(monkeypatch):
+    probed = []
+    monkeypatch.setattr(sys.modules[recognise.__module__], "probe", lambda *r: probed.append(r) or probe(*r))
+
+    once = FORMS["kernel by view"]
+
+    def thrice(x, kernel):
+        return once(once(once(x, kernel).relu(), kernel).relu(), kernel)
+
+    arguments = inputs()
+    recognised(Written(once), *arguments)
+    alone = len(probed)
+    assert alone
+    program, _ = recognised(Written(thrice), *arguments)
+    assert involutions(program) == 3
+    assert len(probed) == 2 * alone
+    assert compare(program, Written(thrice), *arguments) < 1e-5
+
+
+def test_an_involution_of_an_involution():
+    def form(x, kernel):
+        return FORMS["official"](FORMS["official"](x, kernel), kernel)
+
+    arguments = inputs()
+    program, unknown = recognised(Written(form), *arguments)
+    assert involutions(program) == 2
+    assert not unknown
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
+def test_regions_that_differ_in_a_constant_alone_are_told_apart():
+    backwards = {dtype: pick.flip(0) for dtype, pick in PICK.items()}
+
+    def form(x, kernel):
+        taken = (F.conv2d(x, picks[x.dtype], padding=1, groups=C) for picks in (PICK, backwards))
+        first, second = ((t.view(N, G, C // G, KK, H, W) * grouped(kernel)).sum(3) for t in taken)
+        return back(first - 2 * second)
+
+    module, arguments = Written(form), inputs()
+    program, _ = recognised(module, *arguments)
+    assert involutions(program) == 2
+    assert compare(program, module, *arguments) < 1e-5
 
 
 def attention(x, query):

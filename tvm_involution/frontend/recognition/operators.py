@@ -64,7 +64,20 @@ SCALINGS = {
     _ATEN.div.Scalar,
     _ATEN.neg.default,
 }
-# element by element, of one tensor: they may come before elements are repeated as well as after
+# the result holds elements of one tensor alone, each perhaps several times
+REPETITIONS = {
+    *VIEWS,
+    EXPAND,
+    _ATEN.alias.default,
+    _ATEN.clone.default,
+    _ATEN.permute.default,
+    _ATEN.repeat.default,
+    _ATEN.squeeze.dim,
+    _ATEN.squeeze.dims,
+    _ATEN.transpose.int,
+    _ATEN.unsqueeze.default,
+}
+# element by element, of one tensor: they may come before its elements are repeated as well as after
 ELEMENTWISE = {
     _ATEN.relu.default,
     _ATEN.sigmoid.default,

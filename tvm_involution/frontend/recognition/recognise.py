@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from ..source import source_line
+from .activations import activate_before_repetition
 from .forms import Fixed, Form, Node, Path, Product, forms_of, shape_of
 from .operators import ADDITIONS, CONVOLUTION, PAD, PRODUCTS, SUMS, WINDOWS
 from .probing import NotAnInvolution, equal, probe
@@ -49,20 +50,33 @@ class _Recognition:
             if node.op == "placeholder" and isinstance(tensors.get(targets.get(node.name, "")), torch.Tensor)
         }
         self._forms: dict[Node, Form] = {}
+        self._known: dict[Hashable, Replacement | None] = {}
 
     def run(self) -> list[str]:
+        activate_before_repetition(self._graph)
         pad_before(self._graph, self._weights.get)
-        self._forms = forms_of(self._graph, set(self._weights))
-        unknown: dict[str, None] = {}
-        seen: set[Node] = set()
-        for node in list(self._graph.nodes):
-            if self._is_result(node) and not self._replace(node, seen) and self._has_windows(node):
-                unknown[
-                    f"a product with windows is computed as it is written, not as an involution{source_line(node)}"
-                ] = None
-        self._graph.eliminate_dead_code()
+        # an involution's result may be what another is made of, which shows once the first is one call
+        found = True
+        while found:
+            found, unknown = self._replace_all()
+            self._graph.eliminate_dead_code()
         self._module.recompile()
-        return list(unknown)
+        return unknown
+
+    def _replace_all(self) -> tuple[bool, list[str]]:
+        """Return whether anything was replaced, and a line for each product with windows that was not."""
+        self._forms = forms_of(self._graph, set(self._weights))
+        found, seen = False, set[Node]()
+        unknown: dict[str, None] = {}
+        for node in list(self._graph.nodes):
+            if not self._is_result(node):
+                continue
+            if self._replace(node, seen):
+                found = True
+            elif self._has_windows(node):
+                line = f"a product with windows is computed as it is written, not as an involution{source_line(node)}"
+                unknown[line] = None
+        return found, list(unknown)
 
     def _has_windows(self, result: Node) -> bool:
         """Return whether windows are taken on the way from what `result` is made of."""
@@ -73,7 +87,7 @@ class _Recognition:
 
     def _is_result(self, node: Node) -> bool:
         """Return whether products end at `node`."""
-        if not isinstance(self._forms.get(node), Product):
+        if not node.users or not isinstance(self._forms.get(node), Product):
             return False
         users = list(node.users)
         return len(users) != 1 or not isinstance(self._forms.get(users[0]), Product)
@@ -102,9 +116,9 @@ class _Recognition:
         for x_path, kernel_path in (form.paths, form.paths[::-1]):
             for x, kernel, channels_last in self._pairs(x_path, kernel_path, result):
                 region = Region(x, kernel, result, self._weights.get, channels_last)
-                if not region.closed or not region.fits or not _sums(region):
+                if not region.closed or not _sums(region):
                     continue
-                replacement = _recognised(region)
+                replacement = self._recognised(region)
                 if replacement is not None:
                     return self._write(replacement, region)
         return None
@@ -127,6 +141,14 @@ class _Recognition:
                     sizes.add(size)
                     yield x, kernel, channels_last
 
+    def _recognised(self, region: Region) -> Replacement | None:
+        """Return what `_recognised` does, at once where a region of the same structure was asked about before."""
+        inner, padding = _without_padding(region)
+        structure = (region.structure(), shape_of(inner), tuple(padding))
+        if structure not in self._known:
+            self._known[structure] = _recognised(region)
+        return self._known[structure]
+
     def _write(self, replacement: Replacement, region: Region) -> Node:
         x, kernel, result = region.x, region.kernel, region.result
         with self._graph.inserting_before(result):
@@ -142,6 +164,9 @@ class _Recognition:
 
 
 def _recognised(region: Region) -> Replacement | None:
+    region.reduce_batch()
+    if not region.fits:
+        return None
     inner, padding = _without_padding(region)
     full, x_shape, kernel_shape = region.x_shape(inner), region.x_shape(region.x), region.resized(region.kernel)
     x_shape = (region.batch, *x_shape[1:])

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import fx
@@ -42,13 +43,32 @@ class Region:
         self._value_of = value_of
         self.channels_last = channels_last
         self.full_batch = self.batch = shape_of(x)[0]
-        if self.full_batch > _BATCH:
+
+    def reduce_batch(self) -> None:
+        """Take few pictures for many from here on, if the region can be evaluated so."""
+        self.batch = min(_BATCH, self.full_batch)
+        if self.batch < self.full_batch and self.fits:
             try:
-                self.batch = _BATCH
-                size = (_BATCH, *self.x_shape(x)[1:])
-                self(torch.zeros(*size), torch.zeros(*self.resized(kernel)))
+                size = (self.batch, *self.x_shape(self.x)[1:])
+                self(torch.zeros(*size), torch.zeros(*self.resized(self.kernel)))
             except Exception:  # an operator that is written for one batch alone raises whatever its checks raise
                 self.batch = self.full_batch
+
+    def structure(self) -> tuple[Hashable, ...]:
+        """Return what the function depends on: regions of equal structure compute the same."""
+        names = {node: f"%{number}" for number, node in enumerate((self.x, self.kernel, *self.nodes))}
+        written: list[Hashable] = [self.channels_last]
+        for node in names:
+            value = node.meta.get("val")
+            layout = (value.shape, value.stride(), value.dtype) if isinstance(value, torch.Tensor) else ()
+            if node is self.x or node is self.kernel:
+                written.append(layout)
+            elif node.op == "call_function":
+                arguments = fx.map_arg((node.args, node.kwargs), names.__getitem__)
+                written.append((node.target, repr(arguments), layout))
+            else:
+                written.append((_digest(self._constant(node)), layout))
+        return tuple(written)
 
     @property
     def fits(self) -> bool:
@@ -87,11 +107,14 @@ class Region:
         assert isinstance(result, torch.Tensor)
         return result
 
+    def _constant(self, node: Node) -> torch.Tensor:
+        value = self._value_of(node) if node.op == "placeholder" else getattr(node.graph.owning_module, node.target)
+        assert isinstance(value, torch.Tensor)
+        return value
+
     def _evaluate(self, node: Node, values: dict[Node, object]) -> object:
-        if node.op == "placeholder":
-            return _double(self._value_of(node))
-        if node.op == "get_attr":
-            return _double(getattr(node.graph.owning_module, node.target))
+        if node.op != "call_function":
+            return _double(self._constant(node))
         arguments = list(tree_map_only(fx.Node, values.__getitem__, node.args))
         keywords = tree_map_only(fx.Node, values.__getitem__, dict(node.kwargs))
         if self.batch != self.full_batch:
@@ -116,6 +139,10 @@ def between(result: Node, stops: set[Node]) -> list[Node]:
             found.add(node)
             waiting += node.all_input_nodes
     return [node for node in result.graph.nodes if node in found]
+
+
+def _digest(value: torch.Tensor) -> bytes:
+    return hashlib.sha256(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).digest()
 
 
 def _double(value):

@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ...nn import ops as _ops  # noqa: F401  (defines torch.ops.tvm_involution)
+from ...nn.ops import SPACE
 from .probing import NotAnInvolution, Wiring
 
 _ATEN = torch.ops.aten
 # operators of involution, by their number of spatial axes
-OPERATORS = {2: torch.ops.tvm_involution.involution2d.default}
+OPERATORS = {axes: getattr(torch.ops.tvm_involution, f"involution{axes}d").default for axes in SPACE}
 
 
 class Writer(Protocol):
