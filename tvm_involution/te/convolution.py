@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Size, checked
 from .accumulate import accumulator_dtype
 
 
@@ -37,7 +37,8 @@ def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarr
     return np.ascontiguousarray(padded.reshape(packs, lanes, i, kh, kw).transpose(0, 3, 4, 2, 1))
 
 
-def pack_grouped_weight(weight: np.ndarray, groups: int, lanes: int) -> np.ndarray:
+@checked
+def pack_grouped_weight(weight: np.ndarray, groups: Size, lanes: Size) -> np.ndarray:
     """Pack the weight of a grouped convolution as `pack_weight` does, with the inputs that each pack sees.
 
     A pack of outputs that has several groups in it sees all of their inputs, and multiplies those of other groups by

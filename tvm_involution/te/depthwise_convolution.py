@@ -6,13 +6,15 @@ from __future__ import annotations
 import numpy as np
 from tvm import te, tirx
 
+from ..arguments import Size, checked
 from .accumulate import accumulator_dtype
 
 DEPTHWISE = "depthwise_conv2d"
 """the block of the sums"""
 
 
-def pack_depthwise_weight(weight: np.ndarray, lanes: int) -> np.ndarray:
+@checked
+def pack_depthwise_weight(weight: np.ndarray, lanes: Size) -> np.ndarray:
     """Pack a depthwise convolution's weight (C, 1, KH, KW) to (KH, KW, C filled up to a multiple of `lanes`)."""
     channels = weight.shape[0]
     packed = np.zeros((*weight.shape[2:], -(-channels // lanes) * lanes), weight.dtype)
@@ -20,6 +22,7 @@ def pack_depthwise_weight(weight: np.ndarray, lanes: int) -> np.ndarray:
     return packed
 
 
+@checked
 def depthwise_conv2d(
     x: te.Tensor,
     weight: te.Tensor,

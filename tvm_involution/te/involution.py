@@ -74,6 +74,7 @@ def involution2d(
     return involution(x, kernel, stride, padding, dilation, layout, kernel_size)
 
 
+@checked
 def involution(
     x: te.Tensor,
     kernel: te.Tensor,
