@@ -76,7 +76,7 @@ def te_calls() -> dict[str, dict[str, Any]]:
     half, nchw = _t(2, 8, 8, 32, dtype="float16"), _t(2, 32, 8, 8)
     packed_span, packed_bias = ti.te.pack_paired_span(span, bias, 3, 16)
     mma_span, mma_bias = ti.te.pack_span_mma(span, bias, 3, fragments)
-    ones = np.ones((64, 32, 1, 1), np.float32)
+    ones, depthwise = np.ones((64, 32, 1, 1), np.float32), np.ones((32, 1, 3, 3), np.float32)
     boxes, scores, groups = _t(2, 5, 4), _t(2, 5), _t(2, 5, dtype="int64")
     spanned = {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1}
 
@@ -111,9 +111,17 @@ def te_calls() -> dict[str, dict[str, Any]]:
             **{"x": image, "weight": shaped(ti.te.pack_winograd_weight(weight, 4, 16)), "out_channels": 32},
             **{"padding": (1, 1, 1, 1), "strip": 1},
         },
+        "depthwise_conv2d": {
+            **{"x": image, "weight": shaped(ti.te.pack_depthwise_weight(depthwise, 16)), "stride": (1, 1)},
+            **{"padding": (1, 1, 1, 1), "dilation": (1, 1), "strip": 1},
+        },
         "generate_kernel": {"x": nchw, "generator": generator, "stride": 1, "layout": "NCHW"},
         "generated_involution2d": {
             **{"x": nchw, "generator": generator, "stride": 1, "padding": 1, "dilation": 1, "layout": "NCHW"},
+        },
+        "involution": {
+            **{"x": _t(2, 32, 8), "kernel": _t(2, 2, 3, 8), "stride": 1, "padding": (1,), "dilation": 1},
+            **{"layout": "NCW", "kernel_size": 3},
         },
         "involution2d": {
             **{"x": nchw, "kernel": _t(2, 2, 3, 3, 8, 8), "stride": 1, "padding": 1, "dilation": (1, 1)},
@@ -139,6 +147,8 @@ def te_calls() -> dict[str, dict[str, Any]]:
             **{"boxes": boxes, "scores": scores, "groups": groups, "score_threshold": 0.1, "iou_threshold": 0.5},
             "max_output": 3,
         },
+        "pack_depthwise_weight": {"weight": depthwise, "lanes": 16},
+        "pack_grouped_weight": {"weight": np.ones((32, 16, 3, 3), np.float32), "groups": 2, "lanes": 16},
         "pack_paired_span": {"weight": span, "bias": bias, "kernel_size": 3, "lanes": 16},
         "pack_span_mma": {"weight": span, "bias": bias, "kernel_size": 3, "fragments": fragments},
         "pack_strassen_weight": {"weight": ones, "lanes": 16},
@@ -179,6 +189,8 @@ def nn_calls() -> dict[str, dict[str, Any]]:
     )
     conv, x = torch.nn.Conv2d(3, 4, 3), torch.randn(2, 32, 8, 8)
     boxes, scores, groups = torch.rand(2, 5, 4), torch.rand(2, 5), torch.zeros(2, 5, dtype=torch.int64)
+    layer = {"channels": 32, "kernel_size": 3, "stride": 1, "group_channels": 16, "reduction_ratio": 4, "dilation": 1}
+    geometry = {"stride": 1, "dilation": 1}
     convolution = {"in_channels": 4, "out_channels": 8, "kernel_size": 3, "stride": 1, "padding": 1}
     detector = {"backbone": conv, "neck": conv}
     return {
@@ -193,10 +205,9 @@ def nn_calls() -> dict[str, dict[str, Any]]:
         "Bottleneck": {"in_channels": 64, "out_channels": 64, "stride": 1, "dilation": 1, "downsample": None},
         "ConvModule": {**convolution, "norm": True, "act": True},
         "ImageClassifier": {"backbone": backbone, "num_classes": 5},
-        "Involution2d": {
-            **{"channels": 32, "kernel_size": 3, "stride": 1, "group_channels": 16, "reduction_ratio": 4},
-            "dilation": 1,
-        },
+        "Involution1d": layer,
+        "Involution2d": {**layer, "stride": (1, 1)},
+        "Involution3d": {**layer, "kernel_size": (3, 3, 3)},
         "LinearClsHead": {"in_channels": 8, "num_classes": 5},
         "Operations": {},
         "RedNet": {
@@ -214,8 +225,13 @@ def nn_calls() -> dict[str, dict[str, Any]]:
         "build_model": {"model": "rednet_digits", "seed": 0, "pretrained": False},
         "count_operations": {"model": conv, "input_size": (3, 8, 8)},
         "count_parameters": {"model": conv},
-        "involution2d": {
-            **{"input": x, "kernel": torch.randn(2, 2, 3, 3, 8, 8), "stride": 1, "padding": (1, 1), "dilation": 1},
+        "involution1d": {
+            **{"input": torch.randn(2, 32, 8), "kernel": torch.randn(2, 2, 3, 8), "padding": (1,), **geometry},
+        },
+        "involution2d": {"input": x, "kernel": torch.randn(2, 2, 3, 3, 8, 8), "padding": (1, 1), **geometry},
+        "involution3d": {
+            **{"input": torch.randn(2, 32, 4, 4, 4), "kernel": torch.randn(2, 2, 3, 3, 3, 4, 4, 4)},
+            **{"padding": (1, 1, 1), **geometry},
         },
         "load_checkpoint": {"model": conv, "source": conv.state_dict()},
         "local_attention2d": {

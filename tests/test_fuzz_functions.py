@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad arguments of the functions and layers of `nn`, all that `python tests/fuzz_functions.py` knows."""
+"""Bad arguments of the functions, expressions and layers of `te` and `nn`, all that `fuzz_functions.py` knows."""
 
 from __future__ import annotations
 
+import pytest
 from fuzz_functions import Case, check_good_calls, fuzz, judge
 
 import tvm_involution as ti
@@ -12,8 +13,9 @@ def test_good_calls() -> None:
     check_good_calls()
 
 
-def test_bad_arguments_of_nn() -> None:
-    tried, findings = fuzz(room="nn")
+@pytest.mark.parametrize("room", ["nn", "te"])
+def test_bad_arguments(room: str) -> None:
+    tried, findings = fuzz(room=room)
     assert tried > 1000 and not findings, "\n".join(findings)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import run_cli
 
 from tvm_involution import UserError
 from tvm_involution.frontend.exported_program import load_program
@@ -302,3 +303,14 @@ def test_what_torch_wrote_otherwise(tmp_path: Path) -> None:
         assert "is a TorchScript file" in refusal(tmp_path / name)
     assert not (tmp_path / "ran").exists()
     assert "does not exist" in refusal(tmp_path / "none.pt2")
+
+
+@pytest.mark.parametrize("axes", [(0,), (2, 3), (0, 2, 3)])
+def test_sizes_that_vary_are_refused(axes: tuple[int, ...], tmp_path: Path) -> None:
+    shapes = {"input": {axis: torch.export.Dim(f"size{axis}", min=2, max=64) for axis in axes}}
+    path = save(tmp_path / "varies.pt2", torch.nn.ReLU(), torch.zeros(2, 3, 8, 8), dynamic_shapes=shapes)
+    for words in (["compile", path, "--output", tmp_path / "varies.so"], ["bench", path], ["tune", path]):
+        ended = run_cli(*words)
+        assert ended.status == 2
+        assert "varies.pt2 was exported with sizes that vary, input (" in ended.err.splitlines()[-1]
+        assert "Traceback" not in ended.err

@@ -64,7 +64,11 @@ def test_large_scores_do_not_overflow(rng):
     ("shapes", "arguments", "words"),
     [
         ([(1, 4, 5, 5), (1, 4, 5, 6), (1, 4, 5, 5)], (3, 2), r"key must have shape \[1, 4, 5, 5\], got \[1, 4, 5, 6\]"),
-        ([(1, 4, 5, 5), (1, 4, 5, 5), (2, 4, 5, 5)], (3, 2), r"must be \(2, 5, 5\)"),
+        (
+            [(1, 4, 5, 5), (1, 4, 5, 5), (2, 4, 5, 5)],
+            (3, 2),
+            r"value must have shape \[1, 4, 5, 5\], got \[2, 4, 5, 5\]",
+        ),
         ([(1, 4, 5, 5), (1, 4, 5, 5), (1, 5, 5, 5)], (3, 2), "multiple of the kernel's 2 groups"),
         ([(1, 4, 5)] * 3, (3, 2), "rank 4"),
         ([(1, 4, 5, 5)] * 3, (3, 3), "channels of query must be a multiple of 3 groups"),

@@ -257,7 +257,9 @@ def resolve_network(
     elif str(model).endswith(".pt2"):
         if checkpoint is not None or image_size is not None:
             raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
-        return Network(Path(model).stem, "unknown", str(model), program=load_program(Path(model)))
+        program = load_program(Path(model))
+        _check_fixed(str(model), program)
+        return Network(Path(model).stem, "unknown", str(model), program=program)
     elif ":" in str(model):
         network = _given(call_user_function(str(model)), str(model), "returned")
         network.weights_origin = "as built by the function"
@@ -277,6 +279,20 @@ def resolve_network(
     else:
         network.image_size = image_size or network.image_size or (224, 224)
     return network
+
+
+def _check_fixed(name: str, program: torch.export.ExportedProgram) -> None:
+    """Raise `UserError` where an input of the file's program has a size that varies."""
+    inputs = set(program.graph_signature.user_inputs)
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and node.name in inputs:
+            value = node.meta["val"]
+            sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
+            if any(isinstance(size, torch.SymInt) for size in sizes):
+                raise UserError(
+                    f"{name} was exported with sizes that vary, {node.name} ({', '.join(map(str, sizes))}); compiled "
+                    "networks have fixed ones: export it without dynamic_shapes, once for each size"
+                )
 
 
 def _copy(module: torch.nn.Module) -> torch.nn.Module:

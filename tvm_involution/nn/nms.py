@@ -9,7 +9,7 @@ from torch import Tensor
 from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
-from .plain_tensors import check_floating, check_plain
+from .plain_tensors import check_floating, check_integers, check_plain, wide
 
 LIBRARY.define(
     "nms(Tensor boxes, Tensor scores, Tensor groups, float score_threshold, float iou_threshold, SymInt max_output) "
@@ -34,19 +34,21 @@ def nms(
         (N, max_output) int64: positions of the kept boxes in order, then -1.
 
     Raises:
-        UserError: shapes that do not fit.
+        UserError: shapes, dtypes or devices that do not fit.
     """
     check_plain("nms", boxes=boxes, scores=scores, groups=groups)
-    check_floating("nms", boxes=boxes, scores=scores)
     return torch.ops.tvm_involution.nms(boxes, scores, groups, score_threshold, iou_threshold, max_output)
 
 
 def _check(boxes: Tensor, scores: Tensor, groups: Tensor, max_output: int) -> None:
+    check_plain("nms", boxes=boxes, scores=scores, groups=groups)
+    check_floating("nms", boxes=boxes, scores=scores)
     if boxes.dim() != 3 or boxes.shape[2] != 4 or boxes.shape[:2] != scores.shape or scores.shape != groups.shape:
         raise UserError(
             "nms takes boxes (N, K, 4), scores (N, K) and groups (N, K), got "
             f"{list(boxes.shape)}, {list(scores.shape)} and {list(groups.shape)}"
         )
+    check_integers("nms", groups=groups)
     if max_output < 1:
         raise UserError(f"nms: max_output must be at least 1, got {max_output}")
 
@@ -59,6 +61,7 @@ def _fake(boxes, scores, groups, score_threshold, iou_threshold, max_output):
 
 def _nms(boxes, scores, groups, score_threshold, iou_threshold, max_output):
     _check(boxes, scores, groups, max_output)
+    boxes, scores = wide(boxes, scores)
     kept = torch.full((boxes.shape[0], max_output), -1, dtype=torch.int64)
     for image in range(boxes.shape[0]):
         positions = _keep(

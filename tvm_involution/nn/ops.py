@@ -89,6 +89,7 @@ def check_involution(
         UserError: see `involution2d`.
     """
     name, space = f"involution{axes}d", SPACE[axes]
+    check_plain(name, input=input, kernel=kernel)
     several = {1: "one for the only axis", 2: "a pair"}.get(axes, f"{axes} of them")
     for word, values, minimum in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1)):
         if len(values) != axes or min(values) < minimum:
@@ -112,6 +113,12 @@ def check_involution(
         (extent + 2 * pad - step * (taps - 1) - 1) // moved + 1
         for extent, taps, moved, pad, step in zip(size, kernel_size, stride, padding, dilation, strict=True)
     )
+    # a size that is still a symbol would become a condition of the exported program
+    if any(isinstance(extent, int) and extent < 1 for extent in (*kernel_size, *out_size)):
+        raise UserError(
+            f"{name}: no window of {kernel_size} with dilation {list(dilation)} is in the padded input, got input "
+            f"{list(input.shape)}, kernel {list(kernel.shape)}, padding {list(padding)}"
+        )
     if (kernel.shape[0], *kernel.shape[2 + axes :]) != (n, *out_size):
         raise UserError(
             f"{name}: expected kernel ({', '.join(map(str, (n, groups, *kernel_size, *out_size)))}) for input "

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..arguments import Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
-from .plain_tensors import check_floating, check_plain
+from .plain_tensors import check_floating, check_plain, wide
 
 LIBRARY.define("paste_masks(Tensor masks, Tensor boxes, SymInt height, SymInt width, float threshold) -> Tensor")
 
@@ -35,14 +35,17 @@ def paste_masks(masks: Tensor, boxes: Tensor, height: Size, width: Size, thresho
         (N, M, height, width) bool.
 
     Raises:
-        UserError: shapes that do not fit.
+        UserError: shapes, dtypes or devices that do not fit.
     """
     check_plain("paste_masks", masks=masks, boxes=boxes)
-    check_floating("paste_masks", masks=masks, boxes=boxes)
     return torch.ops.tvm_involution.paste_masks(masks, boxes, height, width, threshold)
 
 
-def _check(masks: Tensor, boxes: Tensor) -> None:
+def _check(masks: Tensor, boxes: Tensor, height: int, width: int) -> None:
+    check_plain("paste_masks", masks=masks, boxes=boxes)
+    check_floating("paste_masks", masks=masks, boxes=boxes)
+    if height < 1 or width < 1:
+        raise UserError(f"paste_masks: height and width must be at least 1, got {height} and {width}")
     if masks.dim() != 4 or masks.shape[2] != masks.shape[3] or boxes.shape != (*masks.shape[:2], 4):
         raise UserError(
             f"paste_masks takes masks (N, M, S, S) and boxes (N, M, 4), got {list(masks.shape)} and {list(boxes.shape)}"
@@ -51,12 +54,13 @@ def _check(masks: Tensor, boxes: Tensor) -> None:
 
 @torch.library.register_fake("tvm_involution::paste_masks", lib=LIBRARY)
 def _fake(masks, boxes, height, width, threshold):
-    _check(masks, boxes)
+    _check(masks, boxes, height, width)
     return masks.new_empty((*masks.shape[:2], height, width), dtype=torch.bool)
 
 
 def _paste_masks(masks, boxes, height, width, threshold):
-    _check(masks, boxes)
+    _check(masks, boxes, height, width)
+    masks, boxes = wide(masks, boxes)
     pasted = masks.new_empty((*masks.shape[:2], height, width), dtype=torch.bool)
     for image in range(masks.shape[0]):
         for region in range(masks.shape[1]):

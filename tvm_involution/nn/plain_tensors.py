@@ -26,3 +26,15 @@ def check_floating(name: str, **tensors: Tensor) -> None:
     if len(dtypes) > 1 or not all(dtype.is_floating_point for dtype in dtypes):
         got = ", ".join(f"{key} {tensor.dtype}" for key, tensor in tensors.items())
         raise UserError(f"{name} takes one floating dtype, got {got}")
+
+
+def check_integers(name: str, **tensors: Tensor) -> None:
+    """Raise `UserError` where a tensor holds no integers."""
+    for key, tensor in tensors.items():
+        if tensor.dtype.is_floating_point or tensor.dtype.is_complex or tensor.dtype == torch.bool:
+            raise UserError(f"{name}: {key} must be of an integer dtype, got {tensor.dtype}")
+
+
+def wide(*tensors: Tensor) -> list[Tensor]:
+    """Return tensors of a half type in float32, in which places in a picture are exact, and others as they are."""
+    return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..arguments import Count, Size, checked
 from ..errors import UserError
 from .ops import LIBRARY
-from .plain_tensors import check_floating, check_plain
+from .plain_tensors import check_floating, check_integers, check_plain, wide
 
 LIBRARY.define(
     "roi_align(Tensor[] features, Tensor rois, Tensor levels, SymInt output_size, float[] spatial_scales, "
@@ -38,7 +38,7 @@ def roi_align(
     Args:
         features: the levels, (N, C, H_i, W_i).
         rois: (N, R, 4), (x1, y1, x2, y2) in pixels of the image.
-        levels: (N, R), integers: which of `features` a region is read from.
+        levels: (N, R), integers: which of `features` a region is read from; where there is none such, it is all 0.
         output_size: rows and columns of cells.
         spatial_scales: pixels of each level to one of the image, 1 / stride.
         sampling_ratio: samples along each side of a cell; 0 for one a pixel of the level, rounded up.
@@ -47,11 +47,10 @@ def roi_align(
         (N * R, C, output_size, output_size).
 
     Raises:
-        UserError: shapes that do not fit.
+        UserError: shapes, dtypes or devices that do not fit.
     """
     named = {f"features[{i}]": feature for i, feature in enumerate(features)}
     check_plain("roi_align", **named, rois=rois, levels=levels)
-    check_floating("roi_align", **named, rois=rois)
     return torch.ops.tvm_involution.roi_align(
         list(features), rois, levels, output_size, list(spatial_scales), sampling_ratio
     )
@@ -68,7 +67,22 @@ def assign_levels(rois: Tensor, num_levels: int, finest_scale: float = 56.0) -> 
     return (scale / finest_scale + 1e-6).log2().floor().clamp(0, num_levels - 1).to(torch.int64)
 
 
-def _check(features: Sequence[Tensor], rois: Tensor, levels: Tensor, spatial_scales: Sequence[float]) -> None:
+def _check(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    levels: Tensor,
+    output_size: int,
+    spatial_scales: Sequence[float],
+    sampling_ratio: int,
+) -> None:
+    named = {f"features[{i}]": feature for i, feature in enumerate(features)}
+    check_plain("roi_align", **named, rois=rois, levels=levels)
+    check_floating("roi_align", **named, rois=rois)
+    if output_size < 1 or sampling_ratio < 0:
+        raise UserError(
+            f"roi_align: output_size must be at least 1 and sampling_ratio at least 0, got {output_size} and "
+            f"{sampling_ratio}"
+        )
     shapes = [list(x.shape) for x in features]
     if (
         not features
@@ -84,24 +98,27 @@ def _check(features: Sequence[Tensor], rois: Tensor, levels: Tensor, spatial_sca
             f"roi_align takes rois ({shapes[0][0]}, R, 4) and levels ({shapes[0][0]}, R), got {list(rois.shape)} and "
             f"{list(levels.shape)}"
         )
+    check_integers("roi_align", levels=levels)
 
 
 @torch.library.register_fake("tvm_involution::roi_align", lib=LIBRARY)
 def _fake(features, rois, levels, output_size, spatial_scales, sampling_ratio):
-    _check(features, rois, levels, spatial_scales)
+    _check(features, rois, levels, output_size, spatial_scales, sampling_ratio)
     n, regions = rois.shape[:2]
     return features[0].new_empty((n * regions, features[0].shape[1], output_size, output_size))
 
 
 def _roi_align(features, rois, levels, output_size, spatial_scales, sampling_ratio):
-    _check(features, rois, levels, spatial_scales)
+    _check(features, rois, levels, output_size, spatial_scales, sampling_ratio)
     n, regions = rois.shape[:2]
-    out = features[0].new_empty((n, regions, features[0].shape[1], output_size, output_size))
+    out = features[0].new_zeros((n, regions, features[0].shape[1], output_size, output_size))
     for image in range(n):
         for region in range(regions):
             level = int(levels[image, region])
-            box = rois[image, region] * spatial_scales[level] - 0.5
-            out[image, region] = _align(features[level][image], box, output_size, sampling_ratio)
+            if not 0 <= level < len(features):
+                continue
+            x, box = wide(features[level][image], rois[image, region])
+            out[image, region] = _align(x, box * spatial_scales[level] - 0.5, output_size, sampling_ratio)
     return out.flatten(0, 1)
 
 
@@ -118,14 +135,14 @@ def _sampling_matrix(start: Tensor, stop: Tensor, size: int, cells: int, samplin
     A sample more than a pixel outside counts as 0; one less far outside takes the border's value.
     """
     cell = (stop - start) / cells
-    samples = sampling_ratio or max(math.ceil(cell), 0)
+    samples = sampling_ratio or (max(math.ceil(cell), 0) if cell.isfinite() else 0)
     if samples == 0:
         return cell.new_zeros(cells, 1), slice(0, 1)
     steps = torch.arange(samples, device=cell.device, dtype=cell.dtype) + 0.5
     first = start + torch.arange(cells, device=cell.device, dtype=cell.dtype)[:, None] * cell
     position = first + steps * cell / samples
     weight = ((position >= -1) & (position <= size)).to(cell.dtype) / samples
-    position = position.clamp(0, size - 1)
+    position = position.nan_to_num(0).clamp(0, size - 1)
     low = position.floor()
     fraction = position - low
     low, high = low.long(), (low + 1).clamp(max=size - 1).long()

@@ -111,7 +111,10 @@ def write_best(folder: Path, records: Iterable[ms.database.TuningRecord], keep: 
         rows = best.setdefault(kept.memory.commit_workload(record.workload.mod), [])
         if seconds(record) < FAILED and len(rows) < keep:
             rows.append(record)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; name a folder, or one that can be made") from error
     lines = "".join(json.dumps(workload.as_json()) + "\n" for workload in best)
     with atomic_write(folder / PACKED) as path:
         path.write_bytes(lzma.compress(lines.encode()))
@@ -124,6 +127,23 @@ def write_best(folder: Path, records: Iterable[ms.database.TuningRecord], keep: 
 def exists(folder: Path) -> bool:
     """Return whether `folder` holds a database."""
     return (folder / RECORDS).is_file() and _workload_file(folder).is_file()
+
+
+def databases(logs: Path) -> list[Path]:
+    """Return the folders in `logs` that hold a database, sorted; none where `logs` does not exist.
+
+    Raises:
+        UserError: `logs` is no folder, or cannot be read.
+    """
+    try:
+        return sorted(path for path in logs.iterdir() if exists(path))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(
+            f"tuning logs {logs} cannot be read: {error.strerror}; name a folder with one folder a target, and check "
+            "its permissions"
+        ) from error
 
 
 def _workload_file(folder: Path) -> Path:

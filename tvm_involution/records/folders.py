@@ -24,6 +24,6 @@ def log_folders(named: str | os.PathLike[str] | None) -> list[Path]:
     """
     if named is None:
         return [user_folder(), data_dir("tuning_logs")]
-    if not Path(named).is_dir():
+    if not os.path.isdir(named):
         raise UserError(f"tuning logs {named} do not exist; name a folder with one folder a target, or leave it out")
     return [Path(named)]

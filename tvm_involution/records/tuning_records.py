@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..runtime.tvm_runtime import tvm_version
 from ..schedules.gpu import register_mma_intrinsics
 from ..target import compute_capability, target_key, vector_bytes
-from .database import FAILED, TuningDatabase, exists, seconds
+from .database import FAILED, TuningDatabase, databases, exists, seconds
 from .folders import log_folders
 from .manifest import read_manifest
 
@@ -50,13 +50,7 @@ class TuningRecords:
             register_mma_intrinsics()  # traces name them
         folders = log_folders(folder)
         own = [logs / self.key for logs in folders]
-        others = [
-            path
-            for logs in folders
-            if logs.is_dir()
-            for path in sorted(logs.iterdir())
-            if path.name != self.key and exists(path)
-        ]
+        others = [path for logs in folders for path in databases(logs) if path.name != self.key]
         near = sorted((path for path in others if _serves(path, target)), key=lambda path: _distance(path, target))
         found = [path for path in (*own, *near) if exists(path) and _current(path)]
         self._databases = [(path.name, TuningDatabase(path)) for path in found]

@@ -131,6 +131,10 @@ def local_attention2d(
     Raises:
         UserError: shapes, dtypes or arguments that do not fit.
     """
+    check_layout(layout, 2)
+    check_rank("value", value, 4)
+    axis = layout.index("C")
+    check_shape("value", value, [*query.shape[:axis], value.shape[axis], *query.shape[axis + 1 :]])
     kernel = attention_kernel(query, key, kernel_size, num_heads, dilation, scale, layout)
     size = as_pair("kernel_size", kernel_size, 1)
     step = as_pair("dilation", dilation, 1)

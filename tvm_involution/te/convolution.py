@@ -9,12 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Size, checked
+from ..errors import UserError
 from .accumulate import accumulator_dtype
+from .checks import check_array, check_dtype, check_out_channels, check_rank, check_window_fits, one_each, shape_text
 
 
 @checked
-def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarray:
+def pack_weight(weight: np.ndarray, lanes: Size, pairs: bool = False) -> np.ndarray:
     """Pack a convolution's weight so that `lanes` output channels lie side by side.
 
     Args:
@@ -25,6 +27,7 @@ def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarr
     Returns:
         (ceil(O / lanes), KH, KW, I, lanes), with pairs (ceil(O / lanes), KH, KW, ceil(I / 2), lanes, 2), contiguous.
     """
+    check_array("weight", weight, 4, 5)
     o, i, *_, kw = weight.shape
     weight = weight.reshape(o, i, -1, kw)
     kh = weight.shape[2]
@@ -37,7 +40,8 @@ def pack_weight(weight: np.ndarray, lanes: int, pairs: bool = False) -> np.ndarr
     return np.ascontiguousarray(padded.reshape(packs, lanes, i, kh, kw).transpose(0, 3, 4, 2, 1))
 
 
-def pack_grouped_weight(weight: np.ndarray, groups: int, lanes: int) -> np.ndarray:
+@checked
+def pack_grouped_weight(weight: np.ndarray, groups: Size, lanes: Size) -> np.ndarray:
     """Pack the weight of a grouped convolution as `pack_weight` does, with the inputs that each pack sees.
 
     A pack of outputs that has several groups in it sees all of their inputs, and multiplies those of other groups by
@@ -49,7 +53,10 @@ def pack_grouped_weight(weight: np.ndarray, groups: int, lanes: int) -> np.ndarr
     Returns:
         (ceil(O / lanes), KH, KW, inputs of a pack, lanes), contiguous; `first_inputs` says where they begin.
     """
+    check_array("weight", weight, 4)
     out_channels, inputs, kernel_h, kernel_w = weight.shape
+    if out_channels % groups:
+        raise UserError(f"weight's {out_channels} output channels are no multiple of {groups} groups")
     packs, outputs = -(-out_channels // lanes), out_channels // groups
     seen = inputs_of_packs(out_channels, inputs, groups, lanes)
     packed = np.zeros((packs, kernel_h, kernel_w, seen, lanes), weight.dtype)
@@ -88,8 +95,8 @@ def conv2d_packed(
     dilation: Sequence[int] = (1, 1),
     out_dtype: str | None = None,
     kernel_size: Sequence[int] | None = None,
-    groups: int = 1,
-    strip: int = 1,
+    groups: Size = 1,
+    strip: Size = 1,
 ) -> te.Tensor:
     """Convolve; sums are kept in float32 for the half types.
 
@@ -106,14 +113,25 @@ def conv2d_packed(
         pixels, or of one channel to make them even) or rows are filled up, `conv2d` (the sums, over all packed
         channels), `conv2d_out` (the wanted channels, in `out_dtype`).
     """
+    check_rank("x", x, 4, 5)
+    check_rank("weight", weight, 5, 6)
+    check_dtype("out_dtype", out_dtype or x.dtype)
+    axes = len(x.shape) - 2
+    for name, values, minimum in (("stride", stride, 1), ("dilation", dilation, 1)):
+        one_each(name, values, axes, minimum)
+    one_each("padding", padding, 2 * axes, 0)
     n, *size, in_channels = x.shape
     packs, *rows_columns, _, lanes = (int(d) for d in weight.shape[:5])
-    taps = list(kernel_size or rows_columns)
+    taps = one_each("kernel_size", kernel_size or rows_columns, axes, 1)
+    if [math.prod(taps[:-1]), taps[-1]] != rows_columns:
+        raise UserError(f"kernel_size {taps} contradicts the weight's shape {shape_text(weight)}")
+    check_out_channels(out_channels, packs * lanes)
     before, behind = padding[: len(size)], list(padding[len(size) :])
     out_size = [
         (first + extent + last - step * (count - 1) - 1) // moved + 1
         for first, extent, last, step, count, moved in zip(before, size, behind, dilation, taps, stride, strict=True)
     ]
+    check_window_fits(x, [step * (count - 1) + 1 for step, count in zip(dilation, taps, strict=True)], out_size)
     columns = -(-out_size[-1] // strip) * strip
     if strip > 1:
         read = (columns - 1) * stride[-1] + dilation[-1] * (taps[-1] - 1) + 1
@@ -122,6 +140,7 @@ def conv2d_packed(
     source = x
     channels = _channel_axes(weight)
     seen = math.prod(int(axis.dom.extent) for axis in channels)
+    _check_inputs(weight, seen, int(in_channels), out_channels, groups)
     padded_channels = max(seen, int(in_channels))
     if any((*before, *behind)) or padded_channels > int(in_channels):
 
@@ -170,10 +189,14 @@ def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tens
 
     Blocks: `conv2d` and `conv2d_out`, as in `conv2d_packed`, so one schedule serves both.
     """
+    check_rank("x", x, 2)
+    check_rank("weight", weight, 5, 6)
     rows, in_features = (int(d) for d in x.shape)
     packs, _, _, _, lanes, *_ = (int(d) for d in weight.shape)
+    check_out_channels(out_channels, packs * lanes)
     channels = _channel_axes(weight)
     padded_features = math.prod(int(axis.dom.extent) for axis in channels)
+    _check_inputs(weight, padded_features, in_features, out_channels, 1)
     source = x
     if padded_features > in_features:
         source = te.compute(
@@ -195,6 +218,18 @@ def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tens
         tag="conv2d_packed",
     )
     return te.compute((rows, out_channels), lambda m, o: sums[m, o].astype(x.dtype), name="conv2d_out", tag="injective")
+
+
+def _check_inputs(weight: te.Tensor, seen: int, in_channels: int, out_channels: int, groups: int) -> None:
+    """Check that each pack of `weight` sees what it must of the input channels of x."""
+    if in_channels % groups or out_channels % groups:
+        raise UserError(f"groups must divide x's {in_channels} channels and the {out_channels} wanted, got {groups}")
+    pairs = len(weight.shape) == 6
+    wanted = inputs_of_packs(out_channels, in_channels // groups, groups, int(weight.shape[4]))
+    if seen != wanted + (wanted % 2 if pairs else 0):
+        raise UserError(
+            f"weight's shape {shape_text(weight)} does not fit x's {in_channels} channels in {groups} groups"
+        )
 
 
 def _channel_axes(weight: te.Tensor) -> list[tirx.IterVar]:

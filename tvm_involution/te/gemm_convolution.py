@@ -6,8 +6,9 @@ from __future__ import annotations
 import numpy as np
 from tvm import te
 
-from ..arguments import checked
+from ..arguments import Size, checked
 from .accumulate import accumulator_dtype
+from .checks import check_array, check_dtype, check_out_channels, check_rank, check_shape
 from .im2col import Windows, padded_pixels
 
 CHUNK = 8
@@ -15,7 +16,7 @@ CHUNK = 8
 
 
 @checked
-def pack_weight_gemm(weight: np.ndarray, lanes: int) -> np.ndarray:
+def pack_weight_gemm(weight: np.ndarray, lanes: Size) -> np.ndarray:
     """Pack a convolution's weight (O, I, *taps) for `conv2d_gemm`.
 
     Args:
@@ -24,6 +25,7 @@ def pack_weight_gemm(weight: np.ndarray, lanes: int) -> np.ndarray:
     Returns:
         (chunks, 8, filled up O), contiguous.
     """
+    check_array("weight", weight, 4, 5)
     out_channels = weight.shape[0]
     rows = np.moveaxis(weight, 1, -1).reshape(out_channels, -1)
     filled, chunks = -(-out_channels // lanes) * lanes, -(-rows.shape[1] // CHUNK)
@@ -40,7 +42,11 @@ def conv2d_gemm(windows: Windows, weight: te.Tensor, out_channels: int, dtype: s
         (*windows.shape, out_channels) in `dtype`. Blocks: `im2col` (chunks, pixels, 8), `conv2d` (pixels x channels,
         both filled up), `conv2d_out`.
     """
-    chunks, _, channels = (int(d) for d in weight.shape)
+    check_rank("weight", weight, 3)
+    check_dtype("dtype", dtype)
+    chunks, channels = -(-windows.depth // CHUNK), int(weight.shape[2])
+    check_shape("weight", weight, (chunks, CHUNK, channels))
+    check_out_channels(out_channels, channels)
     filled, sum_dtype = padded_pixels(windows.pixels), accumulator_dtype(dtype)
     vector = min(CHUNK, 16 // np.dtype(dtype if dtype == "float32" else "float16").itemsize)
     columns = te.compute(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tvm import te, tirx
 
 from ..arguments import checked
+from .checks import check_rank, check_window_fits, one_each
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ def conv2d_windows(
     Args:
         padding: zeros added before each axis, then behind each: (top, left, bottom, right).
     """
+    check_rank("x", x, 4, 5)
+    axes = len(x.shape) - 2
+    for name, values in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation)):
+        one_each(name, values, axes, 1)
+    one_each("padding", padding, 2 * axes, 0)
     n, *size, channels = (int(d) for d in x.shape)
     before, behind = padding[: len(size)], padding[len(size) :]
     out_size = [
@@ -65,6 +71,7 @@ def conv2d_windows(
             size, before, behind, dilation, kernel_size, stride, strict=True
         )
     ]
+    check_window_fits(x, [step * (taps - 1) + 1 for step, taps in zip(dilation, kernel_size, strict=True)], out_size)
     depth, single = math.prod(kernel_size) * channels, math.prod(kernel_size) == 1
 
     def element(pixel, k, v, vector):
@@ -95,6 +102,7 @@ def _unravel(index, shape: Sequence[int]) -> list:
 @checked
 def matrix_windows(x: te.Tensor) -> Windows:
     """Return the rows of x (M, I)."""
+    check_rank("x", x, 2)
     rows, channels = (int(d) for d in x.shape)
 
     def element(row, k, v, vector):

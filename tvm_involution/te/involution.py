@@ -13,7 +13,7 @@ from typing import Any
 import tvm
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Count, Size, checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype, cast_sums
 from .checks import (
@@ -22,6 +22,7 @@ from .checks import (
     check_layout,
     check_rank,
     check_same_dtype,
+    check_shape,
     check_window_fits,
     per_axis,
     shape_text,
@@ -33,7 +34,9 @@ _TAPS = "tuv"
 
 
 @checked
-def involution2d_output_size(size: Any, kernel_size: int, stride: int, padding: int, dilation: int) -> Any:
+def involution2d_output_size(
+    size: int | tirx.Expr, kernel_size: Size, stride: Size, padding: Count, dilation: Size
+) -> Any:
     """Return the output's size along an axis of `size` input pixels, as of a convolution; ints or TVM expressions."""
     return (size + 2 * padding - dilation * (kernel_size - 1) - 1) // stride + 1
 
@@ -74,6 +77,7 @@ def involution2d(
     return involution(x, kernel, stride, padding, dilation, layout, kernel_size)
 
 
+@checked
 def involution(
     x: te.Tensor,
     kernel: te.Tensor,
@@ -122,7 +126,7 @@ def involution(
     out_size = tuple(map(involution2d_output_size, size, window, strides, pads, dilations))
     seen = [step * (extent - 1) + 1 for step, extent in zip(dilations, window, strict=True)]
     check_window_fits(x, seen, out_size)
-    _check_kernel_shape(x, kernel, layout, (n, *out_size))
+    _check_kernel_shape(x, kernel, layout, (n, *out_size), f"stride {strides}, padding {pads}, dilation {dilations}")
 
     source = pad_space(x, layout, pads)
     taps = [te.reduce_axis((0, extent), name) for extent, name in zip(window, _TAPS[-len(space) :], strict=True)]
@@ -140,6 +144,21 @@ def involution(
     shape = tuple(extents[axis] for axis in layout)
     sums = te.compute(shape, tap, name="involution2d", tag="involution2d")
     return cast_sums(sums, x.dtype, "involution2d_cast")
+
+
+def check_hidden(
+    x: te.Tensor, hidden: te.Tensor, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> None:
+    """Raise `UserError` where `hidden` is not (N, OH, OW, R) for x (N, H, W, C)."""
+    check_rank("hidden", hidden, 4)
+    window, strides, dilations = (
+        per_axis(name, value, 1, 2)
+        for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
+    )
+    out_size = map(
+        involution2d_output_size, x.shape[1:3], window, strides, per_axis("padding", padding, 0, 2), dilations
+    )
+    check_shape("hidden", hidden, (x.shape[0], *out_size, hidden.shape[3]))
 
 
 def pad_space(x: te.Tensor, layout: str, pads: Sequence[int]) -> te.Tensor:
@@ -181,8 +200,8 @@ def _kernel_dims(kernel: te.Tensor, layout: str, kernel_size: PerAxis | None) ->
     return groups, taken
 
 
-def _check_kernel_shape(x: te.Tensor, kernel: te.Tensor, layout: str, wanted: Sequence[Any]) -> None:
-    """Check (N, *out_size)."""
+def _check_kernel_shape(x: te.Tensor, kernel: te.Tensor, layout: str, wanted: Sequence[Any], geometry: str) -> None:
+    """Check (N, *out_size), which follows from x and the `geometry`."""
     axes = len(wanted) - 1
     got = (kernel.shape[0], *(kernel.shape[-axes:] if layout[1] == "C" else kernel.shape[1 : 1 + axes]))
     analyzer = tvm.sym.Analyzer()
@@ -190,7 +209,7 @@ def _check_kernel_shape(x: te.Tensor, kernel: te.Tensor, layout: str, wanted: Se
         names = ", ".join(f"O{axis}" for axis in space_of(layout))
         raise UserError(
             f"the kernel's (N, {names}) must be ({', '.join(map(str, wanted))}), got kernel {shape_text(kernel)} for x "
-            f"{shape_text(x)} in {layout}"
+            f"{shape_text(x)} in {layout}, {geometry}"
         )
 
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Size, checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype, cast_sums
 from .checks import Pair, as_pair, check_layout, check_rank, check_shape
 from .convolution import conv2d_packed
-from .involution import involution2d
+from .involution import check_hidden, involution2d
 
 
 @checked
@@ -162,7 +162,7 @@ def spanned_involution2d(
     padding: Pair = 0,
     dilation: Pair = 1,
     inner_dtype: str | None = None,
-    groups: int | None = None,
+    groups: Size | None = None,
 ) -> te.Tensor:
     """The second half of the layer in NHWC, as a network's pipeline fuses it: span the kernel, aggregate.
 
@@ -183,6 +183,10 @@ def spanned_involution2d(
     Raises:
         UserError: shapes that do not fit.
     """
+    for name, tensor in (("x", x), ("span_bias", span_bias)):
+        check_rank(name, tensor, 4)
+    check_rank("span_weight", span_weight, 5, 6)
+    check_hidden(x, hidden, kernel_size, stride, padding, dilation)
     inner = inner_dtype or str(x.dtype)
     spanned = int(span_bias.shape[-1])
     check_shape("span_bias", span_bias, (1, 1, 1, spanned))

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import te
 
-from ..arguments import checked
+from ..arguments import Size, checked
+from ..errors import UserError
+from .checks import check_array, check_dtype, check_out_channels, check_rank, check_shape
 from .im2col import Windows, padded_pixels
 
 LANES = 32
@@ -34,6 +36,15 @@ class MmaFragments:
     """elements that one instruction sums: 16, or 8 for tf32 and before sm_80"""
     lane_bytes: int = 16
     """of a pixel's channels that a lane holds; 8 for sums too short for 16"""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float16", "bfloat16", "float32") or self.depth not in (8, 16):
+            raise UserError(
+                f"MmaFragments: dtype must be float16, bfloat16 or float32 and depth 8 or 16, got {self.dtype!r} and "
+                f"{self.depth}"
+            )
+        if self.lane_bytes not in (8, 16) or not self.steps:
+            raise UserError(f"MmaFragments: lane_bytes must be 16, or 8 for short sums, got {self.lane_bytes}")
 
     @property
     def values(self) -> int:
@@ -71,7 +82,7 @@ class MmaFragments:
 
 
 @checked
-def pack_weight_mma(weight: np.ndarray, fragments: MmaFragments, tiles: int) -> np.ndarray:
+def pack_weight_mma(weight: np.ndarray, fragments: MmaFragments, tiles: Size) -> np.ndarray:
     """Pack a convolution's weight for `conv2d_mma`.
 
     Args:
@@ -81,6 +92,7 @@ def pack_weight_mma(weight: np.ndarray, fragments: MmaFragments, tiles: int) -> 
     Returns:
         (packs, chunks, tiles, steps, 32 lanes, weights a lane), contiguous; O and taps * I filled up with zeros.
     """
+    check_array("weight", weight, 4, 5)
     out_channels = weight.shape[0]
     rows = np.moveaxis(weight, 1, -1).reshape(out_channels, -1)
     packs, chunks = -(-out_channels // (ROWS * tiles)), -(-rows.shape[1] // fragments.chunk)
@@ -104,7 +116,12 @@ def conv2d_mma(
         sums, as the lanes hold them), `conv2d` (pixels x channels, both filled up), `conv2d_out`.
     """
     f = fragments
-    packs, chunks, tiles, *_ = (int(d) for d in weight.shape)
+    check_rank("weight", weight, 6)
+    check_dtype("dtype", dtype)
+    packs, _, tiles, *_ = (int(d) for d in weight.shape)
+    chunks = -(-windows.depth // f.chunk)
+    check_shape("weight", weight, (packs, chunks, tiles, f.steps, LANES, f.weights))
+    check_out_channels(out_channels, packs * ROWS * tiles)
     filled, pack = padded_pixels(windows.pixels), ROWS * tiles
     columns = te.compute(
         (chunks, filled // COLUMNS, LANES, f.values),

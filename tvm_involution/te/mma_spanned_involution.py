@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from tvm import te, tirx
 
-from ..arguments import checked
-from .checks import Pair, as_pair, check_shape
-from .involution import involution2d
+from ..arguments import Size, checked
+from ..errors import UserError
+from .checks import Pair, as_pair, check_rank, check_shape, check_span
+from .involution import check_hidden, involution2d
 from .mma_convolution import COLUMNS, LANES, ROWS, MmaFragments, pack_weight_mma
 
 
@@ -32,6 +33,13 @@ def slab_of(groups: int, kernel_columns: int) -> Slab | None:
     """Return the slab of as many groups as fit and divide `groups`; None where not even one row fits."""
     fitting = [n for n in (8, 4, 2, 1) if groups % n == 0 and n * kernel_columns <= ROWS]
     return Slab(fitting[0], ROWS // fitting[0]) if fitting else None
+
+
+def _slab(groups: int, kernel_columns: int) -> Slab:
+    slab = slab_of(groups, kernel_columns)
+    if slab is None:
+        raise UserError(f"kernel_size must have at most {ROWS} columns, got {kernel_columns}")
+    return slab
 
 
 def column_pixels(out_columns: int) -> int:
@@ -54,8 +62,8 @@ def pack_span_mma(
         (slabs * KH, 16) in float32.
     """
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
-    slab = slab_of(weight.shape[0] // (kernel_h * kernel_w), kernel_w)
-    assert slab is not None
+    check_span(weight, bias, kernel_h * kernel_w)
+    slab = _slab(weight.shape[0] // (kernel_h * kernel_w), kernel_w)
 
     def rows(array: np.ndarray) -> np.ndarray:
         """Order (G*KH*KW, ...) by slab, row of the window, group and column; zeros where no column is."""
@@ -75,7 +83,7 @@ def spanned_involution2d_mma(
     span_weight: te.Tensor,
     span_bias: te.Tensor,
     kernel_size: Pair,
-    groups: int,
+    groups: Size,
     fragments: MmaFragments,
     stride: Pair = 1,
     padding: Pair = 0,
@@ -101,8 +109,9 @@ def spanned_involution2d_mma(
     """
     f = fragments
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
-    slab = slab_of(groups, kernel_w)
-    assert slab is not None
+    slab = _slab(groups, kernel_w)
+    check_rank("x", x, 4)
+    check_hidden(x, hidden, kernel_size, stride, padding, dilation)
     batch, out_h, out_w, channels = (int(d) for d in hidden.shape)
     packs, chunks = groups // slab.groups * kernel_h, -(-channels // f.chunk)
     check_shape("span_bias", span_bias, (packs, ROWS))

@@ -9,7 +9,8 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from ..arguments import checked
+from ..arguments import Size, checked
+from .checks import check_rank, check_shape, check_single
 from .loops import computed_by_loops
 
 
@@ -20,7 +21,7 @@ def nms(
     groups: te.Tensor,
     score_threshold: float,
     iou_threshold: float,
-    max_output: int,
+    max_output: Size,
 ) -> te.Tensor:
     """Return the positions (N, max_output) int64 of the boxes that are kept, then -1.
 
@@ -32,7 +33,11 @@ def nms(
         groups: (N, K), integers; boxes of different groups leave each other alone.
         iou_threshold: a box goes where its intersection over union with a kept one is above this.
     """
-    batch = boxes.shape[0]
+    check_rank("scores", scores, 2)
+    batch, candidates = scores.shape
+    check_shape("boxes", boxes, (batch, candidates, 4))
+    check_shape("groups", groups, (batch, candidates))
+    check_single(boxes=boxes, scores=scores)
     return computed_by_loops(
         (batch, max_output),
         "int64",

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Size, checked
 from ..errors import UserError
 from .accumulate import cast_sums
-from .checks import Pair, as_pair, check_shape, check_window_fits
+from .checks import Pair, as_pair, check_rank, check_shape, check_span, check_window_fits
 from .convolution import conv2d_packed, pack_weight
 from .involution import involution2d_output_size
 
@@ -24,7 +24,7 @@ CHANNELS = 16
 
 @checked
 def pack_paired_span(
-    weight: np.ndarray, bias: np.ndarray, kernel_size: Pair, lanes: int
+    weight: np.ndarray, bias: np.ndarray, kernel_size: Pair, lanes: Size
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pack the span convolution's weight and bias for `paired_spanned_involution2d`.
 
@@ -37,7 +37,8 @@ def pack_paired_span(
         The weight as from `pack_weight` with pairs and the bias (1, 1, 1, L) in float32, L whole packs: both with
         rows of the window filled up to an even number of taps.
     """
-    _, kernel_w = as_pair("kernel_size", kernel_size, 1)
+    kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
+    check_span(weight, bias, kernel_h * kernel_w)
 
     def even_rows(values: np.ndarray) -> np.ndarray:
         rows = values.reshape(-1, kernel_w, *values.shape[1:])
@@ -56,7 +57,7 @@ def paired_spanned_involution2d(
     span_weight: te.Tensor,
     span_bias: te.Tensor,
     kernel_size: Pair,
-    groups: int,
+    groups: Size,
     stride: Pair = 1,
     padding: Pair = 0,
     dilation: Pair = 1,
@@ -79,6 +80,9 @@ def paired_spanned_involution2d(
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
     (stride_h, stride_w), (dilation_h, dilation_w) = as_pair("stride", stride, 1), as_pair("dilation", dilation, 1)
     pad_h, pad_w = as_pair("padding", padding, 0)
+    for name, tensor in (("x", x), ("hidden", hidden), ("span_bias", span_bias)):
+        check_rank(name, tensor, 4)
+    check_rank("span_weight", span_weight, 6)
     n, height, width, channels = (int(d) for d in x.shape)
     if dilation_w != 1 or channels % (groups * CHANNELS) or str(x.dtype) != "bfloat16":
         raise UserError(

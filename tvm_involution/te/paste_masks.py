@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Size, checked
+from .checks import check_rank, check_shape, check_single
 
 
 @checked
-def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: int, width: int, threshold: float = 0.5) -> te.Tensor:
+def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: Size, width: Size, threshold: float = 0.5) -> te.Tensor:
     """Return the pixels (N, M, height, width) bool where a mask, laid over its box, is at least `threshold`.
 
     Pixels' centres are interpolated between the centres of the mask's cells, beyond which it falls to 0: at a
@@ -23,6 +24,11 @@ def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: int, width: int, thr
         Blocks: `mask_rows`, the masks (N, M, height, S) interpolated along the rows; `mask_columns` (N, M, width), the
         columns' places among the cells; and `masks`.
     """
+    check_rank("masks", masks, 4)
+    batch, regions, cells, _ = masks.shape
+    check_shape("masks", masks, (batch, regions, cells, cells))
+    check_shape("boxes", boxes, (batch, regions, 4))
+    check_single(masks=masks, boxes=boxes)
     batch, regions, _, cells = (int(extent) for extent in masks.shape)
 
     def position(n, m, pixel, axis):

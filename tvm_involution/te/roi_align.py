@@ -9,7 +9,9 @@ from tvm import te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from ..arguments import checked
+from ..arguments import Count, Size, checked
+from ..errors import UserError
+from .checks import check_rank, check_shape, check_single
 from .loops import computed_by_loops
 
 
@@ -18,9 +20,9 @@ def roi_align(
     features: Sequence[te.Tensor],
     rois: te.Tensor,
     levels: te.Tensor,
-    output_size: int,
+    output_size: Size,
     spatial_scales: Sequence[float],
-    sampling_ratio: int = 0,
+    sampling_ratio: Count = 0,
 ) -> te.Tensor:
     """Return each region's cells (N * R, S, S, C), means of bilinear samples; S is `output_size`.
 
@@ -33,6 +35,19 @@ def roi_align(
         spatial_scales: pixels of each level to one of the image.
         sampling_ratio: samples along each side of a cell; 0 for one a pixel of the level, rounded up.
     """
+    check_rank("levels", levels, 2)
+    check_shape("rois", rois, (*levels.shape, 4))
+    check_single(rois=rois)
+    if not features or len(features) != len(spatial_scales) or min(spatial_scales) <= 0:
+        raise UserError(
+            f"features and spatial_scales must be as many, one or more, and the scales above 0, got {len(features)} "
+            f"features and scales {list(spatial_scales)}"
+        )
+    first = features[0]
+    for number, feature in enumerate(features):
+        check_rank(f"features[{number}]", feature, 4)
+        check_shape(f"features[{number}]", feature, (levels.shape[0], *feature.shape[1:3], first.shape[3]))
+        check_single(**{f"features[{number}]": feature})
     batch, regions = (int(extent) for extent in levels.shape)
     channels = int(features[0].shape[3])
     return computed_by_loops(

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Size, checked
+from ..errors import UserError
+from .checks import check_array, check_rank, check_shape, one_each, shape_text
 from .convolution import pack_weight
 from .select import select
 
@@ -51,7 +53,7 @@ PRODUCTS = len(_LEFT)
 
 
 @checked
-def pack_strassen_weight(weight: np.ndarray, lanes: int) -> np.ndarray:
+def pack_strassen_weight(weight: np.ndarray, lanes: Size) -> np.ndarray:
     """Form the seven right factors of a 1x1 convolution's weight and pack them for `conv2d_strassen`.
 
     Args:
@@ -60,7 +62,12 @@ def pack_strassen_weight(weight: np.ndarray, lanes: int) -> np.ndarray:
     Returns:
         (O / (2 * lanes), 7, 1, I / 2, lanes), of the dtype of `weight`.
     """
-    out_channels, in_channels = weight.shape[:2]
+    check_array("weight", weight, 4)
+    out_channels, in_channels, *window = weight.shape
+    if out_channels % (2 * lanes) or in_channels % 2 or window != [1, 1]:
+        raise UserError(
+            f"weight must be (O, I, 1, 1), O a multiple of 2 * lanes = {2 * lanes} and I even, got {list(weight.shape)}"
+        )
     packs = weight.reshape(out_channels // (2 * lanes), 2, lanes, 2, in_channels // 2)
     factors = np.einsum("kij,pjlic->kplc", _RIGHT, packs.astype(np.float64)).astype(weight.dtype)
     columns = factors.reshape(PRODUCTS, out_channels // 2, in_channels // 2)
@@ -84,11 +91,18 @@ def conv2d_strassen(x: te.Tensor, weight: te.Tensor, stride: tuple[int, int] = (
         (N, OH, OW, 2 * packs * lanes), of the dtype of x. Blocks: `strassen_input` (the left factors), `strassen` (the
         products), `conv2d_out`.
     """
+    check_rank("x", x, 4)
+    check_rank("weight", weight, 5)
+    one_each("stride", stride, 2, 1)
     batch, height, width, in_channels = (int(d) for d in x.shape)
     packs, _, _, half, lanes = (int(d) for d in weight.shape)
     out_h, out_w = (height - 1) // stride[0] + 1, (width - 1) // stride[1] + 1
     axis = paired_axis(batch, out_h)
-    assert axis is not None and in_channels == 2 * half
+    if axis is None or in_channels != 2 * half:
+        raise UserError(
+            f"x must have {2 * half} channels and an even number of pictures or of output rows, got {shape_text(x)}"
+        )
+    check_shape("weight", weight, (packs, PRODUCTS, 1, half, lanes))
     pairs = (batch, out_h // 2) if axis == 1 else (batch // 2, out_h)
 
     def pixels(b, y, z, block):

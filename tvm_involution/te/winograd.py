@@ -12,17 +12,20 @@ from collections.abc import Sequence
 import numpy as np
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Size, checked
+from ..errors import UserError
+from .checks import check_array, check_out_channels, check_rank, check_shape, check_window_fits, one_each
 from .convolution import pack_weight
 from .select import select
 
 KERNEL = 3
+_POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 
 
 def winograd_matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return A^T (m, n), G (n, 3) and B^T (n, n) in float64, with n = m + 2: Y = A^T ((G g G^T) * (B^T d B)) A."""
     n = m + KERNEL - 1
-    points = np.array([0.0, 1.0, -1.0, 2.0, -2.0][: n - 1])
+    points = np.array(_POINTS[: n - 1])
     output, weight, data = np.zeros((m, n)), np.zeros((n, KERNEL)), np.zeros((n, n))
     for j, point in enumerate(points):
         others = np.delete(points, j)
@@ -35,12 +38,16 @@ def winograd_matrices(m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @checked
-def pack_winograd_weight(weight: np.ndarray, m: int, lanes: int) -> np.ndarray:
+def pack_winograd_weight(weight: np.ndarray, m: Size, lanes: Size) -> np.ndarray:
     """Transform a convolution's weight (O, I, 3, 3), in float64, and pack it for `conv2d_winograd`.
 
     Returns:
         (ceil(O / lanes), n, n, I, lanes) with n = m + 2, float32: half types would lose a digit more than they have.
     """
+    check_array("weight", weight, 4)
+    if weight.shape[2:] != (KERNEL, KERNEL):
+        raise UserError(f"weight must be (O, I, {KERNEL}, {KERNEL}), got {list(weight.shape)}")
+    _check_tile(m)
     _, g, _ = winograd_matrices(m)
     transformed = np.einsum("ur,oirs,vs->oiuv", g, weight.astype(np.float64), g)
     return pack_weight(transformed.astype(np.float32), lanes)
@@ -52,7 +59,7 @@ def conv2d_winograd(
     weight: te.Tensor,
     out_channels: int,
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
-    strip: int = 1,
+    strip: Size = 1,
 ) -> te.Tensor:
     """Convolve by 3x3 with stride 1; everything but input and output is in float32.
 
@@ -67,11 +74,18 @@ def conv2d_winograd(
         `winograd` (the sums, over all packed channels), `winograd_output_rows`, `winograd_output` (whole tiles),
         `conv2d_out` (the wanted pixels and channels, in the dtype of x).
     """
+    check_rank("x", x, 4)
+    check_rank("weight", weight, 5)
+    one_each("padding", padding, 4, 0)
     batch, height, width, in_channels = (int(d) for d in x.shape)
     packs, n, _, _, lanes = (int(d) for d in weight.shape)
     m = n - KERNEL + 1
+    _check_tile(m)
+    check_shape("weight", weight, (packs, n, n, in_channels, lanes))
+    check_out_channels(out_channels, packs * lanes)
     top, left, bottom, right = padding
     out_h, out_w = height + top + bottom - KERNEL + 1, width + left + right - KERNEL + 1
+    check_window_fits(x, (KERNEL, KERNEL), (out_h, out_w))
     tiles_h, tiles_w = (out_h + m - 1) // m, (out_w + m * strip - 1) // (m * strip) * strip
     output, _, data = winograd_matrices(m)
 
@@ -115,6 +129,12 @@ def conv2d_winograd(
         name="conv2d_out",
         tag="injective",
     )
+
+
+def _check_tile(m: int) -> None:
+    largest = len(_POINTS) + 2 - KERNEL
+    if not 1 <= m <= largest:
+        raise UserError(f"m, the pixels along a tile of winograd, must be from 1 to {largest}, got {m}")
 
 
 def _combine(matrix: np.ndarray, row, value):

@@ -10,7 +10,7 @@ from tvm import s_tir
 from tvm.s_tir import meta_schedule as ms
 
 from ..errors import UserError
-from ..records.database import FAILED, TuningDatabase, exists, seconds, write_best
+from ..records.database import FAILED, TuningDatabase, databases, exists, seconds, write_best
 from ..records.manifest import Manifest, read_manifest, writable_manifest
 from ..runtime.tvm_runtime import tvm_version
 
@@ -26,7 +26,7 @@ def merge(sources: Sequence[Path], into: Path, keep: int = 3) -> dict[str, int]:
     """
     counts: dict[str, int] = {}
     for source in sources:
-        folders = _targets(source)
+        folders = databases(source)
         if not folders:
             raise UserError(f"{source} holds no tuning logs; name a folder with one folder a target")
         for folder in folders:
@@ -55,7 +55,7 @@ def prune(logs: Path, keep: int = 3) -> dict[str, tuple[int, int]]:
     Raises:
         UserError: `logs` holds no records or is damaged.
     """
-    folders = _targets(logs)
+    folders = databases(logs)
     if not folders:
         raise UserError(f"{logs} holds no tuning logs; name a folder with one folder a target")
     counts = {}
@@ -64,10 +64,6 @@ def prune(logs: Path, keep: int = 3) -> dict[str, tuple[int, int]]:
         write_best(folder, [record for record in records if _applies(record)], keep)
         counts[folder.name] = (len(records), len(TuningDatabase(folder).all_records()))
     return counts
-
-
-def _targets(logs: Path) -> list[Path]:
-    return sorted(path for path in logs.iterdir() if exists(path)) if logs.is_dir() else []
 
 
 def _manifest(folder: Path) -> Manifest:
