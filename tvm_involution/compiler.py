@@ -17,7 +17,7 @@ from tvm import relax
 from . import __version__, lowering
 from .arguments import UNCHECKED, Size, checked
 from .errors import told_in_one_line
-from .files import atomic_write, check_room
+from .files import atomic_write, check_apart, check_room
 from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
 from .frontend.network import resolve_network
@@ -49,20 +49,24 @@ class CompiledLibrary:
         target: tvm.target.Target,
         metadata: LibraryMetadata,
         notes: Sequence[str] = (),
+        read: Sequence[str | Path] = (),
     ) -> None:
         self._executable = executable
         self._target = target
         self.metadata = metadata
         self.notes = tuple(dict.fromkeys(notes))
+        self._read = tuple(read)
 
     @checked
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the shared library; `path` appears whole or not at all.
 
         Raises:
-            UserError: the folder cannot be written, a disk has no room, or no linker for the target is at hand.
+            UserError: it is the file of the network or its weights, the folder cannot be written, a disk has no room,
+                or no linker for the target is at hand.
             RuntimeError: the compiler of CUDA's message, where it does not take a kernel.
         """
+        check_apart(Path(path), *self._read)
         # weights and some code: the least that it takes
         check_room(path, self.metadata.parameters * numpy_dtype(self.metadata.dtype).itemsize + (4 << 20))
         with atomic_write(path) as temporary:
@@ -121,7 +125,7 @@ def compile(  # the contract's verb
 
     progress("import from PyTorch")
     functions, programs = {}, {}
-    notes: list[str] = []
+    notes = network.notes()
     for size in batches:
         programs[size] = program = network.export(size)
         functions[f"batch_{size}"] = import_exported_program(program, notes.append)["main"].with_attr(
@@ -172,7 +176,8 @@ def compile(  # the contract's verb
         cuda_graph=has_cuda_graphs(mod),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    return CompiledLibrary(executable, resolved, metadata, notes)
+    read = [file for file in (model, checkpoint) if isinstance(file, (str, Path))]
+    return CompiledLibrary(executable, resolved, metadata, notes, read)
 
 
 def _input_specs(func: relax.Function, axes: BatchAxes, dtype: str, layout: str) -> tuple[TensorSpec, ...]:

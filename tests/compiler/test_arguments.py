@@ -148,3 +148,30 @@ def test_float64_is_taken_in_float32(tmp_path, rng):
     with torch.no_grad():
         assert relative_norm(net(x.astype("float32")), module(torch.from_numpy(x)).numpy()) < 1e-5
     assert module.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("module", [torch.nn.Conv2d(3, 4, 1, device="meta"), torch.nn.LazyConv2d(4, 1)])
+def test_weights_without_values(module):
+    with pytest.raises(ti.UserError, match=r"weight of .*Conv2d has no (values|shape)") as refused:
+        ti.compile((module, torch.zeros(1, 3, 8, 8)))
+    assert "\n" not in str(refused.value)
+
+
+def test_training_mode_is_noted(tmp_path):
+    training = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Dropout(0.5))
+    library = ti.compile((training, torch.zeros(1, 3, 8, 8)))
+    assert any("training mode" in note for note in library.notes) and training.training
+    library.save(tmp_path / "net.so")
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.allclose(ti.load(tmp_path / "net.so")(x), training[0](x), atol=1e-5)
+    assert not ti.compile((training.eval(), torch.zeros(1, 3, 8, 8))).notes
+
+
+def test_a_checkpoint_is_not_overwritten(tmp_path):
+    module, path = torch.nn.Conv2d(3, 4, 1), tmp_path / "weights.pth"
+    torch.save(module.state_dict(), path)
+    before = path.read_bytes()
+    library = ti.compile((module.eval(), torch.zeros(1, 3, 8, 8)), checkpoint=path)
+    with pytest.raises(ti.UserError, match="would be overwritten"):
+        library.save(path)
+    assert path.read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -57,6 +58,7 @@ class Network:
     class_ids: tuple[int, ...] | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
     output_names: tuple[str, ...] = field(default=())
+    was_training: bool = False
     _programs: dict[int, torch.export.ExportedProgram] = field(default_factory=dict, repr=False)
     """those exported so far, by batch size"""
 
@@ -114,6 +116,12 @@ class Network:
         dtypes = {x.dtype for x in weights if x.is_floating_point()}
         dtypes = dtypes or {x.dtype for x in self.examples if x.is_floating_point()}
         return str(dtypes.pop()).removeprefix("torch.") if dtypes in ({torch.float16}, {torch.bfloat16}) else "float32"
+
+    def notes(self) -> list[str]:
+        """Return what the network's author might want to know of how it is taken."""
+        if self.was_training:
+            return ["the module is in training mode; it is compiled as for inference, as after module.eval()"]
+        return []
 
     def check_weights(self, dtype: str) -> None:
         """Check that the weights are numbers in `dtype`, too: float16 ends at 65504.
@@ -251,7 +259,9 @@ def resolve_network(
     if not isinstance(model, (str, Path)):
         network = _given(model, "the model", "is")
         assert network.module is not None
+        _check_values(network.module)
         network.name = type(network.module).__name__
+        network.was_training = _acts_in_training(network.module)
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
         network.module = _copy(network.module).eval()
     elif str(model).endswith(".pt2"):
@@ -263,6 +273,9 @@ def resolve_network(
     elif ":" in str(model):
         network = _given(call_user_function(str(model)), str(model), "returned")
         network.weights_origin = "as built by the function"
+        assert network.module is not None
+        if checkpoint is None:
+            _check_values(network.module)
     else:
         refuse_other_file(str(model))
         network = _from_zoo(str(model), own_weights=checkpoint is None)
@@ -293,6 +306,28 @@ def _check_fixed(name: str, program: torch.export.ExportedProgram) -> None:
                     f"{name} was exported with sizes that vary, {node.name} ({', '.join(map(str, sizes))}); compiled "
                     "networks have fixed ones: export it without dynamic_shapes, once for each size"
                 )
+
+
+def _acts_in_training(module: torch.nn.Module) -> bool:
+    """Return whether `module` holds, in training mode, a part that does something else then."""
+    kinds = (torch.nn.modules.batchnorm._BatchNorm, torch.nn.modules.dropout._DropoutNd)
+    return any(part.training for part in module.modules() if isinstance(part, kinds))
+
+
+def _check_values(module: torch.nn.Module) -> None:
+    """Check that weights and buffers are there.
+
+    Raises:
+        UserError: one has a shape alone (device "meta"), or not even that (a lazy module before its first call).
+    """
+    for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise UserError(f"{name} of {type(module).__name__} has no shape yet; call the module once, then compile")
+        if tensor.is_meta:
+            raise UserError(
+                f"{name} of {type(module).__name__} has no values, it is on the device meta; load the weights by "
+                "load_state_dict(..., assign=True)"
+            )
 
 
 def _copy(module: torch.nn.Module) -> torch.nn.Module:
