@@ -75,7 +75,9 @@ def with_paper_kernel(module: nn.Module) -> nn.Module:
 
     def forward(self: Involution2d, x: Tensor) -> Tensor:
         kernel = self.generate_kernel(x).flatten(1, 3).contiguous()
-        return paper_kernel.involution(x.contiguous(), kernel, self.kernel_size, self.stride, self.dilation)
+        # of the paper's networks, whose windows are square
+        geometry = (values[0] for values in (self.kernel_size, self.stride, self.dilation))
+        return paper_kernel.involution(x.contiguous(), kernel, *geometry)
 
     for part in module.modules():
         if isinstance(part, Involution2d):

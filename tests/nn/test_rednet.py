@@ -39,7 +39,7 @@ def test_stages_asked_for_are_returned():
 def test_dilation_instead_of_stride_keeps_the_resolution():
     model = RedNet(**SMALL, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4)).eval()
     assert model(torch.rand(1, 3, 64, 64)).shape == (1, 512, 8, 8)
-    assert [getattr(model, name)[0].conv2.dilation for name in model.stages] == [1, 1, 2, 4]
+    assert [getattr(model, name)[0].conv2.dilation for name in model.stages] == [(1, 1), (1, 1), (2, 2), (4, 4)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_dilation_instead_of_stride_keeps_the_resolution():
         ({"depth": 34}, "no RedNet of depth 34; expected one of 26, 38, 50, 101, 152"),
         ({"stage_blocks": (1, 1)}, "same stages"),
         ({"out_indices": (4,)}, "same stages"),
-        ({"out_indices": (-1,)}, "same stages"),
+        ({"out_indices": (-1,)}, "out_indices must be"),
         ({"out_indices": ()}, "same stages"),
         ({"dilations": (1, 1, 1)}, "same stages"),
         ({"base_channels": 20}, "20 channels must be a multiple"),

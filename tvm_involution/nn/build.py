@@ -64,7 +64,7 @@ def _build(spec: ModelSpec) -> nn.Module:
         raise UserError(f"{where}: no builder {spec.builder!r}, expected one of {', '.join(BUILDERS)}")
     try:
         return BUILDERS[spec.builder](**spec.network)
-    except TypeError as error:
+    except (TypeError, UserError) as error:
         raise UserError(f"{where}: builder {spec.builder!r} does not take these arguments ({error})") from error
 
 
