@@ -20,7 +20,6 @@ from ..bench.library_subject import subject_of_library
 from ..bench.subject import Subject
 from ..errors import UserError
 from ..files import atomic_write, check_apart, check_writable
-from ..frontend.user_function import source_file
 from ..runtime.library_file import read_metadata
 from ..runtime.threads import thread_count
 from ..zoo import get_model
@@ -89,6 +88,8 @@ def bench_command(
       tvm-involution bench rednet50 --against none --per-layer
       tvm-involution bench rednet50.so
     """
+    from ..frontend.user_function import source_file
+
     for file in (json_file, chart_file):
         if file is not None:
             check_apart(file, model, source_file(model))

@@ -13,7 +13,6 @@ from rich.console import Console
 import tvm_involution
 
 from ..files import check_apart, check_writable
-from ..frontend.user_function import source_file
 from .command import Command
 from .interrupt import check_interrupt
 from .words import BatchSizes, ImageSize, kernels_text
@@ -60,6 +59,8 @@ def compile_command(
       tvm-involution compile rednet50 --target nvidia/nvidia-h100 --dtype float16 -o rednet50-h100.so
       tvm-involution compile exported.pt2 -o exported.so
     """
+    from ..frontend.user_function import source_file
+
     check_apart(output, model, checkpoint, source_file(model))
     check_writable(output)
     console = Console(stderr=True)
