@@ -75,6 +75,29 @@ def test_what_cannot_be_imported(folder: Path) -> None:
         assert name in reason and name in source
 
 
+def test_what_the_importer_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that keeps a state cannot be compiled; one with an output of None can."""
+    (tmp_path / "kept_state.py").write_text(
+        "import torch\n"
+        "class Kept(torch.nn.Module):\n"
+        "    def __init__(self, keep):\n"
+        "        super().__init__()\n"
+        "        self.keep = keep\n"
+        "        self.register_buffer('seen', torch.zeros(1, 3))\n"
+        "    def forward(self, x):\n"
+        "        if self.keep:\n"
+        "            self.seen.add_(1)\n"
+        "            return x + self.seen\n"
+        "        return x * 2, None\n"
+        "def kept():\n    return Kept(True).eval(), torch.zeros(1, 3)\n"
+        "def plain():\n    return Kept(False).eval(), torch.zeros(1, 3)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    (refusal,) = json.loads(run_cli("explain", "kept_state:kept", "--json").out)["refusals"]
+    assert "changes its buffer 'seen'" in refusal["reason"]
+    assert json.loads(run_cli("explain", "kept_state:plain", "--json").out)["refusals"] == []
+
+
 def test_zoo() -> None:
     result = run_cli("explain", "rednet26", "--image-size", "64x64")
     assert (result.status, result.err) == (0, "")

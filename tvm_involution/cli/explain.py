@@ -67,7 +67,7 @@ def explain_command(model: str, image_size: tuple[int, int] | None, as_json: boo
     for note in found.notes:
         click.echo(f"note: {note}")
     for refusal in found.refusals:
-        click.echo(f"cannot be imported: {refusal.reason} ({refusal.source or 'no source line known'})")
+        click.echo(f"cannot be imported: {refusal.reason}" + (f" ({refusal.source})" if refusal.source else ""))
     click.echo("other operators: " + ", ".join(f"{name} {count}" for name, count in found.operators.items()))
 
 

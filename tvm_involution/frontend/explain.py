@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,11 +11,12 @@ import torch
 from torch import fx
 
 from ..errors import UserError
-from .importer import core_program
+from .importer import core_program, translate
+from .recognition.replacement import OPERATORS
 from .source import module_path, source_line
-from .translator import Refused, Translator
+from .translator import Refused
 
-_OPERATORS = {getattr(torch.ops.tvm_involution, f"involution{axes}d").default: axes for axes in (1, 2, 3)}
+_AXES = {operator: axes for axes, operator in OPERATORS.items()}
 
 
 @dataclass(frozen=True)
@@ -71,24 +71,24 @@ def explain(program: torch.export.ExportedProgram) -> Explanation:
     program, written = core_program(program, found.notes.append)
     operators: Counter[str] = Counter()
     for node in program.graph.nodes:
-        if node.op == "call_function" and node.target in _OPERATORS:
+        if node.op == "call_function" and node.target in _AXES:
             found.involutions.append(_involution(node, node not in written))
         elif node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
             operators[node.target._schema.name.removeprefix("aten::")] += 1
     found.operators = dict(operators.most_common())
     try:
-        Translator(program).translate()
+        translate(program)
     except Refused as error:
         found.refusals = [Refusal(str(error), _source(node)) for node in error.nodes]
-    except Exception as error:  # TVM's importer, over what is no operator
-        raise UserError(f"cannot import the network: {str(error).strip().splitlines()[0]}") from error
+    except UserError as error:  # of the whole network, or with its line in the message
+        found.refusals = [Refusal(str(error), "")]
     return found
 
 
 def _involution(node: fx.Node, recognised: bool) -> Involution:
-    axes = _OPERATORS[cast(torch._ops.OpOverload, node.target)]
+    axes = _AXES[cast(torch._ops.OpOverload, node.target)]
     x, kernel, *geometry = cast(tuple[Any, ...], node.args)
-    stride, padding, dilation = (_per_axis(value, axes) for value in geometry)
+    stride, padding, dilation = (tuple(int(v) for v in values) for values in geometry)
     shape, kernel_shape, out_shape = (tuple(int(d) for d in n.meta["val"].shape) for n in (x, kernel, node))
     return Involution(
         kernel_size=kernel_shape[2 : 2 + axes],
@@ -103,11 +103,6 @@ def _involution(node: fx.Node, recognised: bool) -> Involution:
         module=module_path(node),
         source=_source(node),
     )
-
-
-def _per_axis(value: int | Sequence[Any], axes: int) -> tuple[int, ...]:
-    values = [value] if isinstance(value, int) else list(value)
-    return tuple(int(v) for v in (values * axes if len(values) == 1 else values))
 
 
 def _source(node: fx.Node) -> str:

@@ -82,15 +82,10 @@ def import_exported_program(
             is too large; or its outputs depend on a buffer that it changes; or it returns numbers that are no tensors.
     """
     program, _ = core_program(program, tell)
-    check_sizes(program)
-    _check_state(program)
-    _keep_tensors(program)
     try:
-        return Translator(program).translate()
+        return translate(program)
     except Refused as error:
         raise UserError(f"cannot import the network: {error}{source_line(error.nodes[0])}") from error
-    except Exception as error:  # TVM's importer, over what is no operator
-        raise UserError(f"cannot import the network: {_first_line(error)}") from error
 
 
 def core_program(
@@ -116,6 +111,24 @@ def core_program(
     for line in recognise(program):
         tell(line)
     return program, written
+
+
+def translate(program: torch.export.ExportedProgram) -> tvm.IRModule:
+    """Return the Relax module of what `core_program` returned; outputs of None are taken out of it.
+
+    Raises:
+        Refused: operators cannot be imported.
+        UserError: anything else, as `import_exported_program` has it.
+    """
+    check_sizes(program)
+    _check_state(program)
+    _keep_tensors(program)
+    try:
+        return Translator(program).translate()
+    except Refused:
+        raise
+    except Exception as error:  # TVM's importer, over what is no operator
+        raise UserError(f"cannot import the network: {_first_line(error)}") from error
 
 
 def output_names(program: torch.export.ExportedProgram) -> tuple[str, ...]:

@@ -50,11 +50,11 @@ def phases(
                 relax.transform.Normalize(),
                 # while statistics are float32 and convolutions stand alone
                 FoldBatchNorm(),
-                # behind FoldBatchNorm, which knows transposed convolutions; makes 1x1 ones for all that follows
+                # makes ordinary convolutions, for the passes of these below
                 SplitTransposedConvolution(),
                 # before ConvertDtype: half types round its results, not the way to them
                 FoldWeights(),
-                # before the decomposition of what is left, whose statistics no longer matter
+                # behind what is computed in float32, the statistics of batch norms above all
                 ConvertDtype(dtype),
                 relax.transform.DecomposeOpsForInference(),
                 relax.transform.CanonicalizeBindings(),

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tvm
 from tvm import s_tir, tirx
-from tvm_ffi import structural_walk
 
-from .rule import blocks_of, is_spatial
+from .rule import blocks_of, is_spatial, nodes_of
 
 
 def is_contraction(func: tirx.PrimFunc) -> bool:
@@ -21,15 +18,9 @@ def is_contraction(func: tirx.PrimFunc) -> bool:
 def _multiplies(block: s_tir.SBlock) -> bool:
     return any(
         all(factors := [_read(factor) for factor in (product.a, product.b)]) and factors[0] != factors[1]
-        for product in _nodes(block.body, tirx.Mul)
+        for product in nodes_of(block.body, tirx.Mul)
     )
 
 
 def _read(expression: tirx.PrimExpr) -> set[tirx.Buffer]:
-    return {load.source for load in _nodes(expression, tvm.ir.TensorLoad)}
-
-
-def _nodes(node: tvm.ir.Node, kind: type) -> list[Any]:
-    found: list[Any] = []
-    structural_walk(node, (kind, found.append))
-    return found
+    return {load.source for load in nodes_of(expression, tvm.ir.TensorLoad)}

@@ -7,7 +7,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tvm
 from tvm import s_tir, tirx
@@ -18,7 +18,7 @@ from ..target import core_count
 
 _Plan = TypeVar("_Plan")
 
-_FUNCTIONS = ("erf", "exp", "log", "log1p", "pow", "rsqrt", "sigmoid", "sqrt", "tanh")
+_FUNCTIONS = {f"tirx.{name}" for name in ["erf", "exp", "log", "log1p", "pow", "rsqrt", "sigmoid", "sqrt", "tanh"]}
 
 PARALLEL_GRAIN = 500_000
 """multiply-adds below which one core is faster than all"""
@@ -119,6 +119,13 @@ def is_spatial(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     return all(iter_var.iter_type == tirx.IterVar.DataPar for iter_var in sch.get(block).iter_vars)
 
 
+def nodes_of(node: tvm.ir.Node, kind: type) -> list[Any]:
+    """Return every node of a kind in `node`, each where it stands."""
+    found: list[Any] = []
+    structural_walk(node, (kind, found.append))
+    return found
+
+
 def loop_extents(sch: s_tir.Schedule, loops: list[LoopRV]) -> list[int] | None:
     """Return the loops' extents, or None where one is not known at compile time."""
     extents = [sch.get(loop).extent for loop in loops]
@@ -181,9 +188,8 @@ def inline_producers(sch: s_tir.Schedule, keep_functions: bool = False) -> None:
 
 def _computes_function_again(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     """Return whether `block`, inlined, would compute a function of a number more than once."""
-    found: list[str] = []
-    structural_walk(sch.get(block).body, (tvm.ir.Call, lambda call: found.append(getattr(call.op, "name", ""))))
-    if not any(name.startswith("tirx.") and name.removeprefix("tirx.") in _FUNCTIONS for name in found):
+    calls = nodes_of(sch.get(block).body, tvm.ir.Call)
+    if not any(getattr(call.op, "name", "") in _FUNCTIONS for call in calls):
         return False
     consumers = sch.get_consumers(block)
     return len(consumers) > 1 or 4 * _elements(sch, block) <= _elements(sch, consumers[0])

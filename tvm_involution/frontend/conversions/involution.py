@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import torch
 from tvm import relax
 
+from ...nn.ops import SPACE
 from ...relax.operators import involution as operator
 from .operation import Operation
-
-_LAYOUTS = {1: "NCW", 2: "NCHW", 3: "NCDHW"}
 
 
 def involution(
@@ -28,7 +27,7 @@ def involution(
     axes = len(rest) // 2
     kernel_size, out_size = rest[:axes], rest[axes:]
     packed = _packed(operation, kernel, (n, groups * math.prod(kernel_size), *out_size))
-    return operator.involution(x, packed, kernel_size, stride, padding, dilation, _LAYOUTS[axes])
+    return operator.involution(x, packed, kernel_size, stride, padding, dilation, f"NC{SPACE[axes]}")
 
 
 def _packed(operation: Operation, kernel: relax.Expr, shape: Sequence[int]) -> relax.Expr:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from tvm import relax
 
+from ...nn.ops import SPACE
 from .operation import Operation, Scalar, shape_of
 
 _CONVOLUTIONS = {1: relax.op.nn.conv1d, 2: relax.op.nn.conv2d, 3: relax.op.nn.conv3d}
 _TRANSPOSED = {1: relax.op.nn.conv1d_transpose, 2: relax.op.nn.conv2d_transpose, 3: relax.op.nn.conv3d_transpose}
-_SPACE = {1: "W", 2: "HW", 3: "DHW"}
 
 
 def matmul(operation: Operation, x: relax.Expr, y: relax.Expr) -> relax.Expr:
@@ -90,15 +90,15 @@ def convolution(
         "padding": _each(padding, rank),
         "dilation": _each(dilation, rank),
         "groups": groups,
-        "data_layout": f"NC{_SPACE[rank]}",
+        "data_layout": f"NC{SPACE[rank]}",
         "out_dtype": operation.dtype,
     }
     if transposed:
         call = _TRANSPOSED[rank](
-            x, weight, output_padding=_each(output_padding, rank), kernel_layout=f"IO{_SPACE[rank]}", **shared
+            x, weight, output_padding=_each(output_padding, rank), kernel_layout=f"IO{SPACE[rank]}", **shared
         )
     else:
-        call = _CONVOLUTIONS[rank](x, weight, kernel_layout=f"OI{_SPACE[rank]}", **shared)
+        call = _CONVOLUTIONS[rank](x, weight, kernel_layout=f"OI{SPACE[rank]}", **shared)
     result = operation.emit(call)
     if bias is not None:
         result = operation.emit(relax.op.add(result, relax.op.reshape(bias, (1, -1, *(1,) * rank))))

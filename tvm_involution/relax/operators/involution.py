@@ -32,7 +32,7 @@ from .register import make_attrs, register_operator
 
 OP_NAMES = {axes: f"tvm_involution.involution{axes}d" for axes in (1, 2, 3)}
 OP_NAME = OP_NAMES[2]
-CHANNELS_LAST = {1: "NWC", 2: "NHWC", 3: "NDHWC"}
+CHANNELS_LAST = {len(space_of(layout)): layout for layout in LAYOUTS if layout.endswith("C")}
 _PER_AXIS = ("kernel_size", "stride", "padding", "dilation")
 
 

@@ -42,8 +42,13 @@ _VECTORS = 4
 
 def strip_width(columns: int, target: tvm.target.Target) -> int:
     """Return how many pixels of a row to take together: least waste first, then the most that fit the registers."""
-    limit = vector_registers(target) // 2 - 2
+    limit = _longest_strip(target)
     return min(range(min(limit, columns), limit // 2 - 1, -1), key=lambda n: -(-columns // n) * n, default=columns)
+
+
+def _longest_strip(target: tvm.target.Target) -> int:
+    """Return of how many pixels the sums, with as many x vectors in flight, fit the registers."""
+    return vector_registers(target) // 2 - 2
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class DepthwiseConvolution(ScheduleRule):
         extents = None if block is None else loop_extents(sch, sch.get_loops(block))
         if extents is None:
             return None
-        strips = divisors(extents[2], vector_registers(target) // 2 - 2)[::-1]
+        strips = divisors(extents[2], _longest_strip(target))[::-1]
         parallel, *other = thread_choices(math.prod(extents))
         plans = [_Plan(strip, parallel) for strip in strips[:3]]
         plans += [replace(plans[0], parallel=choice) for choice in other]
