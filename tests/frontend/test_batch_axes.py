@@ -292,3 +292,14 @@ def test_the_module_comes_back_unchanged():
         export_module(module, [torch.zeros(1, 5, 4, 4, dtype=torch.float64)])
     assert [part.training for part in module.modules()] == [True, True, True, False]
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+
+
+def test_a_batch_of_none_is_no_batch(tmp_path):
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return x * 2, x.sum(0)
+
+    x = torch.zeros(0, 3)
+    ti.compile((Twice(), (x,))).save(tmp_path / "net.so")
+    twice, total = ti.load(tmp_path / "net.so")(x)
+    assert twice.shape == (0, 3) and torch.equal(total, torch.zeros(3))

@@ -12,6 +12,7 @@ from torch import nn
 from tvm import relax, tirx
 
 from tvm_involution.frontend.importer import export_module, import_exported_program
+from tvm_involution.frontend.network import resolve_network
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.passes.apply_schedules import RULE_ATTR, count_kernels
 from tvm_involution.relax.passes.fold_batch_norm import FoldBatchNorm
@@ -121,6 +122,20 @@ def test_every_kernel_of_a_rednet_gets_a_rule(target):
     if target == "llvm":
         assert {rule for name, rule in rules.items() if "involution2d" in name} == {"Involution"}
         assert {rule for name, rule in rules.items() if "conv2d" in name} == {"PackedGemm", "Strassen", "Winograd"}
+
+
+@pytest.mark.parametrize("model", ["rednet_photos", "rednet26"])
+def test_involutions_of_half_types_run_on_tensor_cores(model):
+    """Of windows of 3 and of 7, at the networks' own sizes: a rule that trips would leave them to a slower one."""
+    network = resolve_network(model)
+    mod = pipeline.run(
+        import_exported_program(network.export(1)),
+        resolve_target("nvidia/nvidia-h100"),
+        dtype="float16",
+        until="schedule kernels",
+    )
+    rules = {str(func.attrs[RULE_ATTR]) for name, func in mod.functions_items() if "involution" in name.name_hint}
+    assert rules == {"TensorCoreInvolution"} and count_kernels(mod).fallback == 0
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -59,3 +59,15 @@ def test_softmax(rng, length):
     shifted = np.exp(array - array.max(1, keepdims=True))
     actual = run_expression(lambda x: topi.nn.softmax(x, 1), [array], "float32", "Reduction")
     assert relative_norm(actual, shifted / shifted.sum(1, keepdims=True)) < 1e-5
+
+
+def test_of_scalars(rng):
+    """A scalar beside the sum has no axis along which it could lie."""
+    arrays = [rng.uniform(1, 2, 64), np.asarray(2.5)]
+
+    def expression(x: te.Tensor, y: te.Tensor) -> te.Tensor:
+        k = te.reduce_axis((0, 64), "k")
+        return te.compute((3,), lambda i: te.sum(x[k] * y(), k))
+
+    actual = run_expression(expression, arrays, "float32", "Reduction")
+    assert relative_norm(actual, np.full(3, 2.5 * arrays[0].sum())) < 1e-5

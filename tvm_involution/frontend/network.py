@@ -227,7 +227,8 @@ class Network:
     @cached_property
     def _example_batch(self) -> int:
         """The first size of the examples that can be another: that of most of them, or of those of most dimensions."""
-        sizes = [(len(x), x.dim()) for x in self.examples if x.dim()]
+        # a batch of none cannot be another
+        sizes = [(len(x), x.dim()) for x in self.examples if x.dim() and len(x)]
         if not sizes:
             return 1
         counts = Counter(size for size, _ in sizes)

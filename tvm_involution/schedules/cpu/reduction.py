@@ -69,9 +69,10 @@ def _schedule_reduction(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target
 def _reads_along(block: s_tir.SBlock) -> bool:
     """Return whether the numbers of a sum lie beside each other: what is read ends in the sum's last axis."""
     last = block.iter_vars[-1]
+    # a scalar has no index
+    ends = [region.region[-1].min if region.region else None for region in block.reads]
     return last.iter_type == tirx.IterVar.CommReduce and all(
-        isinstance(region.region[-1].min, tirx.Var) and region.region[-1].min.same_as(last.var)
-        for region in block.reads
+        isinstance(end, tirx.Var) and end.same_as(last.var) for end in ends
     )
 
 

@@ -149,7 +149,7 @@ def _generate(
     assert shares is not None
     sch.set_scope(kernel, 0, "shared")
     # before the strip of x is loaded, whose registers would otherwise be taken meanwhile
-    compute_at(sch, kernel, aggregation.row, index=-2)
+    compute_at(sch, kernel, aggregation.row, index=-2, rounded=True)  # a slab's taps are filled up
     # a pixel's row by whole vectors; image rows and groups apart by as much as others' lanes fill of the banks
     width = _row_values(window)
     sch.storage_align(kernel, 0, 5, _VECTOR, 0)
