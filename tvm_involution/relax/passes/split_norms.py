@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Group and instance norms as means, differences and products.
+"""Group, instance and layer norms as means, differences and products.
 
 TVM's own programs take the variance as the mean of squares less the square of the mean, in one pass: of numbers around
 300 that differ by one nothing is left of it in float32. Here the mean is subtracted first, as torch does. Means are
@@ -15,12 +15,12 @@ from tvm import relax
 
 from ..rewrite import rewrite_functions
 
-_NORMS = ("relax.nn.group_norm", "relax.nn.instance_norm")
+_NORMS = ("relax.nn.group_norm", "relax.nn.instance_norm", "relax.nn.layer_norm")
 
 
 @tvm.transform.module_pass(opt_level=0, name="SplitNorms")
 class SplitNorms:
-    """Rewrite `relax.nn.group_norm` and `relax.nn.instance_norm` of static shapes."""
+    """Rewrite `relax.nn.group_norm`, `relax.nn.instance_norm` and `relax.nn.layer_norm` of static shapes."""
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` without those norms."""
@@ -38,8 +38,9 @@ class _Splitter(relax.PyExprMutator):
         x, gamma, beta = call.args
         dtype, shape = str(x.ty.dtype), [int(d) for d in x.ty.shape]
         wide = dtype if dtype == "float64" else "float32"
-        channel_axis = int(attrs.channel_axis) % len(shape)
         axes = [int(axis) % len(shape) for axis in attrs.axes]
+        # weights belong to what a layer norm goes over, to the channels of the others
+        weighted = axes if name == _NORMS[2] else [int(attrs.channel_axis) % len(shape)]
         groups = int(attrs.num_groups) if name == _NORMS[0] else 0
 
         def widened(value: relax.Expr) -> relax.Expr:
@@ -50,14 +51,14 @@ class _Splitter(relax.PyExprMutator):
             if not groups:
                 return value
             kept = [int(d) for d in value.ty.shape]
-            batch, channels = kept[0], kept[channel_axis]
+            batch, channels = kept[0], kept[weighted[0]]
             grouped = emit(op.reshape(value, (batch, groups, channels // groups)))
             grouped = emit(op.mean(grouped, [2], keepdims=True))
             grouped = emit(op.broadcast_to(grouped, (batch, groups, channels // groups)))
             return emit(op.reshape(grouped, kept))
 
-        def by_channel(value: relax.Expr) -> relax.Expr:
-            along = [shape[channel_axis] if axis == channel_axis else 1 for axis in range(len(shape))]
+        def placed(value: relax.Expr) -> relax.Expr:
+            along = [d if axis in weighted else 1 for axis, d in enumerate(shape)]
             return emit(op.reshape(widened(value), along))
 
         x = widened(x)
@@ -65,8 +66,8 @@ class _Splitter(relax.PyExprMutator):
         apart = emit(op.subtract(x, middle))
         variance = mean(emit(op.multiply(apart, apart)))
         scale = emit(op.rsqrt(emit(op.add(variance, relax.const(float(attrs.epsilon), wide)))))
-        scale = emit(op.multiply(scale, by_channel(gamma)))
+        scale = emit(op.multiply(scale, placed(gamma)))
         # subtracted once more: kept, the differences would be written to memory and read again
         result = emit(op.multiply(emit(op.subtract(x, middle)), scale))
-        result = op.add(result, by_channel(beta))
+        result = op.add(result, placed(beta))
         return result if dtype == wide else op.astype(emit(result), dtype)
