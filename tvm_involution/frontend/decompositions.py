@@ -10,6 +10,7 @@ import torch
 from torch._decomp import global_decomposition_table
 
 from .conversions.interpolation import is_plain
+from .taken_apart import TAKEN_APART
 
 _ATEN = torch.ops.aten
 # what Relax has whole, a pass of ours folds, or a converter of ours does better
@@ -48,6 +49,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
         table[operator] = _unless_plain(more[operator])
     for operator in _ALSO:
         table[operator] = more[operator]
+    # a union would be a plain dictionary, without what torch's table adds when it is read
+    table.update(TAKEN_APART)
     return table
 
 
