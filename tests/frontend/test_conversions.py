@@ -90,6 +90,7 @@ CASES: dict[str, Callable[[Tensor], Tensor | tuple[Tensor, ...]]] = {
     "nearest of one axis": lambda x: functional.interpolate(x[0], 13),
     "bilinear by factors": lambda x: functional.interpolate(x, scale_factor=(1.7, 0.6), mode="bilinear"),
     "bilinear by corners": lambda x: functional.interpolate(x, (5, 12), mode="bilinear", align_corners=True),
+    "bilinear to one column": lambda x: functional.interpolate(x, (5, 1), mode="bilinear", align_corners=True),
     "nearest by factors": lambda x: functional.interpolate(x, scale_factor=1.3),
     "bicubic": lambda x: functional.interpolate(x, (5, 12), mode="bicubic"),
     "trilinear": lambda x: functional.interpolate(x[None], (3, 5, 12), mode="trilinear"),

@@ -20,7 +20,7 @@ _KEPT = (
     _ATEN.im2col.default,
     _ATEN.sinc.default,
 )
-# what Relax has whole only where pixels lie where the two sizes say
+# what Relax has whole only where pixels lie where the two sizes say, and between two corners
 _KEPT_IF_PLAIN = (_ATEN.upsample_nearest2d.vec, _ATEN.upsample_bilinear2d.vec)
 # what torch can take apart, but takes for core
 _ALSO = (
@@ -56,7 +56,10 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _unless_plain(decomposition: Callable[..., Any]) -> Callable[..., Any]:
     def decompose(x: torch.Tensor, output_size: Any, *arguments: Any) -> Any:
-        if is_plain(x, output_size, arguments[-1]):
+        *align_corners, scale_factors = arguments
+        sizes = output_size or [int(size * factor) for size, factor in zip(x.shape[2:], scale_factors, strict=True)]
+        one_corner = any(align_corners) and 1 in sizes
+        if is_plain(x, output_size, scale_factors) and not one_corner:
             return NotImplemented
         return decomposition(x, output_size, *arguments)
 
