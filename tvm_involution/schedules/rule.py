@@ -15,6 +15,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm_ffi import structural_walk
 
 from ..target import core_count
+from ..te.blocks import Block
 
 _Plan = TypeVar("_Plan")
 
@@ -101,12 +102,18 @@ def balanced_parts(tasks: int, extent: int, target: tvm.target.Target) -> int:
     return next(even, 1)
 
 
-def find_block(sch: s_tir.Schedule, name: str) -> SBlockRV | None:
+def find_block(sch: s_tir.Schedule, name: Block) -> SBlockRV | None:
     """Return the block called `name`, or None."""
     for block in blocks_of(sch):
         if sch.get(block).name_hint == name:
             return block
     return None
+
+
+def find_blocks(sch: s_tir.Schedule, *names: Block) -> list[SBlockRV] | None:
+    """Return the blocks called so, or None where one is missing."""
+    found = [block for name in names if (block := find_block(sch, name)) is not None]
+    return found if len(found) == len(names) else None
 
 
 def blocks_of(sch: s_tir.Schedule) -> list[SBlockRV]:

@@ -15,7 +15,7 @@ from tvm import s_tir
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
-from ...te.depthwise_convolution import DEPTHWISE
+from ...te.blocks import Block
 from ..buffers import element_bytes
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
@@ -67,7 +67,7 @@ class DepthwiseConvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, DEPTHWISE)
+        block = find_block(sch, Block.DEPTHWISE)
         extents = None if block is None else loop_extents(sch, sch.get_loops(block))
         if extents is None:
             return None
@@ -80,8 +80,7 @@ class DepthwiseConvolution(ScheduleRule):
 
 def _schedule(func: tvm.tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, DEPTHWISE)
-    assert block is not None
+    block = sch.get_sblock(Block.DEPTHWISE)
     epilogue = fuse_epilogue(sch, block)
     producers = sch.get_producers(block)
     if epilogue is None or not all(is_spatial(sch, producer) for producer in producers):

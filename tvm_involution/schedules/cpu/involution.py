@@ -14,6 +14,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
+from ...te.blocks import Block
 from ..placing import reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -42,7 +43,7 @@ class Involution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "involution2d")
+        block = find_block(sch, Block.INVOLUTION)
         window = read_window(sch, block) if block is not None else None
         if window is None or not window.channels_last:
             return None
@@ -79,8 +80,7 @@ def _schedule(
     func: tirx.PrimFunc, target: tvm.target.Target, window: Window, plan: _Plan, tunable: bool
 ) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "involution2d")
-    assert block is not None
+    block = sch.get_sblock(Block.INVOLUTION)
     if not schedule_producers(sch, block, target):
         return None
     epilogue = fuse_or_copy(sch, block)

@@ -24,6 +24,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import core_count, vector_bytes, vector_registers
+from ...te.blocks import Block
 from ..buffers import element_bytes, total_bytes
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
@@ -32,7 +33,7 @@ from ..rule import (
     choose,
     default_or_space,
     divisors,
-    find_block,
+    find_blocks,
     fuse_epilogue,
     largest_divisor,
     loop_extents,
@@ -82,17 +83,16 @@ class PackedGemm(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "conv2d")
-        if block is None or find_block(sch, "conv2d_out") is None or loop_extents(sch, sch.get_loops(block)) is None:
+        found = find_blocks(sch, Block.CONV2D, Block.CONV2D_OUT)
+        if found is None or loop_extents(sch, sch.get_loops(found[0])) is None:
             return None
-        plans = _plans(sch, block, target)[:_VARIANTS]
+        plans = _plans(sch, found[0], target)[:_VARIANTS]
         return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "conv2d")
-    assert block is not None
+    block = sch.get_sblock(Block.CONV2D)
     if not schedule_producers(sch, block, target):
         return None
     epilogue = fuse_epilogue(sch, block)

@@ -14,6 +14,7 @@ import tvm
 from tvm import s_tir, tirx
 
 from ...target import vector_bytes
+from ...te.blocks import Block
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -21,6 +22,7 @@ from ..rule import (
     default_or_space,
     divisors,
     find_block,
+    find_blocks,
     fuse_or_copy,
     inline_into,
     largest_divisor,
@@ -42,8 +44,7 @@ class SpannedInvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        blocks = [find_block(sch, name) for name in ("involution2d", "kernel", "conv2d", "conv2d_out")]
-        if any(block is None for block in blocks):
+        if find_blocks(sch, Block.INVOLUTION, Block.KERNEL, Block.CONV2D, Block.CONV2D_OUT) is None:
             return None
         return default_or_space((False, True), lambda first: _schedule(func, target, first, tunable), tunable)
 
@@ -53,7 +54,7 @@ def _schedule(
 ) -> s_tir.Schedule | None:
     """Schedule, with `channels_first` a vector of channels of the whole strip before the next."""
     sch = s_tir.Schedule(func)
-    involution, kernel, span = (sch.get_sblock(name) for name in ("involution2d", "kernel", "conv2d"))
+    involution, kernel, span = (sch.get_sblock(name) for name in (Block.INVOLUTION, Block.KERNEL, Block.CONV2D))
     extents = loop_extents(sch, sch.get_loops(involution))
     epilogue = fuse_or_copy(sch, involution)
     if extents is None or len(extents) != 6 or epilogue is None:
@@ -64,11 +65,11 @@ def _schedule(
         return None
     pixels_paired = str(sch.get(involution).reads[0].source.dtype) == "uint32"
     width = dot_bf16.SUMS if pixels_paired else largest_divisor(extents[3] // group_count(sch, involution), lanes)
-    if find_block(sch, "taps") is not None:
-        sch.compute_inline("taps")
+    if find_block(sch, Block.TAPS) is not None:
+        sch.compute_inline(Block.TAPS)
     inline_into(sch, kernel, keep=span)
     for producer in sch.get_producers(involution):
-        if sch.get(producer).name_hint != "kernel":
+        if sch.get(producer).name_hint != Block.KERNEL:
             inline_into(sch, producer)
             parallel_vectorize(sch, producer, target)
 

@@ -13,6 +13,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
+from ...te.blocks import Block
 from ...te.strassen import paired_axis
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
@@ -44,7 +45,7 @@ class Strassen(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        products = find_block(sch, "strassen")
+        products = find_block(sch, Block.STRASSEN)
         if products is None:
             return None
         tiles = _tiles(sch, products, target)[:_VARIANTS]
@@ -74,8 +75,7 @@ def _schedule(
     """Schedule with a tile of columns x vectors in registers; None where something else than an epilogue follows."""
     columns, vectors = tile
     sch = s_tir.Schedule(func)
-    products, out = find_block(sch, "strassen"), find_block(sch, "conv2d_out")
-    assert products is not None and out is not None
+    products, out = sch.get_sblock(Block.STRASSEN), sch.get_sblock(Block.CONV2D_OUT)
     epilogue = fuse_epilogue(sch, out)
     if epilogue is None:
         return None
@@ -115,7 +115,7 @@ def _schedule(
     sch.set_scope(products, 0, "local")
     unroll_and_vectorize(sch, [step, z, vector], lane)
 
-    factors = sch.get_producers(products)[0]
+    factors = sch.get_sblock(Block.STRASSEN_INPUT)
     compute_at(sch, factors, task)
     b, y, k, z, c = sch.get_loops(factors)[-5:]
     c, lane = sch.split(c, [None, largest_divisor(half, lanes)])

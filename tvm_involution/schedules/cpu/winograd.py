@@ -13,6 +13,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
+from ...te.blocks import Block
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -42,7 +43,7 @@ class Winograd(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        sums = find_block(sch, "winograd")
+        sums = find_block(sch, Block.WINOGRAD)
         if sums is None or loop_extents(sch, sch.get_loops(sums)) is None:
             return None
         columns = int(sch.get(sch.get_loops(sums)[2]).extent)
@@ -59,8 +60,7 @@ def strip_width(tiles: int, target: tvm.target.Target) -> int:
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable: bool) -> s_tir.Schedule | None:
     """Schedule with `rows` tiles in registers; None where something else than an epilogue follows."""
     sch = s_tir.Schedule(func)
-    sums, tiles = find_block(sch, "winograd"), find_block(sch, "winograd_output")
-    assert sums is not None and tiles is not None
+    sums, tiles = sch.get_sblock(Block.WINOGRAD), sch.get_sblock(Block.WINOGRAD_OUTPUT)
     epilogue = fuse_epilogue(sch, tiles)
     if epilogue is None:
         return None
@@ -88,7 +88,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
     reverse_compute_at(sch, epilogue, pack)
     vectorize_last(sch, epilogue, lanes)
     unroll_and_vectorize(sch, [y_inner, z_inner], lane)
-    output_rows = sch.get_producers(tiles)[0]
+    output_rows = sch.get_sblock(Block.WINOGRAD_OUTPUT_ROWS)
     compute_at(sch, output_rows, vector)
     _keep_in_registers(sch, output_rows)
 
@@ -105,13 +105,13 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
     unroll_and_vectorize(sch, [row, vector], lane)
 
     # the transformed input of a strip
-    transformed = sch.get_producers(sums)[0]
+    transformed = sch.get_sblock(Block.WINOGRAD_INPUT)
     compute_at(sch, transformed, task)
     *_, b, y, z, u, v, channel = sch.get_loops(transformed)
     channel, lane = sch.split(channel, [None, largest_divisor(in_channels, lanes)])
     sch.reorder(b, y, z, channel, u, v, lane)
     unroll_and_vectorize(sch, [u, v], lane)
-    input_rows = sch.get_producers(transformed)[0]
+    input_rows = sch.get_sblock(Block.WINOGRAD_ROWS)
     compute_at(sch, input_rows, channel)
     _keep_in_registers(sch, input_rows)
 

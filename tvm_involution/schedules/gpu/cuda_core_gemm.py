@@ -13,9 +13,10 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ...te.blocks import Block
 from ...te.gemm_convolution import CHUNK
 from ..placing import compute_at, reverse_compute_at
-from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue
+from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, find_blocks, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, shared_bytes
 from .pixels import flatten_pixels
 
@@ -57,10 +58,10 @@ class CudaCoreGemm(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "conv2d")
-        if block is None or find_block(sch, "im2col") is None or find_block(sch, "mma") is not None:
+        found = find_blocks(sch, Block.CONV2D, Block.IM2COL)
+        if found is None or find_block(sch, Block.MMA) is not None:
             return None
-        plans = _plans(sch, block, target)[:_VARIANTS]
+        plans = _plans(sch, found[0], target)[:_VARIANTS]
         return default_or_space(plans, lambda plan: _schedule(func, plan, target, tunable), tunable)
 
 
@@ -102,8 +103,7 @@ def _clocks(plan: _Plan, pixels: int, channels: int, chunks: int) -> float:
 
 def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block, windows = find_block(sch, "conv2d"), find_block(sch, "im2col")
-    assert block is not None and windows is not None
+    block, windows = sch.get_sblock(Block.CONV2D), sch.get_sblock(Block.IM2COL)
     epilogue = fuse_epilogue(sch, block)
     if epilogue is None or not flatten_pixels(sch, epilogue):
         return None

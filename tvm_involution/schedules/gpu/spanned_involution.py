@@ -14,6 +14,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV
 
+from ...te.blocks import Block
 from ..placing import compute_at
 from ..rule import ScheduleRule, default_or_space, find_block, largest_divisor
 from ..window import Window, read_window
@@ -36,13 +37,13 @@ class SpannedInvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "involution2d")
+        block = find_block(sch, Block.INVOLUTION)
         window = read_window(sch, block) if block is not None else None
         if window is None or window.layout != "NHWC":
             return None
-        if any(find_block(sch, name) is None for name in ("conv2d", "conv2d_out", "kernel")):
+        if any(find_block(sch, name) is None for name in (Block.CONV2D, Block.CONV2D_OUT, Block.KERNEL)):
             return None
-        hidden = int(sch.get(sch.get_loops(find_block(sch, "conv2d"))[-1]).extent)
+        hidden = int(sch.get(sch.get_loops(find_block(sch, Block.CONV2D))[-1]).extent)
         kernel_cost = functools.partial(multiplied_kernel, hidden=hidden)
         found = boxes(window, target, kernel_cost)[:_VARIANTS]
         vector = vector_bytes(target, window.dtype) // window.element_bytes
@@ -51,8 +52,7 @@ class SpannedInvolution(ScheduleRule):
 
 def _schedule(func: tirx.PrimFunc, window: Window, box: Box, vector: int, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "involution2d")
-    assert block is not None
+    block = sch.get_sblock(Block.INVOLUTION)
     loop = aggregate(sch, block, window, box, tunable)
     if loop is None:
         return None
@@ -62,8 +62,7 @@ def _schedule(func: tirx.PrimFunc, window: Window, box: Box, vector: int, tunabl
 
 def _generate(sch: s_tir.Schedule, window: Window, box: Box, loop: LoopRV, vector: int) -> None:
     """Compute the kernels of a box into shared memory."""
-    span, cast, kernel = (find_block(sch, name) for name in ("conv2d", "conv2d_out", "kernel"))
-    assert span is not None and cast is not None and kernel is not None
+    span, cast, kernel = (sch.get_sblock(name) for name in (Block.CONV2D, Block.CONV2D_OUT, Block.KERNEL))
     sch.compute_inline(cast)
     pixels = sch.cache_read(span, 0, "local")
     # numbered by tap, not by pack and lane: TVM would not see that a register's number is known

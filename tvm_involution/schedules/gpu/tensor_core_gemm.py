@@ -17,9 +17,10 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ...te.blocks import Block
 from ...te.mma_convolution import COLUMNS, LANES, ROWS, MmaFragments
 from ..placing import compute_at, reverse_compute_at
-from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue
+from ..rule import ScheduleRule, choose, default_or_space, divisors, find_blocks, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, registers, shared_bytes
 from .mma_intrinsics import mma_intrinsic
 from .pixels import flatten_pixels
@@ -78,10 +79,10 @@ class TensorCoreGemm(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "mma")
-        if block is None or find_block(sch, "im2col") is None or find_block(sch, "conv2d_out") is None:
+        found = find_blocks(sch, Block.MMA, Block.IM2COL, Block.CONV2D_OUT)
+        if found is None:
             return None
-        plans = _plans(_problem(sch, block), target)[:_VARIANTS]
+        plans = _plans(_problem(sch, found[0]), target)[:_VARIANTS]
         return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
 
 
@@ -91,8 +92,7 @@ def _problem(sch: s_tir.Schedule, block: SBlockRV) -> _Problem:
     columns = int(sch.get(block).iter_vars[2].dom.extent)
     dtype = str(weight.dtype)
     depth = 2 * weights  # a lane holds two rows of the instruction's sixteen, a quarter of their depth
-    output = find_block(sch, "conv2d_out")
-    assert output is not None
+    output = sch.get_sblock(Block.CONV2D_OUT)
     pixels = math.prod(int(v.dom.extent) for v in sch.get(output).iter_vars[:-1])
     return _Problem(pixels, packs, columns, chunks, tiles, MmaFragments(dtype, depth))
 
@@ -188,8 +188,7 @@ def _clocks(problem: _Problem, plan: _Plan) -> float:
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    mma, windows, sums = (find_block(sch, name) for name in ("mma", "im2col", "conv2d"))
-    assert mma is not None and windows is not None and sums is not None
+    mma, windows, sums = (sch.get_sblock(name) for name in (Block.MMA, Block.IM2COL, Block.CONV2D))
     problem = _problem(sch, mma)
     epilogue = fuse_epilogue(sch, sums)
     if epilogue is None or not flatten_pixels(sch, epilogue):

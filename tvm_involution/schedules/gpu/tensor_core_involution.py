@@ -16,6 +16,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ...te.blocks import Block
 from ...te.mma_convolution import COLUMNS, LANES, MmaFragments
 from ...te.mma_spanned_involution import Slab, column_pixels, slab_of
 from ..placing import compute_at
@@ -39,9 +40,9 @@ class TensorCoreInvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block, mma = find_block(sch, "involution2d"), find_block(sch, "mma")
+        block, mma = find_block(sch, Block.INVOLUTION), find_block(sch, Block.MMA)
         window = read_window(sch, block) if block is not None else None
-        if window is None or mma is None or find_block(sch, "columns") is None:
+        if window is None or mma is None or find_block(sch, Block.COLUMNS) is None:
             return None
         chunks = int(sch.get(mma).reads[0].source.shape[1])
         fragments = _fragments(sch, mma)
@@ -119,10 +120,8 @@ def _schedule(
     func: tirx.PrimFunc, window: Window, box: Box, fragments: MmaFragments, tunable: bool
 ) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "involution2d")
-    taps = find_block(sch, "taps")
-    assert block is not None and taps is not None
-    sch.compute_inline(taps)
+    block = sch.get_sblock(Block.INVOLUTION)
+    sch.compute_inline(Block.TAPS)
     warps = box.warps(window)
     assert warps is not None
     aggregation = aggregate_by_rows(sch, block, window, box, warps, tunable)
@@ -142,9 +141,9 @@ def _generate(
     Returns:
         The block of the products, its loop over chunks of the hidden channels and that over lanes.
     """
-    kernel, mma, columns = (find_block(sch, name) for name in ("kernel", "mma", "columns"))
+    kernel, mma, columns = (sch.get_sblock(name) for name in (Block.KERNEL, Block.MMA, Block.COLUMNS))
     slab = slab_of(window.groups, window.kernel_columns)
-    assert kernel is not None and mma is not None and columns is not None and slab is not None
+    assert slab is not None
     shares = _shares(box, window, slab)
     assert shares is not None
     sch.set_scope(kernel, 0, "shared")
