@@ -31,6 +31,7 @@ from ..rule import (
     thread_choices,
     vectorize_last,
 )
+from ..window import step_of
 
 # bytes of what a task sees, at most: half of the second-level cache of the smaller CPUs
 _SEEN_BYTES = 256 << 10
@@ -115,7 +116,7 @@ def _block(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> tuple[int, int]:
     region, iter_vars = sch.get(block).reads[0], sch.get(block).iter_vars
     out_rows, channels, kernel_rows = (int(iter_vars[axis].dom.extent) for axis in (1, 3, 4))
     row = region.region[1].min
-    stride, dilation = (int(tvm.sym.detect_linear_equation(row, [iter_vars[axis].var])[0]) or 1 for axis in (1, 4))
+    stride, dilation = (step_of(row, iter_vars[axis].var) for axis in (1, 4))
     span, row_bytes = dilation * (kernel_rows - 1) + 1, int(region.source.shape[2]) * element_bytes(region.source)
     best = (math.inf, 1, 1)
     for vectors in divisors(channels // lanes, _VECTORS)[::-1]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
 from ...te.blocks import Block
@@ -21,12 +20,11 @@ from ..rule import (
     choose,
     default_or_space,
     divisors,
-    find_block,
     fuse_or_copy,
     largest_divisor,
     thread_choices,
 )
-from ..window import Window, read_window, window_loops
+from ..window import Window, find_involution, window_loops
 from .elementwise import schedule_producers
 
 
@@ -43,10 +41,10 @@ class Involution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, Block.INVOLUTION)
-        window = read_window(sch, block) if block is not None else None
-        if window is None or not window.channels_last:
+        found = find_involution(sch)
+        if found is None or not found[1].channels_last:
             return None
+        _, window = found
         group_channels = window.group_channels
         lanes = vector_bytes(target) // 4
         width = largest_divisor(group_channels, lanes)
@@ -108,11 +106,3 @@ def _schedule(
     sch.decompose_reduction(block, kernel_rows[0])
     sch.vectorize(sch.get_loops(epilogue)[-1])
     return sch
-
-
-def group_count(sch: s_tir.Schedule, block: SBlockRV) -> int:
-    """Return the number of groups, from the shapes of x and the kernel."""
-    iter_vars = sch.get(block).iter_vars
-    taps = int(iter_vars[4].dom.extent) * int(iter_vars[5].dom.extent)
-    kernel = [int(d) for d in sch.get(block).reads[1].source.shape]
-    return kernel[3] if len(kernel) == 6 else kernel[3] // taps

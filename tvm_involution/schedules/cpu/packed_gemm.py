@@ -23,9 +23,10 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from ...target import core_count, vector_bytes, vector_registers
+from ...target import core_count, vector_registers
 from ...te.blocks import Block
-from ..buffers import element_bytes, total_bytes
+from ..buffers import element_bytes
+from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -99,9 +100,9 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     if epilogue is None:
         return None
     spatial, reduced = _split_kinds(sch, block)
-    lanes = largest_divisor(pack_width(sch, block), vector_bytes(target) // 4)
-    paired = is_paired(sch, block)
-    pair = [reduced.pop()] if paired else []
+    weight = packed_weight(sch.get(block))
+    lanes = weight.vector(target)
+    pair = [reduced.pop()] if weight.paired else []
     copy = sch.cache_read(block, 0, "global") if plan.copy_input else None
 
     batch, pixels = spatial[:-1][:-2], spatial[:-1][-2:]
@@ -144,8 +145,8 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     for loop in (step, *row_inner, vector):
         sch.unroll(loop)
     outermost = reduced[0] if len(reduced) > 1 else step_outer
-    vectorize_sums(sch, block, outermost, lane, dot_bf16.INTRINSIC if paired else None)
-    if paired:
+    vectorize_sums(sch, block, outermost, lane, dot_bf16.INTRINSIC if weight.paired else None)
+    if weight.paired:
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
     vectorize_last(sch, epilogue, lanes)
     return sch
@@ -166,12 +167,11 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     """
     spatial, _ = _split_kinds(sch, block)
     pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
-    packed = pack_width(sch, block)
-    registers = vector_registers(target)
-    pack_vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
+    weight = packed_weight(sch.get(block))
+    registers, pack_vectors = vector_registers(target), weight.vectors(target)
     tiles: list[tuple[float, _Plan]] = []
     channels_first = _weights_dominate(sch, block)
-    grouped = len(pixels) > 1 and _pack_bytes(sch, block) > _L2
+    grouped = len(pixels) > 1 and weight.pack_bytes > _L2
     for vectors in divisors(pack_vectors, pack_vectors):
         limit = max(1, (registers - vectors - 1) // vectors)
         for columns in divisors(pixels[-1], limit):
@@ -203,8 +203,8 @@ def _weights_dominate(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     a kernel gains alone by another division the next one loses. Where a picture's maps are small, the weights are what
     should be read once.
     """
-    maps = _elements(sch, block, -2) + math.prod(int(d) for d in sch.get(block).writes[0].source.shape)
-    return _elements(sch, block, -1) > _WEIGHTS * maps
+    x, weight = (read.source for read in sch.get(block).reads[-2:])
+    return _elements(weight) > _WEIGHTS * (_elements(x) + _elements(sch.get(block).writes[0].source))
 
 
 def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
@@ -219,21 +219,5 @@ def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     return pixels > sets * (_L1_WAYS - 1)
 
 
-def _pack_bytes(sch: s_tir.Schedule, block: SBlockRV) -> int:
-    """Return the size of the weights of one pack of output channels."""
-    weight = sch.get(block).reads[-1].source
-    return total_bytes(weight) // int(weight.shape[0])
-
-
-def pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:
-    """Return how many output channels lie side by side in the packed weight."""
-    return int(sch.get(block).reads[-1].source.shape[4])
-
-
-def is_paired(sch: s_tir.Schedule, block: SBlockRV) -> bool:
-    """Return whether two input channels lie side by side in the packed weight, for dot products."""
-    return len(sch.get(block).reads[-1].source.shape) == 6
-
-
-def _elements(sch: s_tir.Schedule, block: SBlockRV, read: int) -> int:
-    return math.prod(int(d) for d in sch.get(block).reads[read].source.shape)
+def _elements(buffer: tirx.Buffer) -> int:
+    return math.prod(int(d) for d in buffer.shape)

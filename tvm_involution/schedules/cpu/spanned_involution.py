@@ -15,6 +15,7 @@ from tvm import s_tir, tirx
 
 from ...target import vector_bytes
 from ...te.blocks import Block
+from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -26,14 +27,13 @@ from ..rule import (
     fuse_or_copy,
     inline_into,
     largest_divisor,
-    loop_extents,
     vectorize_last,
     vectorize_sums,
 )
+from ..window import Window, find_involution
 from . import dot_bf16
 from .elementwise import parallel_vectorize
-from .involution import group_count, longest_strip
-from .packed_gemm import is_paired, pack_width
+from .involution import longest_strip
 
 
 class SpannedInvolution(ScheduleRule):
@@ -44,27 +44,28 @@ class SpannedInvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        if find_blocks(sch, Block.INVOLUTION, Block.KERNEL, Block.CONV2D, Block.CONV2D_OUT) is None:
+        found = find_involution(sch)
+        if found is None or find_blocks(sch, Block.KERNEL, Block.CONV2D, Block.CONV2D_OUT) is None:
             return None
-        return default_or_space((False, True), lambda first: _schedule(func, target, first, tunable), tunable)
+        _, window = found
+        return default_or_space((False, True), lambda first: _schedule(func, target, window, first, tunable), tunable)
 
 
 def _schedule(
-    func: tirx.PrimFunc, target: tvm.target.Target, channels_first: bool, tunable: bool
+    func: tirx.PrimFunc, target: tvm.target.Target, window: Window, channels_first: bool, tunable: bool
 ) -> s_tir.Schedule | None:
     """Schedule, with `channels_first` a vector of channels of the whole strip before the next."""
     sch = s_tir.Schedule(func)
     involution, kernel, span = (sch.get_sblock(name) for name in (Block.INVOLUTION, Block.KERNEL, Block.CONV2D))
-    extents = loop_extents(sch, sch.get_loops(involution))
     epilogue = fuse_or_copy(sch, involution)
-    if extents is None or len(extents) != 6 or epilogue is None:
+    if window.layout != "NHWC" or epilogue is None:
         return None
-    spanned, packed = int(sch.get(kernel).writes[0].source.shape[3]), pack_width(sch, span)
-    lanes = vector_bytes(target) // 4
+    weight, spanned = packed_weight(sch.get(span)), int(sch.get(kernel).writes[0].source.shape[3])
+    packed, lanes = weight.lanes, vector_bytes(target) // 4
     if spanned % packed or spanned < 2 * lanes:
         return None
-    pixels_paired = str(sch.get(involution).reads[0].source.dtype) == "uint32"
-    width = dot_bf16.SUMS if pixels_paired else largest_divisor(extents[3] // group_count(sch, involution), lanes)
+    pixels_paired = window.dtype == "uint32"
+    width = dot_bf16.SUMS if pixels_paired else largest_divisor(window.group_channels, lanes)
     if find_block(sch, Block.TAPS) is not None:
         sch.compute_inline(Block.TAPS)
     inline_into(sch, kernel, keep=span)
@@ -73,7 +74,7 @@ def _schedule(
             inline_into(sch, producer)
             parallel_vectorize(sch, producer, target)
 
-    strips = divisors(extents[2], longest_strip(target))
+    strips = divisors(window.out_columns, longest_strip(target))
 
     # aggregation: the outermost loops
     batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(involution)
@@ -97,9 +98,8 @@ def _schedule(
     sch.reorder(pack, *pixels)
     compute_at(sch, span, pack)
     sch.vectorize(sch.get_loops(kernel)[-1])
-    paired = is_paired(sch, span)
     loops = sch.get_loops(span)[2:]
-    pair = [loops.pop()] if paired else []
+    pair = [loops.pop()] if weight.paired else []
     b, y, z, taps, window_row, window_column, step = loops
     vector, tap = sch.split(taps, [None, vector_lanes])
     sch.reorder(b, y, window_row, window_column, step, z, vector, tap, *pair)
@@ -110,7 +110,7 @@ def _schedule(
     for loop in (kernel_column, pixel):
         sch.unroll(loop)
     vectorize_sums(sch, involution, kernel_row, lane, dot_bf16.PIXELS if pixels_paired else None)
-    vectorize_sums(sch, span, window_row, tap, dot_bf16.INTRINSIC if paired else None)
-    if paired:
+    vectorize_sums(sch, span, window_row, tap, dot_bf16.INTRINSIC if weight.paired else None)
+    if weight.paired:
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
     return sch

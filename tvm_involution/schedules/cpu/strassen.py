@@ -12,9 +12,10 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from ...target import vector_bytes, vector_registers
+from ...target import vector_registers
 from ...te.blocks import Block
 from ...te.strassen import paired_axis
+from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -59,8 +60,7 @@ def _tiles(sch: s_tir.Schedule, products: SBlockRV, target: tvm.target.Target) -
     would fill the registers, but the left factors of fewer stay in the first-level cache: measured, that is faster.
     """
     width = int(sch.get(sch.get_loops(products)[3]).extent)
-    packed = int(sch.get(products).reads[-1].source.shape[-1])
-    pack_vectors, registers = packed // largest_divisor(packed, vector_bytes(target) // 4), vector_registers(target)
+    pack_vectors, registers = packed_weight(sch.get(products)).vectors(target), vector_registers(target)
     tiles = [
         (columns, vectors)
         for vectors in divisors(pack_vectors, pack_vectors)
@@ -84,11 +84,10 @@ def _schedule(
         out = epilogue
     extents = loop_extents(sch, sch.get_loops(products))
     assert extents is not None
-    batch, rows, _, width, channels, half = extents
+    batch, rows, _, width, _, half = extents
     axis = paired_axis(*(int(d) for d in sch.get(out).writes[0].source.shape[:2]))
-    packed = int(sch.get(products).reads[-1].source.shape[-1])
-    lanes = largest_divisor(packed, vector_bytes(target) // 4)
-    packs = channels // packed
+    weight = packed_weight(sch.get(products))
+    packs, lanes = weight.packs, weight.vector(target)
     parts = choose(sch, divisors(packs, 8), balanced_parts(batch * rows * (width // columns), packs, target), tunable)
 
     b, y, z, channel = sch.get_loops(out)
@@ -97,7 +96,7 @@ def _schedule(
     else:
         b, block = sch.split(b, [None, 2])
     z, column = sch.split(z, [None, columns])
-    part, pack, side, vector, lane = sch.split(channel, [parts, None, 2, packed // lanes, lanes])
+    part, pack, side, vector, lane = sch.split(channel, [parts, None, 2, weight.vectors(target), lanes])
     sch.reorder(b, y, z, part, pack, column, vector, block, side, lane)
     task = sch.fuse(b, y, z, part)
     sch.parallel(task)

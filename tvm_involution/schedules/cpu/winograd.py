@@ -12,8 +12,9 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from ...target import vector_bytes, vector_registers
+from ...target import vector_registers
 from ...te.blocks import Block
+from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -66,22 +67,21 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
         return None
     extents = loop_extents(sch, sch.get_loops(sums))
     assert extents is not None
-    batch, tile_rows, columns, n, _, channels, in_channels = extents
+    batch, tile_rows, columns, n, _, _, in_channels = extents
     m = n - 2
-    packed = int(sch.get(sums).reads[-1].source.shape[-1])
-    lanes = largest_divisor(packed, vector_bytes(target) // 4)
+    weight = packed_weight(sch.get(sums))
+    packs, lanes = weight.packs, weight.vector(target)
     bytes_of_rows = rows * n * n * in_channels * 4
     fitting = [d for d in divisors(columns // rows, 8) if d * bytes_of_rows <= _STRIP_BYTES] or [1]
     strip = fitting[0] * rows
     shares = batch * tile_rows * (columns // strip)
-    parts = balanced_parts(shares, channels // packed, target)
 
     # whole tiles: the outermost loops
     b, y, z, channel = sch.get_loops(tiles)
     y, y_inner = sch.split(y, [None, m])
     z, tile, z_inner = sch.split(z, [None, choose(sch, [d * rows for d in fitting], strip, tunable), m])
-    choices = divisors(channels // packed, 8)
-    part, pack, vector, lane = sch.split(channel, [choose(sch, choices, parts, tunable), None, packed // lanes, lanes])
+    parts = choose(sch, divisors(packs, 8), balanced_parts(shares, packs, target), tunable)
+    part, pack, vector, lane = sch.split(channel, [parts, None, weight.vectors(target), lanes])
     sch.reorder(b, y, z, part, pack, tile, vector, y_inner, z_inner, lane)
     task = sch.fuse(b, y, z, part)
     sch.parallel(task)
@@ -122,8 +122,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
 
 def _rows_limit(sch: s_tir.Schedule, sums: SBlockRV, target: tvm.target.Target) -> int:
     """Return how many tiles' sums fit the registers, beside a line of weights and a broadcast value."""
-    packed = int(sch.get(sums).reads[-1].source.shape[-1])
-    vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
+    vectors = packed_weight(sch.get(sums)).vectors(target)
     return max(1, (vector_registers(target) - vectors - 1) // vectors)
 
 

@@ -23,6 +23,7 @@ from ..placing import compute_at, reverse_compute_at
 from ..rule import ScheduleRule, choose, default_or_space, divisors, find_blocks, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, registers, shared_bytes
 from .mma_intrinsics import mma_intrinsic
+from .mma_product import read_mma
 from .pixels import flatten_pixels
 
 _VARIANTS = 12
@@ -87,14 +88,10 @@ class TensorCoreGemm(ScheduleRule):
 
 
 def _problem(sch: s_tir.Schedule, block: SBlockRV) -> _Problem:
-    weight = sch.get(block).reads[0].source
-    packs, chunks, tiles, _, _, weights = (int(d) for d in weight.shape)
-    columns = int(sch.get(block).iter_vars[2].dom.extent)
-    dtype = str(weight.dtype)
-    depth = 2 * weights  # a lane holds two rows of the instruction's sixteen, a quarter of their depth
+    product, columns = read_mma(sch.get(block)), int(sch.get(block).iter_vars[2].dom.extent)
     output = sch.get_sblock(Block.CONV2D_OUT)
     pixels = math.prod(int(v.dom.extent) for v in sch.get(output).iter_vars[:-1])
-    return _Problem(pixels, packs, columns, chunks, tiles, MmaFragments(dtype, depth))
+    return _Problem(pixels, product.packs, columns, product.chunks, product.tiles, product.fragments)
 
 
 def _plans(problem: _Problem, target: tvm.target.Target) -> list[_Plan]:

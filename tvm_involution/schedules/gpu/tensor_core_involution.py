@@ -20,11 +20,12 @@ from ...te.blocks import Block
 from ...te.mma_convolution import COLUMNS, LANES, MmaFragments
 from ...te.mma_spanned_involution import Slab, column_pixels, slab_of
 from ..placing import compute_at
-from ..rule import ScheduleRule, default_or_space, find_block
-from ..window import Window, read_window
+from ..rule import ScheduleRule, default_or_space, find_blocks
+from ..window import Window, find_involution
 from .aggregate import RowwiseAggregation, aggregate_by_rows
 from .box import Box, KernelCost, boxes, copy_instructions
 from .mma_intrinsics import mma_intrinsic
+from .mma_product import read_mma
 from .stage import copy_by_threads
 
 _VARIANTS = 12
@@ -40,22 +41,14 @@ class TensorCoreInvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block, mma = find_block(sch, Block.INVOLUTION), find_block(sch, Block.MMA)
-        window = read_window(sch, block) if block is not None else None
-        if window is None or mma is None or find_block(sch, Block.COLUMNS) is None:
+        found, products = find_involution(sch), find_blocks(sch, Block.MMA, Block.COLUMNS)
+        if found is None or products is None:
             return None
-        chunks = int(sch.get(mma).reads[0].source.shape[1])
-        fragments = _fragments(sch, mma)
-        kernel_cost = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=chunks)
-        found = boxes(window, target, kernel_cost)[:_VARIANTS]
-        return default_or_space(found, lambda box: _schedule(func, window, box, fragments, tunable), tunable)
-
-
-def _fragments(sch: s_tir.Schedule, mma: SBlockRV) -> MmaFragments:
-    weight, columns = (read.source for read in sch.get(mma).reads)
-    dtype = str(weight.dtype)
-    # a lane holds two rows of the instruction's sixteen, a quarter of their depth
-    return MmaFragments(dtype, 2 * int(weight.shape[-1]), int(columns.shape[-1]) * tvm.DataType(dtype).bits // 8)
+        window, product = found[1], read_mma(sch.get(products[0]))
+        fragments = product.fragments
+        kernel_cost = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=product.chunks)
+        plans = boxes(window, target, kernel_cost)[:_VARIANTS]
+        return default_or_space(plans, lambda box: _schedule(func, window, box, fragments, tunable), tunable)
 
 
 def _shares(box: Box, window: Window, slab: Slab) -> tuple[int, int, int] | None:
