@@ -133,6 +133,15 @@ def nodes_of(node: tvm.ir.Node, kind: type) -> list[Any]:
     return found
 
 
+def loops_by_kind(sch: s_tir.Schedule, block: SBlockRV) -> tuple[list[LoopRV], list[LoopRV]]:
+    """Return the loops of a block that has one for each of its axes: those over its outputs, and those of its sums."""
+    kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
+    loops: tuple[list[LoopRV], list[LoopRV]] = ([], [])
+    for loop, kind in zip(sch.get_loops(block), kinds, strict=True):
+        loops[kind != tirx.IterVar.DataPar].append(loop)
+    return loops
+
+
 def loop_extents(sch: s_tir.Schedule, loops: list[LoopRV]) -> list[int] | None:
     """Return the loops' extents, or None where one is not known at compile time."""
     extents = [sch.get(loop).extent for loop in loops]
@@ -215,19 +224,6 @@ def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
     if isinstance(extent, tirx.IntImm) and int(extent) % lanes == 0:
         _, inner = sch.split(loop, [None, lanes])
         sch.vectorize(inner)
-
-
-def vectorize_sums(
-    sch: s_tir.Schedule, block: SBlockRV, outermost: LoopRV, lane: LoopRV, intrinsic: str | None
-) -> None:
-    """Start the sums of `block` before `outermost`, and make `lane` a vector or `intrinsic`."""
-    if intrinsic is None:
-        sch.vectorize(lane)
-        sch.decompose_reduction(block, outermost)
-        return
-    zero = sch.decompose_reduction(block, outermost)
-    sch.vectorize(sch.get_loops(zero)[-1])
-    sch.tensorize(lane, intrinsic)
 
 
 def unroll_and_vectorize(sch: s_tir.Schedule, loops: list[LoopRV], lane: LoopRV) -> None:

@@ -13,7 +13,6 @@ from tvm import te, tirx
 from ..arguments import checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype
-from .blocks import Block
 from .checks import Pair, as_pair, check_groups, check_layout, check_rank, check_same_dtype, check_shape
 from .involution import involution2d
 
@@ -100,11 +99,11 @@ def attention_kernel(
         return (exponential[b, h, u, v, i, j] / total[b, h, i, j]).astype(query.dtype)
 
     if layout == "NCHW":
-        return te.compute(shape, weight, name=Block.KERNEL)
+        return te.compute(shape, weight, name="kernel")
     return te.compute(
         (n, height, width, num_heads, kernel_h, kernel_w),
         lambda b, i, j, h, u, v: weight(b, h, u, v, i, j),
-        name=Block.KERNEL,
+        name="kernel",
     )
 
 

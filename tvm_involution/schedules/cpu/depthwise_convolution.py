@@ -32,6 +32,7 @@ from ..rule import (
     vectorize_last,
 )
 from ..window import step_of
+from .registers import strip_of, sum_in_registers
 
 # bytes of what a task sees, at most: half of the second-level cache of the smaller CPUs
 _SEEN_BYTES = 256 << 10
@@ -44,7 +45,7 @@ _VECTORS = 4
 def strip_width(columns: int, target: tvm.target.Target) -> int:
     """Return how many pixels of a row to take together: least waste first, then the most that fit the registers."""
     limit = _longest_strip(target)
-    return min(range(min(limit, columns), limit // 2 - 1, -1), key=lambda n: -(-columns // n) * n, default=columns)
+    return strip_of(columns, limit, limit // 2)
 
 
 def _longest_strip(target: tvm.target.Target) -> int:
@@ -102,11 +103,7 @@ def _schedule(func: tvm.tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, t
         compute_at(sch, producer, task)
         vectorize_last(sch, producer, lanes)
     reverse_compute_at(sch, epilogue, vector)
-    sch.set_scope(block, 0, "local")
-    for loop in (kernel_column, pixel):
-        sch.unroll(loop)
-    sch.vectorize(lane)
-    sch.decompose_reduction(block, kernel_row)
+    sum_in_registers(sch, block, kernel_row, [kernel_column, pixel], lane)
     vectorize_last(sch, epilogue, lanes)
     return sch
 

@@ -26,6 +26,7 @@ from ..rule import (
 )
 from ..window import Window, find_involution, window_loops
 from .elementwise import schedule_producers
+from .registers import sum_in_registers
 
 
 def longest_strip(target: tvm.target.Target) -> int:
@@ -99,10 +100,6 @@ def _schedule(
     if plan.parallel:
         sch.parallel(task)
     reverse_compute_at(sch, epilogue, outer[1])
-    sch.set_scope(block, 0, "local")
-    for loop in (kernel_rows[-1], kernel_column, column_inner):
-        sch.unroll(loop)
-    sch.vectorize(lane)
-    sch.decompose_reduction(block, kernel_rows[0])
+    sum_in_registers(sch, block, kernel_rows[0], [kernel_rows[-1], kernel_column, column_inner], lane)
     sch.vectorize(sch.get_loops(epilogue)[-1])
     return sch

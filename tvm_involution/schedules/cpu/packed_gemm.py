@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.s_tir.schedule import SBlockRV
 
 from ...target import core_count, vector_registers
 from ...te.blocks import Block
@@ -38,13 +38,14 @@ from ..rule import (
     fuse_epilogue,
     largest_divisor,
     loop_extents,
+    loops_by_kind,
     spread_over_cache,
     thread_choices,
     vectorize_last,
-    vectorize_sums,
 )
 from . import dot_bf16
 from .elementwise import schedule_producers
+from .registers import sum_in_registers, tile_pixels
 
 # bytes of a way of the first-level data cache, the same from Haswell to Zen 5, and how many of its ways are safe
 _L1_WAY, _L1_WAYS = 4096, 8
@@ -99,7 +100,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     epilogue = fuse_epilogue(sch, block)
     if epilogue is None:
         return None
-    spatial, reduced = _split_kinds(sch, block)
+    spatial, reduced = loops_by_kind(sch, block)
     weight = packed_weight(sch.get(block))
     lanes = weight.vector(target)
     pair = [reduced.pop()] if weight.paired else []
@@ -141,21 +142,13 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     if plan.parallel:
         sch.parallel(task)
     reverse_compute_at(sch, epilogue, home)
-    sch.set_scope(block, 0, "local")
-    for loop in (step, *row_inner, vector):
-        sch.unroll(loop)
     outermost = reduced[0] if len(reduced) > 1 else step_outer
-    vectorize_sums(sch, block, outermost, lane, dot_bf16.INTRINSIC if weight.paired else None)
+    intrinsic = dot_bf16.INTRINSIC if weight.paired else None
+    sum_in_registers(sch, block, outermost, [step, *row_inner, vector], lane, intrinsic)
     if weight.paired:
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
     vectorize_last(sch, epilogue, lanes)
     return sch
-
-
-def _split_kinds(sch: s_tir.Schedule, block: SBlockRV) -> tuple[list[LoopRV], list[LoopRV]]:
-    loops = sch.get_loops(block)
-    count = sum(iter_var.iter_type == tirx.IterVar.DataPar for iter_var in sch.get(block).iter_vars)
-    return loops[:count], loops[count:]
 
 
 def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> list[_Plan]:
@@ -165,7 +158,7 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     registers. (Tiles are boxes because one of fused pixels that straddles two rows makes TVM compute the wrong region
     for the epilogue.)
     """
-    spatial, _ = _split_kinds(sch, block)
+    spatial, _ = loops_by_kind(sch, block)
     pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
     weight = packed_weight(sch.get(block))
     registers, pack_vectors = vector_registers(target), weight.vectors(target)
@@ -173,7 +166,7 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     channels_first = _weights_dominate(sch, block)
     grouped = len(pixels) > 1 and weight.pack_bytes > _L2
     for vectors in divisors(pack_vectors, pack_vectors):
-        limit = max(1, (registers - vectors - 1) // vectors)
+        limit = tile_pixels(vectors, target)
         for columns in divisors(pixels[-1], limit):
             # whole rows where several rows fit
             several = len(pixels) > 1 and columns == pixels[-1]

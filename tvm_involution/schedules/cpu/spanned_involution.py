@@ -28,12 +28,12 @@ from ..rule import (
     inline_into,
     largest_divisor,
     vectorize_last,
-    vectorize_sums,
 )
 from ..window import Window, find_involution
 from . import dot_bf16
 from .elementwise import parallel_vectorize
 from .involution import longest_strip
+from .registers import sum_in_registers
 
 
 class SpannedInvolution(ScheduleRule):
@@ -103,14 +103,9 @@ def _schedule(
     b, y, z, taps, window_row, window_column, step = loops
     vector, tap = sch.split(taps, [None, vector_lanes])
     sch.reorder(b, y, window_row, window_column, step, z, vector, tap, *pair)
-    for loop in (z, vector):
-        sch.unroll(loop)
-    sch.set_scope(span, 0, "local")
-    sch.set_scope(involution, 0, "local")
-    for loop in (kernel_column, pixel):
-        sch.unroll(loop)
-    vectorize_sums(sch, involution, kernel_row, lane, dot_bf16.PIXELS if pixels_paired else None)
-    vectorize_sums(sch, span, window_row, tap, dot_bf16.INTRINSIC if weight.paired else None)
+    by_pixels, by_taps = dot_bf16.PIXELS if pixels_paired else None, dot_bf16.INTRINSIC if weight.paired else None
+    sum_in_registers(sch, involution, kernel_row, [kernel_column, pixel], lane, by_pixels)
+    sum_in_registers(sch, span, window_row, [z, vector], tap, by_taps)
     if weight.paired:
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
     return sch

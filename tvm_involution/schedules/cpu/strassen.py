@@ -12,11 +12,10 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from ...target import vector_registers
 from ...te.blocks import Block
 from ...te.strassen import paired_axis
 from ..packed_weight import packed_weight
-from ..placing import compute_at, reverse_compute_at
+from ..placing import compute_at
 from ..rule import (
     ScheduleRule,
     balanced_parts,
@@ -29,8 +28,8 @@ from ..rule import (
     loop_extents,
     spread_over_cache,
     unroll_and_vectorize,
-    vectorize_last,
 )
+from .registers import tile_pixels, write_from_registers
 
 # sums in registers
 _SUMS = 14
@@ -60,11 +59,11 @@ def _tiles(sch: s_tir.Schedule, products: SBlockRV, target: tvm.target.Target) -
     would fill the registers, but the left factors of fewer stay in the first-level cache: measured, that is faster.
     """
     width = int(sch.get(sch.get_loops(products)[3]).extent)
-    pack_vectors, registers = packed_weight(sch.get(products)).vectors(target), vector_registers(target)
+    pack_vectors = packed_weight(sch.get(products)).vectors(target)
     tiles = [
         (columns, vectors)
         for vectors in divisors(pack_vectors, pack_vectors)
-        for columns in divisors(width, max(1, (registers - vectors - 1) // vectors))
+        for columns in divisors(width, tile_pixels(vectors, target))
     ]
     return sorted(tiles, key=lambda tile: (abs(tile[0] * tile[1] - _SUMS), tile[0] + tile[1]))
 
@@ -108,11 +107,7 @@ def _schedule(
     steps = choose(sch, divisors(half, 8), 1, tunable)
     step_outer, step = sch.split(step, [None, steps])
     sch.reorder(b, y, k, vector_outer, step_outer, step, z, vector, lane)
-    stored = sch.cache_write(products, 0, "global")
-    reverse_compute_at(sch, stored, vector_outer)
-    vectorize_last(sch, stored, lanes)
-    sch.set_scope(products, 0, "local")
-    unroll_and_vectorize(sch, [step, z, vector], lane)
+    write_from_registers(sch, products, vector_outer, [step, z, vector], lane, lanes)
 
     factors = sch.get_sblock(Block.STRASSEN_INPUT)
     compute_at(sch, factors, task)
@@ -122,6 +117,5 @@ def _schedule(
     unroll_and_vectorize(sch, [k], lane)
     spread_over_cache(sch, factors)
 
-    # last: the primitives above take no block in two parts
     sch.decompose_reduction(products, step_outer)
     return sch

@@ -12,7 +12,6 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from ...target import vector_registers
 from ...te.blocks import Block
 from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
@@ -29,6 +28,7 @@ from ..rule import (
     unroll_and_vectorize,
     vectorize_last,
 )
+from .registers import strip_of, tile_pixels, write_from_registers
 
 # bytes of a strip's transformed input: half of the second-level cache of the smaller CPUs
 _STRIP_BYTES = 1 << 19
@@ -48,14 +48,15 @@ class Winograd(ScheduleRule):
         if sums is None or loop_extents(sch, sch.get_loops(sums)) is None:
             return None
         columns = int(sch.get(sch.get_loops(sums)[2]).extent)
-        heights = divisors(columns, _rows_limit(sch, sums, target))[: -_VARIANTS - 1 : -1]
+        limit = tile_pixels(packed_weight(sch.get(sums)).vectors(target), target)
+        heights = divisors(columns, limit)[: -_VARIANTS - 1 : -1]
         return default_or_space(heights, lambda rows: _schedule(func, target, rows, tunable), tunable)
 
 
 def strip_width(tiles: int, target: tvm.target.Target) -> int:
     """Return to a multiple of what to fill up a row of `tiles`: least waste first, then the fullest registers."""
-    limit = vector_registers(target) // 2 - 2
-    return min(range(min(limit, tiles), limit // 2, -1), key=lambda strip: -(-tiles // strip) * strip, default=tiles)
+    limit = tile_pixels(2, target)
+    return strip_of(tiles, limit, limit // 2 + 1)
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable: bool) -> s_tir.Schedule | None:
@@ -98,11 +99,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
     z, row = sch.split(z, [None, rows])
     vector, lane = sch.split(channel, [None, lanes])
     sch.reorder(b, y, u, v, z, step, row, vector, lane)
-    stored = sch.cache_write(sums, 0, "global")
-    reverse_compute_at(sch, stored, z)
-    vectorize_last(sch, stored, lanes)
-    sch.set_scope(sums, 0, "local")
-    unroll_and_vectorize(sch, [row, vector], lane)
+    write_from_registers(sch, sums, z, [row, vector], lane, lanes)
 
     # the transformed input of a strip
     transformed = sch.get_sblock(Block.WINOGRAD_INPUT)
@@ -115,15 +112,8 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, rows: int, tunable
     compute_at(sch, input_rows, channel)
     _keep_in_registers(sch, input_rows)
 
-    # last: the primitives above take no block in two parts
     sch.decompose_reduction(sums, step)
     return sch
-
-
-def _rows_limit(sch: s_tir.Schedule, sums: SBlockRV, target: tvm.target.Target) -> int:
-    """Return how many tiles' sums fit the registers, beside a line of weights and a broadcast value."""
-    vectors = packed_weight(sch.get(sums)).vectors(target)
-    return max(1, (vector_registers(target) - vectors - 1) // vectors)
 
 
 def _keep_in_registers(sch: s_tir.Schedule, block: SBlockRV) -> None:

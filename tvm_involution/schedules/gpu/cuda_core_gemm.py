@@ -19,6 +19,7 @@ from ..placing import compute_at, reverse_compute_at
 from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, find_blocks, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, shared_bytes
 from .pixels import flatten_pixels
+from .stage import copy_ahead, copy_unrolled
 
 _VARIANTS = 12
 # of a block, of all that a target allows
@@ -129,8 +130,7 @@ def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunab
         for loop in sch.get_loops(part)[5:]:
             sch.unroll(loop)
     for copy in (weights, windows):
-        compute_at(sch, copy, outer)
-        _copy(sch, copy, plan.threads)
+        copy_unrolled(sch, copy, outer, {"threadIdx.x": plan.threads}, _GROUP)
 
     reverse_compute_at(sch, epilogue, thread)
     sch.set_scope(block, 0, "local")
@@ -140,10 +140,7 @@ def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunab
     init = sch.decompose_reduction(block, outer)
     for loop in sch.get_loops(init)[2:]:
         sch.unroll(loop)
-    if plan.stages > 1:
-        sch.annotate(outer, "software_pipeline_stage", [0, 0, plan.stages - 1])
-        sch.annotate(outer, "software_pipeline_order", [0, 1, 2])
-        sch.annotate(outer, "software_pipeline_async_stages", [0])
+    copy_ahead(sch, outer, plan.stages)
     return sch
 
 
@@ -152,15 +149,6 @@ def _chunk_choices(sch: s_tir.Schedule, block: SBlockRV, plan: _Plan, target: tv
     shared = shared_bytes(target)
     chunks = int(sch.get(block).iter_vars[2].dom.extent)
     return [n for n in divisors(chunks, 4) if n == 1 or (n * _bytes(plan) <= shared and chunks // n >= plan.stages)]
-
-
-def _copy(sch: s_tir.Schedule, copy: SBlockRV, threads: int) -> None:
-    """Copy by all threads, four elements each."""
-    _, _, _, *loops = sch.get_loops(copy)
-    steps, thread, vector = sch.split(sch.fuse(*loops), [None, threads, _GROUP])
-    sch.bind(thread, "threadIdx.x")
-    sch.vectorize(vector)
-    sch.unroll(steps)
 
 
 def _write(sch: s_tir.Schedule, epilogue: SBlockRV, plan: _Plan) -> None:

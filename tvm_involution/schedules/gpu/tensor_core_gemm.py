@@ -19,12 +19,13 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...te.blocks import Block
 from ...te.mma_convolution import COLUMNS, LANES, ROWS, MmaFragments
-from ..placing import compute_at, reverse_compute_at
+from ..placing import reverse_compute_at
 from ..rule import ScheduleRule, choose, default_or_space, divisors, find_blocks, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, registers, shared_bytes
 from .mma_intrinsics import mma_intrinsic
 from .mma_product import read_mma
 from .pixels import flatten_pixels
+from .stage import copy_ahead, copy_unrolled
 
 _VARIANTS = 12
 # of a block, of all that a target allows
@@ -215,9 +216,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     sch.set_scope(windows, 0, "shared")
     vectors = problem.fragments.values
     for copy in (weights, windows):
-        compute_at(sch, copy, chunk_outer)
-        _, _, _, *loops = sch.get_loops(copy)
-        _spread(sch, sch.fuse(*loops), math.prod(plan.warps), vectors)
+        copy_unrolled(sch, copy, chunk_outer, {"threadIdx.y": math.prod(plan.warps), "threadIdx.x": LANES}, vectors)
     if total is None:
         sch.set_scope(mma, 0, "warp")
         _write_from_registers(sch, sums, epilogue, warp, problem.tiles)
@@ -240,20 +239,8 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     for loop in (*loops[2:-2], init_register):
         sch.unroll(loop)
     sch.tensorize(lane, mma_intrinsic(problem.fragments))
-    if plan.stages > 1:
-        sch.annotate(chunk_outer, "software_pipeline_stage", [0, 0, plan.stages - 1])
-        sch.annotate(chunk_outer, "software_pipeline_order", [0, 1, 2])
-        sch.annotate(chunk_outer, "software_pipeline_async_stages", [0])
+    copy_ahead(sch, chunk_outer, plan.stages)
     return sch
-
-
-def _spread(sch: s_tir.Schedule, elements: LoopRV, warps: int, vector: int) -> None:
-    """Copy by all threads, a vector of `vector` elements each."""
-    steps, warp, lane, inner = sch.split(elements, [None, warps, LANES, vector])
-    sch.bind(warp, "threadIdx.y")
-    sch.bind(lane, "threadIdx.x")
-    sch.vectorize(inner)
-    sch.unroll(steps)
 
 
 def _write_from_registers(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, warp: LoopRV, tiles: int) -> None:
