@@ -23,7 +23,7 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
-from ...target import core_count, vector_registers
+from ...target import core_count, vector_bytes, vector_registers
 from ...te.blocks import Block
 from ..buffers import element_bytes
 from ..packed_weight import packed_weight
@@ -45,7 +45,7 @@ from ..rule import (
 )
 from . import dot_bf16
 from .elementwise import schedule_producers
-from .registers import sum_in_registers, tile_pixels
+from .registers import strip_of, sum_in_registers, tile_pixels
 
 # bytes of a way of the first-level data cache, the same from Haswell to Zen 5, and how many of its ways are safe
 _L1_WAY, _L1_WAYS = 4096, 8
@@ -75,6 +75,32 @@ class _Plan:
     """run on all cores"""
     grouped: bool = False
     """have a group of tiles share each pack of weights"""
+
+
+def widest_pack(target: tvm.target.Target) -> int:
+    """Return how many output channels can lie side by side in a pack: two vectors of float32."""
+    return 2 * (vector_bytes(target) // 4 if target.kind.name == "llvm" else 16)
+
+
+def pack_width(target: tvm.target.Target, out_channels: int) -> int:
+    """Return how many output channels, of a group where there are groups, lie side by side: two vectors, or one."""
+    widest = widest_pack(target)
+    return widest if out_channels % widest == 0 else widest // 2
+
+
+def packs_pairs(target: tvm.target.Target, dtype: str) -> bool:
+    """Return whether two input channels lie side by side, for dot products."""
+    return dtype == "bfloat16" and dot_bf16.has_dot_bf16(target)
+
+
+def strip_width(pixels: int, target: tvm.target.Target) -> int:
+    """Return to a multiple of what to fill up a row whose divisors leave many registers empty; 1 for none."""
+    if target.kind.name != "llvm":
+        return 1
+    longest = tile_pixels(2, target)
+    if pixels < longest or largest_divisor(pixels, longest) > longest // 2:
+        return 1
+    return strip_of(pixels, longest, longest // 2 + 1)
 
 
 class PackedGemm(ScheduleRule):

@@ -10,11 +10,14 @@ products of two taps.
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import s_tir, tirx
 
-from ...target import vector_bytes
+from ...target import CACHE_BYTES, vector_bytes
 from ...te.blocks import Block
+from ...te.paired_involution import CHANNELS
 from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
@@ -34,6 +37,22 @@ from . import dot_bf16
 from .elementwise import parallel_vectorize
 from .involution import longest_strip
 from .registers import sum_in_registers
+
+
+def fusing_pays(window: Window) -> bool:
+    """Return whether the kernel should be generated where it is used.
+
+    In half types; in float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md).
+    """
+    kernel_values = window.batch * math.prod(window.out_size) * window.groups * window.taps
+    return window.dtype in ("float16", "bfloat16") or kernel_values * 4 > CACHE_BYTES
+
+
+def aggregates_pairs(window: Window, target: tvm.target.Target) -> bool:
+    """Return whether the CPU can aggregate by dot products of bfloat16."""
+    neighbours = window.kernel_columns > 1 and window.dilation[1] == 1
+    vectors = window.group_channels % CHANNELS == 0
+    return window.dtype == "bfloat16" and dot_bf16.has_dot_bf16(target) and neighbours and vectors
 
 
 class SpannedInvolution(ScheduleRule):

@@ -8,6 +8,8 @@ channels in registers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
@@ -29,12 +31,33 @@ from ..rule import (
     spread_over_cache,
     unroll_and_vectorize,
 )
+from .packed_gemm import widest_pack
 from .registers import tile_pixels, write_from_registers
 
 # sums in registers
 _SUMS = 14
 # so many register tiles make a design space
 _VARIANTS = 4
+_MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 64, 128
+# weights to inputs and outputs, at most: RedNet-50's have 0.1 to 1.8 where it pays and 8 where it does not
+_MAX_WEIGHTS = 2
+
+
+def strassen_pays(out_shape: Sequence[int], in_channels: int, target: tvm.target.Target) -> bool:
+    """Return whether a 1x1 convolution to (N, OH, OW, O) in float32 can and should take a step of Strassen's algorithm.
+
+    It takes seven eighths of the products, but its weights are 7/4 times as large, and it adds up blocks of the input
+    and of the result: so the sum and the output must be long enough, and the weights, which come from memory, not much
+    larger than what they are multiplied with. docs/benchmarks.md has the gains. The error is 1.4 times that of the
+    direct sum.
+    """
+    batch, height, width, out_channels = out_shape
+    packed = in_channels % 2 == 0 and out_channels % (2 * widest_pack(target)) == 0
+    if not packed or paired_axis(batch, height) is None:
+        return False
+    long_enough = in_channels >= _MIN_IN_CHANNELS and out_channels >= _MIN_OUT_CHANNELS
+    maps = batch * height * width * (in_channels + out_channels)
+    return long_enough and in_channels * out_channels <= _MAX_WEIGHTS * maps
 
 
 class Strassen(ScheduleRule):

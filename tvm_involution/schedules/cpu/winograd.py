@@ -8,6 +8,8 @@ of channels in registers, one product a position in the tile.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
@@ -34,6 +36,9 @@ from .registers import strip_of, tile_pixels, write_from_registers
 _STRIP_BYTES = 1 << 19
 # so many heights of the register tile make a design space
 _VARIANTS = 3
+TILE = 4
+"""pixels along a tile of the output"""
+_MIN_TILES, _MIN_CHANNELS = 16, 16
 
 
 class Winograd(ScheduleRule):
@@ -51,6 +56,19 @@ class Winograd(ScheduleRule):
         limit = tile_pixels(packed_weight(sch.get(sums)).vectors(target), target)
         heights = divisors(columns, limit)[: -_VARIANTS - 1 : -1]
         return default_or_space(heights, lambda rows: _schedule(func, target, rows, tunable), tunable)
+
+
+def winograd_pays(out_shape: Sequence[int], in_channels: int) -> bool:
+    """Return whether a 3x3 convolution to (N, OH, OW, O) should take Winograd's algorithm.
+
+    With tiles of 4x4 outputs it takes a quarter of the products. Its weights are four times as large, so it needs
+    enough tiles to use each of them often. Measured on two AVX-512 cores: 112x112, 32 to 64 channels, 0.72 ms for 2.12;
+    14x14, 256 channels, 0.40 for 1.11; 7x7, 512 channels, which is below the limit, 1.33 for 1.10. Its error is five
+    times that of the direct sum, about 2e-6 in float32.
+    """
+    batch, height, width, out_channels = out_shape
+    tiles = batch * -(-height // TILE) * -(-width // TILE)
+    return tiles >= _MIN_TILES and min(out_channels, in_channels) >= _MIN_CHANNELS
 
 
 def strip_width(tiles: int, target: tvm.target.Target) -> int:

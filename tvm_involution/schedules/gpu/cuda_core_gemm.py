@@ -51,6 +51,11 @@ class _Plan:
         return math.prod(self.along)
 
 
+def pack_lanes(out_channels: int) -> int:
+    """Return the output channels in a pack: 64, less where that leaves less empty."""
+    return min((64, 32, 16), key=lambda lanes: (-(-out_channels // lanes) * lanes > 1.1 * out_channels, -lanes))
+
+
 class CudaCoreGemm(ScheduleRule):
     """Schedule the blocks `im2col -> conv2d -> conv2d_out -> epilogue`."""
 

@@ -73,6 +73,22 @@ class _Problem:
     fragments: MmaFragments
 
 
+def pack_tiles(pixels: int, out_channels: int) -> int:
+    """Return the tiles of 16 output channels in a pack: two, one where that leaves less empty.
+
+    And one where there are few pixels, so that there are blocks enough.
+    """
+    return 1 if pixels <= 64 or -(-out_channels // 32) * 32 > 1.1 * (-(-out_channels // 16) * 16) else 2
+
+
+def takes_product(pixels: int, out_channels: int, depth: int, fragments: MmaFragments) -> bool:
+    """Return whether a product of so many pixels and output channels, with sums of `depth`, goes on tensor cores.
+
+    For one pixel the schedule goes without bounds, where warps share a sum.
+    """
+    return out_channels > 1 and (pixels > 1 or -(-depth // fragments.chunk) % 2 == 0)
+
+
 class TensorCoreGemm(ScheduleRule):
     """Schedule the blocks `im2col -> mma -> conv2d -> conv2d_out -> epilogue`."""
 
