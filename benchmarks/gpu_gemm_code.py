@@ -23,6 +23,7 @@ from tvm_involution.relax import pipeline
 from tvm_involution.schedules import default_schedule
 from tvm_involution.schedules.rule import find_block
 from tvm_involution.target import lowering_config, resolve_target
+from tvm_involution.te.blocks import Block
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def main() -> None:
 
 def pixels(func: tvm.ir.BaseFunc) -> int:
     """Return the output pixels of a convolution or linear layer, 0 for other programs."""
-    if not isinstance(func, tirx.PrimFunc) or find_block(s_tir.Schedule(func), "im2col") is None:
+    if not isinstance(func, tirx.PrimFunc) or find_block(s_tir.Schedule(func), Block.IM2COL) is None:
         return 0
     return math.prod(int(d) for d in func.params[-1].shape[:-1])
 
@@ -85,7 +86,7 @@ def sizes(func: tirx.PrimFunc) -> tuple[int, int, int]:
     filled = math.prod(int(d) for d in weight.shape)
     out = int(output.shape[-1])
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "conv2d")
+    block = find_block(sch, Block.CONV2D)
     assert block is not None
     channels = int(sch.get(block).writes[0].source.shape[1])
     return out, pixels(func), filled // channels

@@ -23,6 +23,7 @@ from tvm_involution.schedules import default_schedule
 from tvm_involution.schedules.gpu import mma_fragments
 from tvm_involution.target import lowering_config
 from tvm_involution.te import involution2d, pack_span_mma, spanned_involution2d, spanned_involution2d_mma
+from tvm_involution.te.blocks import Block
 
 # channels, rows and columns, kernel, stride, hidden channels of the kernel's generation
 LAYERS = [
@@ -149,7 +150,7 @@ def build(schedule: s_tir.Schedule, target: tvm.target.Target) -> str:
 
 def blocks(schedule: s_tir.Schedule) -> int:
     """Return the thread blocks of a schedule, whose first loop is that over them."""
-    return int(schedule.get(schedule.get_loops(schedule.get_sblock("kernel"))[0]).extent)
+    return int(schedule.get(schedule.get_loops(schedule.get_sblock(Block.KERNEL))[0]).extent)
 
 
 def multiply_adds(batch: int, channels: int, size: int, kernel_size: int, stride: int, hidden: int) -> tuple[int, int]:

@@ -10,8 +10,9 @@ import numpy as np
 import tvm
 from tvm import te, tirx, topi
 
-from tvm_involution.relax.passes.pack_weights import pack_lanes, pack_tiles
 from tvm_involution.schedules.gpu import mma_fragments
+from tvm_involution.schedules.gpu.cuda_core_gemm import pack_lanes
+from tvm_involution.schedules.gpu.tensor_core_gemm import pack_tiles
 from tvm_involution.te import (
     conv2d_gemm,
     conv2d_mma,

@@ -22,9 +22,11 @@ from tvm_involution.bench.machine_code import compile_kernel, nvcc_present
 from tvm_involution.frontend.importer import import_exported_program
 from tvm_involution.frontend.network import resolve_network
 from tvm_involution.relax import pipeline
-from tvm_involution.relax.passes.pack_weights import PackWeights, pack_lanes, pack_tiles
+from tvm_involution.relax.passes.pack_weights import PackWeights
 from tvm_involution.schedules import default_schedule, gpu, rules_for
 from tvm_involution.schedules.gpu import mma_fragments
+from tvm_involution.schedules.gpu.cuda_core_gemm import pack_lanes
+from tvm_involution.schedules.gpu.tensor_core_gemm import pack_tiles
 from tvm_involution.target import lowering_config, resolve_target
 from tvm_involution.te import (
     conv2d_gemm,

@@ -9,8 +9,10 @@ import tvm
 from tvm import s_tir, tirx
 from tvm_ffi import structural_equal, structural_map
 
+from ..te.blocks import Block
+
 # of TVM's pooling; a schedule may have inlined the first into the second
-_BLOCKS = ("pad_temp", "pool_max")
+_BLOCKS = (Block.PADDED, Block.POOL_MAX)
 
 
 @tvm.transform.module_pass(opt_level=0, name="PadWithInfinity")

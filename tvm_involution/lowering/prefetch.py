@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from tvm import s_tir, tirx
 from tvm_ffi import structural_map, structural_walk
 
+from ..te.blocks import Block
+
 LINE = 64
 """bytes of a line of the caches"""
 LEVEL_1, LEVEL_2 = 3, 2
 """the cache to bring lines to, as `llvm.prefetch` counts"""
-# the blocks that multiply by packed weights; "_o": by dot products of bfloat16
-_SUMS = ("conv2d_update", "conv2d_update_o", "strassen_update")
+# the blocks that multiply by packed weights, as schedules leave them: without the start of their sums, and with "_o"
+# where an intrinsic multiplies
+_SUMS = {f"{block.value}_update{part}" for block in (Block.CONV2D, Block.STRASSEN) for part in ("", "_o")}
 _READ, _DATA = 0, 1
 
 

@@ -8,12 +8,11 @@ sum asks for the line of its own step in the next pack.
 
 from __future__ import annotations
 
-import math
-
 import tvm
 from tvm import tirx
 
 from ..schedules.buffers import element_bytes, total_bytes
+from ..schedules.packed_weight import PackedWeight, packed_weight
 from .prefetch import LEVEL_2, LINE, Nest, moving, nests, prefetch, put_before, sums_of, turns
 from .programs import rewrite_cpu_programs
 
@@ -35,29 +34,22 @@ def _prefetch(func: tirx.PrimFunc) -> tirx.PrimFunc:
     if sums is None:
         return func
     serial = [i for i, loop in enumerate(sums.loops) if loop.kind == tirx.ForKind.SERIAL]
-    if not serial or not _is_worth_it(sums.realize.block.reads[-1].source):
+    weight = packed_weight(sums.realize.block)
+    if not serial or weight.packs < 2 or total_bytes(weight.buffer) < _BYTES:
         return func
-    return put_before(func, sums.loops[serial[-1]], _next_lines(sums, sums.loops[serial[-1] + 1 :]))
+    return put_before(func, sums.loops[serial[-1]], _next_lines(sums, weight, sums.loops[serial[-1] + 1 :]))
 
 
-def _is_worth_it(weight: tirx.Buffer) -> bool:
-    return len(weight.shape) in (5, 6) and int(weight.shape[0]) > 1 and total_bytes(weight) >= _BYTES
-
-
-def _next_lines(sums: Nest, inner: tuple[tirx.For, ...]) -> list[tirx.Stmt]:
+def _next_lines(sums: Nest, weight: PackedWeight, inner: tuple[tirx.For, ...]) -> list[tirx.Stmt]:
     """Return the prefetches of what the loops `inner` read of the weight, a pack further on.
 
-    The weight is (packs, kernel height, kernel width, steps, lanes[, 2]). Behind the last pack the addresses are of no
-    array, which a prefetch does not mind.
+    Behind the last pack the addresses are of no array, which a prefetch does not mind.
     """
-    region = sums.realize.block.reads[-1]
-    weight = region.source
-    point = sums.point(region)[:4]
-    line_bytes = math.prod(int(size) for size in weight.shape[4:]) * element_bytes(weight)
-    lanes = int(weight.shape[4]) * LINE // line_bytes
+    point = sums.point(weight.region)[:4]
+    lanes = LINE // (weight.values * element_bytes(weight.buffer))
     prefetches = []
     for pack, *rest in turns(point, inner, moving(inner, point[1:])):
-        for lane in range(0, int(weight.shape[4]), max(1, lanes)):
-            indices = [pack + 1, *rest, tirx.const(lane, "int64"), *([0] * (len(weight.shape) - 5))]
-            prefetches.append(prefetch(weight, indices, LEVEL_2))
+        for lane in range(0, weight.lanes, max(1, lanes)):
+            indices = [pack + 1, *rest, tirx.const(lane, "int64"), *([0] * weight.paired)]
+            prefetches.append(prefetch(weight.buffer, indices, LEVEL_2))
     return prefetches

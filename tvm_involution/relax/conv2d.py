@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import tvm
 from tvm import relax
-from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
+from tvm.ir import GenericConst
 
-from .rewrite import update_functions
+from .rewrite import Graph, rewrite_calls
 
 Lower = Callable[[relax.BlockBuilder, relax.Call, relax.Expr, np.ndarray], relax.Expr]
 """Given a builder, a convolution, its input and its weight (O, I, KH, KW), returns what to put in its place."""
@@ -36,14 +36,11 @@ def is_static(call: relax.Call) -> bool:
 def rewrite_convolutions(mod: tvm.IRModule, pays: Callable[[relax.Call], bool], lower: Lower) -> tvm.IRModule:
     """Return `mod` with those convolutions by constant weights lowered of which `pays` is true; dense, static, NHWC."""
 
-    def rewrite_function(func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
-        x, weight = wildcard(), is_const()
+    def rewrite(call: relax.Call, graph: Graph) -> relax.Expr:
+        x, weight = call.args
+        constant = isinstance(weight, GenericConst)
+        if not constant or not is_dense_nhwc(call) or not is_static(call) or not pays(call):
+            return call
+        return lower(graph.builder, call, x, weight.value.numpy())
 
-        def rewrite(call, matches):
-            if not is_dense_nhwc(call) or not is_static(call) or not pays(call):
-                return call
-            return lower(builder, call, matches[x], matches[weight].value.numpy())
-
-        return rewrite_call(is_op("relax.nn.conv2d")(x, weight), rewrite, func)
-
-    return update_functions(mod, rewrite_function)
+    return rewrite_calls(mod, {"relax.nn.conv2d": rewrite})

@@ -15,6 +15,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 from tvm_ffi import structural_walk
 
 from ..target import core_count
+from ..te.blocks import Block
 
 _Plan = TypeVar("_Plan")
 
@@ -101,12 +102,18 @@ def balanced_parts(tasks: int, extent: int, target: tvm.target.Target) -> int:
     return next(even, 1)
 
 
-def find_block(sch: s_tir.Schedule, name: str) -> SBlockRV | None:
+def find_block(sch: s_tir.Schedule, name: Block) -> SBlockRV | None:
     """Return the block called `name`, or None."""
     for block in blocks_of(sch):
         if sch.get(block).name_hint == name:
             return block
     return None
+
+
+def find_blocks(sch: s_tir.Schedule, *names: Block) -> list[SBlockRV] | None:
+    """Return the blocks called so, or None where one is missing."""
+    found = [block for name in names if (block := find_block(sch, name)) is not None]
+    return found if len(found) == len(names) else None
 
 
 def blocks_of(sch: s_tir.Schedule) -> list[SBlockRV]:
@@ -124,6 +131,15 @@ def nodes_of(node: tvm.ir.Node, kind: type) -> list[Any]:
     found: list[Any] = []
     structural_walk(node, (kind, found.append))
     return found
+
+
+def loops_by_kind(sch: s_tir.Schedule, block: SBlockRV) -> tuple[list[LoopRV], list[LoopRV]]:
+    """Return the loops of a block that has one for each of its axes: those over its outputs, and those of its sums."""
+    kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
+    loops: tuple[list[LoopRV], list[LoopRV]] = ([], [])
+    for loop, kind in zip(sch.get_loops(block), kinds, strict=True):
+        loops[kind != tirx.IterVar.DataPar].append(loop)
+    return loops
 
 
 def loop_extents(sch: s_tir.Schedule, loops: list[LoopRV]) -> list[int] | None:
@@ -208,19 +224,6 @@ def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
     if isinstance(extent, tirx.IntImm) and int(extent) % lanes == 0:
         _, inner = sch.split(loop, [None, lanes])
         sch.vectorize(inner)
-
-
-def vectorize_sums(
-    sch: s_tir.Schedule, block: SBlockRV, outermost: LoopRV, lane: LoopRV, intrinsic: str | None
-) -> None:
-    """Start the sums of `block` before `outermost`, and make `lane` a vector or `intrinsic`."""
-    if intrinsic is None:
-        sch.vectorize(lane)
-        sch.decompose_reduction(block, outermost)
-        return
-    zero = sch.decompose_reduction(block, outermost)
-    sch.vectorize(sch.get_loops(zero)[-1])
-    sch.tensorize(lane, intrinsic)
 
 
 def unroll_and_vectorize(sch: s_tir.Schedule, loops: list[LoopRV], lane: LoopRV) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a block `involution2d` computes, along one to three axes, read from the block."""
+"""What the aggregation of an involution computes, along one to three axes, read from its block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ..te.blocks import Block
 from ..te.checks import LAYOUTS, space_of
+from .rule import find_block
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,22 @@ class Window:
         return (self.kernel_planes - 1) * self.dilation[0] + 1
 
 
+def find_involution(sch: s_tir.Schedule) -> tuple[SBlockRV, Window] | None:
+    """Return the aggregation and its sizes; None where there is none, or a size is not known at compile time."""
+    block = find_block(sch, Block.INVOLUTION)
+    window = None if block is None else read_window(sch, block)
+    return None if block is None or window is None else (block, window)
+
+
+def reads_kernel(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Return whether an aggregation reads its kernel from memory, and x, padded at most."""
+    padded = find_block(sch, Block.PADDED)
+    producers = [producer for known in (block, padded) if known is not None for producer in sch.get_producers(known)]
+    return all(sch.get(producer).name_hint == Block.PADDED for producer in producers)
+
+
 def read_window(sch: s_tir.Schedule, block: SBlockRV) -> Window | None:
-    """Return the sizes of an `involution2d` block; None where one is not known at compile time."""
+    """Return the sizes of an aggregation; None where one is not known at compile time."""
     iter_vars = sch.get(block).iter_vars
     axes = len(iter_vars) // 2 - 1
     if not all(isinstance(iter_var.dom.extent, tirx.IntImm) for iter_var in iter_vars):
@@ -118,8 +134,8 @@ def read_window(sch: s_tir.Schedule, block: SBlockRV) -> Window | None:
         channels=extents[layout.index("C")],
         groups=groups // math.prod(kernel_size) if packed else groups,
         kernel_size=kernel_size,
-        stride=tuple(_step(index, variables[axis]) for index, axis in zip(indices, space, strict=True)),
-        dilation=tuple(map(_step, indices, variables[-axes:])),
+        stride=tuple(step_of(index, variables[axis]) for index, axis in zip(indices, space, strict=True)),
+        dilation=tuple(map(step_of, indices, variables[-axes:])),
         dtype=str(x.source.dtype),
     )
 
@@ -144,7 +160,7 @@ def _row(values: tuple[int, ...]) -> int:
     return values[-2] if len(values) > 1 else 1
 
 
-def _step(index: tirx.Expr, variable: tirx.Var) -> int:
+def step_of(index: tirx.Expr, variable: tirx.Var) -> int:
     """Return how far a step of `variable` moves `index`; 1 where a single step leaves none."""
     coefficients = tvm.sym.detect_linear_equation(index, [variable])
     return int(coefficients[0]) or 1

@@ -12,6 +12,7 @@ from tvm import te, tirx
 from ..arguments import Size, checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype
+from .blocks import Block
 from .checks import check_array, check_dtype, check_out_channels, check_rank, check_window_fits, one_each, shape_text
 
 
@@ -152,7 +153,7 @@ def conv2d_packed(
             inner = [place - first for place, first in zip(pixel, before, strict=True)]
             return tirx.if_then_else(tirx.all(*inside, c < in_channels), x(b, *inner, c), tirx.const(0, x.dtype))
 
-        source = te.compute((n, *padded_size, padded_channels), padded, name="pad_temp", tag="injective,pad")
+        source = te.compute((n, *padded_size, padded_channels), padded, name=Block.PADDED, tag="injective,pad")
     window = [
         te.reduce_axis((0, count), name) for count, name in zip(taps, ("kd", "kh", "kw")[-len(taps) :], strict=True)
     ]
@@ -172,13 +173,13 @@ def conv2d_packed(
     sums = te.compute(
         (n, *out_size[:-1], columns, packs * lanes),
         lambda *index: te.sum(product(*index), axis=[*window, *channels]),
-        name="conv2d",
+        name=Block.CONV2D,
         tag="conv2d_packed",
     )
     return te.compute(
         (n, *out_size, out_channels),
         lambda *index: sums(*index).astype(out_dtype or x.dtype),
-        name="conv2d_out",
+        name=Block.CONV2D_OUT,
         tag="injective",
     )
 
@@ -202,7 +203,7 @@ def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tens
         source = te.compute(
             (rows, padded_features),
             lambda m, c: tirx.if_then_else(c < in_features, x[m, c], tirx.const(0, x.dtype)),
-            name="pad_temp",
+            name=Block.PADDED,
             tag="injective,pad",
         )
     sum_dtype = accumulator_dtype(x.dtype)
@@ -214,10 +215,12 @@ def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tens
     sums = te.compute(
         (rows, packs * lanes),
         lambda m, o: te.sum(product(m, o), axis=channels),
-        name="conv2d",
+        name=Block.CONV2D,
         tag="conv2d_packed",
     )
-    return te.compute((rows, out_channels), lambda m, o: sums[m, o].astype(x.dtype), name="conv2d_out", tag="injective")
+    return te.compute(
+        (rows, out_channels), lambda m, o: sums[m, o].astype(x.dtype), name=Block.CONV2D_OUT, tag="injective"
+    )
 
 
 def _check_inputs(weight: te.Tensor, seen: int, in_channels: int, out_channels: int, groups: int) -> None:

@@ -9,10 +9,8 @@ from tvm import te, tirx
 from ..arguments import Size, checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype
+from .blocks import Block
 from .checks import check_array, check_rank, check_window_fits, one_each, shape_text
-
-DEPTHWISE = "depthwise_conv2d"
-"""the block of the sums"""
 
 
 @checked
@@ -71,7 +69,7 @@ def depthwise_conv2d(
                 x[b, y - top, z - left, c],
                 tirx.const(0, x.dtype),
             ),
-            name="pad_temp",
+            name=Block.PADDED,
             tag="injective,pad",
         )
     kh, kw = te.reduce_axis((0, kernel_h), "kh"), te.reduce_axis((0, kernel_w), "kw")
@@ -83,12 +81,12 @@ def depthwise_conv2d(
             * weight[kh, kw, c].astype(sum_dtype),
             axis=[kh, kw],
         ),
-        name=DEPTHWISE,
+        name=Block.DEPTHWISE,
         tag="depthwise_conv2d",
     )
     return te.compute(
         (n, out_h, out_w, channels),
         lambda b, y, z, c: sums[b, y, z, c].astype(x.dtype),
-        name=f"{DEPTHWISE}_out",
+        name="depthwise_conv2d_out",
         tag="injective",
     )

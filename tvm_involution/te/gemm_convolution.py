@@ -8,6 +8,7 @@ from tvm import te
 
 from ..arguments import Size, checked
 from .accumulate import accumulator_dtype
+from .blocks import Block
 from .checks import check_array, check_dtype, check_out_channels, check_rank, check_shape
 from .im2col import Windows, padded_pixels
 
@@ -52,7 +53,7 @@ def conv2d_gemm(windows: Windows, weight: te.Tensor, out_channels: int, dtype: s
     columns = te.compute(
         (chunks, filled, CHUNK),
         lambda chunk, m, k: windows.element(m, chunk * CHUNK + k // vector * vector, k % vector, vector),
-        name="im2col",
+        name=Block.IM2COL,
         tag="injective",
     )
     chunk, k = te.reduce_axis((0, chunks), "chunk"), te.reduce_axis((0, CHUNK), "k")
@@ -62,7 +63,7 @@ def conv2d_gemm(windows: Windows, weight: te.Tensor, out_channels: int, dtype: s
             columns[chunk, m, k].astype(sum_dtype) * weight[chunk, k, o].astype(sum_dtype),
             axis=[chunk, k],
         ),
-        name="conv2d",
+        name=Block.CONV2D,
         tag="conv2d_gemm",
     )
     return windows.output(sums, out_channels, dtype)

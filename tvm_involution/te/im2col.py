@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tvm import te, tirx
 
 from ..arguments import checked
+from .blocks import Block
 from .checks import check_rank, check_window_fits, one_each
 
 
@@ -42,7 +43,7 @@ class Windows:
                 pixel = pixel * extent + position
             return sums[pixel, index[-1]].astype(dtype)
 
-        return te.compute((*self.shape, out_channels), value, name="conv2d_out", tag="injective")
+        return te.compute((*self.shape, out_channels), value, name=Block.CONV2D_OUT, tag="injective")
 
 
 @checked

@@ -16,6 +16,7 @@ from tvm import te, tirx
 from ..arguments import Count, Size, checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype, cast_sums
+from .blocks import Block
 from .checks import (
     Pair,
     PerAxis,
@@ -142,7 +143,7 @@ def involution(
 
     extents = dict(zip(f"NC{space}", (n, channels, *out_size), strict=True))
     shape = tuple(extents[axis] for axis in layout)
-    sums = te.compute(shape, tap, name="involution2d", tag="involution2d")
+    sums = te.compute(shape, tap, name=Block.INVOLUTION, tag="involution2d")
     return cast_sums(sums, x.dtype, "involution2d_cast")
 
 
@@ -177,7 +178,7 @@ def pad_space(x: te.Tensor, layout: str, pads: Sequence[int]) -> te.Tensor:
             inside += [inner[axis] >= 0, inner[axis] < x.shape[axis]]
         return tirx.if_then_else(tirx.all(*inside), x(*inner), tirx.const(0, x.dtype))
 
-    return te.compute(shape, padded, name="pad_temp", tag="injective,pad")
+    return te.compute(shape, padded, name=Block.PADDED, tag="injective,pad")
 
 
 def _kernel_dims(kernel: te.Tensor, layout: str, kernel_size: PerAxis | None) -> tuple[int, tuple[int, ...]]:

@@ -15,6 +15,7 @@ from tvm import te, tirx
 from ..arguments import Size, checked
 from ..errors import UserError
 from .accumulate import accumulator_dtype, cast_sums
+from .blocks import Block
 from .checks import Pair, as_pair, check_layout, check_rank, check_shape
 from .convolution import conv2d_packed
 from .involution import check_hidden, involution2d
@@ -125,11 +126,11 @@ def generate_kernel(x: te.Tensor, generator: KernelGenerator, stride: Pair = 1, 
         return (span[b, i, j, k] + generator.span_bias[k].astype(sum_dtype)).astype(x.dtype)
 
     if layout == "NCHW":
-        return te.compute((n, groups, kernel_h, kernel_w, out_h, out_w), value, name="kernel")
+        return te.compute((n, groups, kernel_h, kernel_w, out_h, out_w), value, name=Block.KERNEL)
     return te.compute(
         (n, out_h, out_w, groups, kernel_h, kernel_w),
         lambda b, i, j, g, u, v: value(b, g, u, v, i, j),
-        name="kernel",
+        name=Block.KERNEL,
     )
 
 
@@ -194,7 +195,7 @@ def spanned_involution2d(
     kernel = te.compute(
         span.shape,
         lambda b, i, j, k: span[b, i, j, k] + span_bias[0, 0, 0, k].astype(inner),
-        name="kernel",
+        name=Block.KERNEL,
         tag="injective",
     )
     taps = spanned if groups is None else groups * math.prod(as_pair("kernel_size", kernel_size, 1))
@@ -203,7 +204,7 @@ def spanned_involution2d(
             raise UserError(f"span_bias's {spanned} channels are fewer than the {taps} taps of {groups} groups")
         whole = kernel
         kernel = te.compute(
-            (*whole.shape[:3], taps), lambda b, i, j, k: whole[b, i, j, k], name="taps", tag="injective"
+            (*whole.shape[:3], taps), lambda b, i, j, k: whole[b, i, j, k], name=Block.TAPS, tag="injective"
         )
     source = cast_sums(x, inner, "x_cast")
     sums = involution2d(source, kernel, stride, padding, dilation, "NHWC", kernel_size)

@@ -17,6 +17,7 @@ from tvm import te
 
 from ..arguments import Size, checked
 from ..errors import UserError
+from .blocks import Block
 from .checks import check_array, check_dtype, check_out_channels, check_rank, check_shape
 from .im2col import Windows, padded_pixels
 
@@ -128,7 +129,7 @@ def conv2d_mma(
         lambda chunk, block, lane, v: windows.element(
             block * COLUMNS + lane // 4, chunk * f.chunk + lane % 4 * f.values, v, f.values
         ),
-        name="im2col",
+        name=Block.IM2COL,
         tag="injective",
     )
     chunk, step = te.reduce_axis((0, chunks), "chunk"), te.reduce_axis((0, f.steps), "step")
@@ -139,11 +140,11 @@ def conv2d_mma(
         column = columns[chunk, b, (lane % 4 * 2 + r % 2) * 4 + quad, step * f.registers * f.pair + e]
         return te.sum(row.astype("float32") * column.astype("float32"), axis=[chunk, step, quad, e])
 
-    mma = te.compute((LANES, packs, filled // COLUMNS, tiles, 4), product, name="mma", tag="conv2d_mma")
+    mma = te.compute((LANES, packs, filled // COLUMNS, tiles, 4), product, name=Block.MMA, tag="conv2d_mma")
 
     def where(m, o):
         lane = o % pack // (2 * tiles) * 4 + m % COLUMNS // 2
         return mma[lane, o // pack, m // COLUMNS, o % (2 * tiles) // 2, o % 2 * 2 + m % 2]
 
-    sums = te.compute((filled, packs * pack), where, name="conv2d", tag="injective")
+    sums = te.compute((filled, packs * pack), where, name=Block.CONV2D, tag="injective")
     return windows.output(sums, out_channels, dtype)

@@ -15,6 +15,7 @@ from tvm import te, tirx
 
 from ..arguments import Size, checked
 from ..errors import UserError
+from .blocks import Block
 from .checks import Pair, as_pair, check_rank, check_shape, check_span
 from .involution import check_hidden, involution2d
 from .mma_convolution import COLUMNS, LANES, ROWS, MmaFragments, pack_weight_mma
@@ -130,7 +131,7 @@ def spanned_involution2d_mma(
 
     # an image's rows one after another, so that a lane's place has as few axes as the instruction's description
     rows = batch * out_h
-    columns = te.compute((rows, blocks, chunks, LANES, f.values), pixel, name="columns", tag="injective")
+    columns = te.compute((rows, blocks, chunks, LANES, f.values), pixel, name=Block.COLUMNS, tag="injective")
     chunk, step = te.reduce_axis((0, chunks), "chunk"), te.reduce_axis((0, f.steps), "step")
     quad, e = te.reduce_axis((0, 4), "quad"), te.reduce_axis((0, f.registers * f.pair), "element")
 
@@ -139,7 +140,7 @@ def spanned_involution2d_mma(
         right = columns[row, block, chunk, (lane % 4 * 2 + r % 2) * 4 + quad, step * f.registers * f.pair + e]
         return te.sum(left.astype("float32") * right.astype("float32"), axis=[chunk, step, quad, e])
 
-    mma = te.compute((LANES, packs, rows, blocks, 4), product, name="mma", tag="conv2d_mma")
+    mma = te.compute((LANES, packs, rows, blocks, 4), product, name=Block.MMA, tag="conv2d_mma")
 
     def value(b, u, g, i, block, own, v):
         # a lane's four sums are half a row of taps and half a column of pixels apart: neighbouring lanes then have
@@ -150,11 +151,11 @@ def spanned_involution2d_mma(
         return sums + span_bias[pack, line * 2 + v // half]
 
     shape = (batch, kernel_h, groups, out_h, blocks, pixels, kernel_w)
-    kernel = te.compute(shape, value, name="kernel", tag="injective")
+    kernel = te.compute(shape, value, name=Block.KERNEL, tag="injective")
     taps = te.compute(
         (batch, out_h, out_w, groups, kernel_h, kernel_w),
         lambda b, i, j, g, u, v: kernel[b, u, g, i, j // pixels, j % pixels, v],
-        name="taps",
+        name=Block.TAPS,
         tag="injective",
     )
     return involution2d(x, taps, stride, padding, dilation, "NHWC")

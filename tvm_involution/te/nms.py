@@ -10,6 +10,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from ..arguments import Size, checked
+from .blocks import Block
 from .checks import check_rank, check_shape, check_single
 from .loops import computed_by_loops
 
@@ -50,7 +51,7 @@ def _loops(buffers, score_threshold, iou_threshold, max_output):
     batch, candidates = (int(extent) for extent in buffers[1].shape)
     boxes, scores, groups, kept = (T.buffer_proxy(b) for b in buffers)
     with IRBuilder() as builder:
-        with T.serial(0, batch) as image, T.sblock("nms"):
+        with T.serial(0, batch) as image, T.sblock(Block.NMS):
             n = T.axis.spatial(batch, image)
             T.reads(buffers[0][n, 0:candidates, 0:4], *(b[n, 0:candidates] for b in buffers[1:3]))
             T.writes(buffers[3][n, 0:max_output])

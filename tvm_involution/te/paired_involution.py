@@ -14,6 +14,7 @@ from tvm import te, tirx
 from ..arguments import Size, checked
 from ..errors import UserError
 from .accumulate import cast_sums
+from .blocks import Block
 from .checks import Pair, as_pair, check_rank, check_shape, check_span, check_window_fits
 from .convolution import conv2d_packed, pack_weight
 from .involution import involution2d_output_size
@@ -100,7 +101,7 @@ def paired_spanned_involution2d(
 
     span = conv2d_packed(hidden, span_weight, spanned, out_dtype="float32")
     kernel = te.compute(
-        span.shape, lambda b, i, j, k: (span[b, i, j, k] + span_bias[0, 0, 0, k]).astype(x.dtype), name="kernel"
+        span.shape, lambda b, i, j, k: (span[b, i, j, k] + span_bias[0, 0, 0, k]).astype(x.dtype), name=Block.KERNEL
     )
 
     def padded(b, row, column, c):
@@ -114,7 +115,7 @@ def paired_spanned_involution2d(
     source = te.compute(
         (n, rows, columns, channels),
         lambda b, i, j, c: _pair(padded(b, i, j * step, c), padded(b, i, j * step + 1, c)),
-        name="pad_temp",
+        name=Block.PADDED,
         tag="injective,pad",
     )
     u, v = te.reduce_axis((0, kernel_h), "u"), te.reduce_axis((0, pairs), "v")
@@ -125,7 +126,7 @@ def paired_spanned_involution2d(
         left, right = (kernel[b, i, j, first + side].astype("float32") for side in (0, 1))
         return te.sum(_low(pixels) * left + _high(pixels) * right, axis=[u, v])
 
-    sums = te.compute((n, out_h, out_w, channels), tap, name="involution2d", tag="involution2d")
+    sums = te.compute((n, out_h, out_w, channels), tap, name=Block.INVOLUTION, tag="involution2d")
     return cast_sums(sums, x.dtype, "involution2d_cast")
 
 

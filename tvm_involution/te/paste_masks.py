@@ -6,6 +6,7 @@ from __future__ import annotations
 from tvm import te, tirx
 
 from ..arguments import Size, checked
+from .blocks import Block
 from .checks import check_rank, check_shape, check_single
 
 
@@ -48,12 +49,12 @@ def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: Size, width: Size, t
     rows = te.compute(
         (batch, regions, height, cells),
         lambda n, m, y, cell: interpolate(position(n, m, y, 1), lambda row: masks[n, m, row, cell]),
-        name="mask_rows",
+        name=Block.MASK_ROWS,
         tag="injective",
     )
 
     columns = te.compute(
-        (batch, regions, width), lambda n, m, x: position(n, m, x, 0), name="mask_columns", tag="injective"
+        (batch, regions, width), lambda n, m, x: position(n, m, x, 0), name=Block.MASK_COLUMNS, tag="injective"
     )
 
     def covered(n, m, y, x):
@@ -62,7 +63,7 @@ def paste_masks(masks: te.Tensor, boxes: te.Tensor, height: Size, width: Size, t
         seen = tirx.all(place > _f32(-1), place < _f32(cells))
         return tirx.if_then_else(seen, value >= _f32(threshold), tirx.const(threshold <= 0, "bool"))
 
-    return te.compute((batch, regions, height, width), covered, name="masks", tag="injective")
+    return te.compute((batch, regions, height, width), covered, name=Block.MASKS, tag="injective")
 
 
 def _f32(value: float) -> tirx.Expr:

@@ -11,6 +11,7 @@ from tvm.script.ir_builder import tirx as T
 
 from ..arguments import Count, Size, checked
 from ..errors import UserError
+from .blocks import Block
 from .checks import check_rank, check_shape, check_single
 from .loops import computed_by_loops
 
@@ -62,7 +63,7 @@ def _loops(features, buffers, output_size, spatial_scales, sampling_ratio):
     regions = int(buffers[1].shape[1])
     rois, levels, out = (T.buffer_proxy(b) for b in buffers)
     with IRBuilder() as builder:
-        with T.grid(*(int(extent) for extent in buffers[2].shape)) as indices, T.sblock("roi_align"):
+        with T.grid(*(int(extent) for extent in buffers[2].shape)) as indices, T.sblock(Block.ROI_ALIGN):
             region, i, j, c = (T.axis.spatial(d, v) for d, v in zip(buffers[2].shape, indices, strict=True))
             n, r = region // regions, region % regions
             T.reads(

@@ -14,6 +14,7 @@ from tvm import te, tirx
 
 from ..arguments import Size, checked
 from ..errors import UserError
+from .blocks import Block
 from .checks import check_array, check_rank, check_shape, one_each, shape_text
 from .convolution import pack_weight
 from .select import select
@@ -114,13 +115,13 @@ def conv2d_strassen(x: te.Tensor, weight: te.Tensor, stride: tuple[int, int] = (
         lambda b, y, k, z, c: _chosen(
             _LEFT.reshape(PRODUCTS, 4), [k], lambda block: x[(*pixels(b, y, z, block), block % 2 * half + c)]
         ),
-        name="strassen_input",
+        name=Block.STRASSEN_INPUT,
     )
     c = te.reduce_axis((0, half), "c")
     products = te.compute(
         (*pairs, PRODUCTS, out_w, packs * lanes),
         lambda b, y, k, z, o: te.sum(factors[b, y, k, z, c] * weight[o // lanes, k, 0, c, o % lanes], axis=c),
-        name="strassen",
+        name=Block.STRASSEN,
     )
 
     def result(b, y, z, o):
@@ -129,7 +130,7 @@ def conv2d_strassen(x: te.Tensor, weight: te.Tensor, stride: tuple[int, int] = (
         column = tirx.indexdiv(o, 2 * lanes) * lanes + tirx.indexmod(o, lanes)
         return _chosen(_RESULT, blocks, lambda k: products[b, y, k, z, column])
 
-    return te.compute((batch, out_h, out_w, 2 * packs * lanes), result, name="conv2d_out", tag="injective")
+    return te.compute((batch, out_h, out_w, 2 * packs * lanes), result, name=Block.CONV2D_OUT, tag="injective")
 
 
 def _chosen(factors: np.ndarray, indices: Sequence[tirx.PrimExpr], value):

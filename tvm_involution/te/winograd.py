@@ -14,6 +14,7 @@ from tvm import te, tirx
 
 from ..arguments import Size, checked
 from ..errors import UserError
+from .blocks import Block
 from .checks import check_array, check_out_channels, check_rank, check_shape, check_window_fits, one_each
 from .convolution import pack_weight
 from .select import select
@@ -98,12 +99,12 @@ def conv2d_winograd(
     rows = te.compute(
         (batch, tiles_h, tiles_w, n, n, in_channels),
         lambda b, ty, tz, r, v, c: _combine(data, v, lambda s: pixel(b, ty * m + r, tz * m + s, c)),
-        name="winograd_rows",
+        name=Block.WINOGRAD_ROWS,
     )
     transformed = te.compute(
         (batch, tiles_h, tiles_w, n, n, in_channels),
         lambda b, ty, tz, u, v, c: _combine(data, u, lambda r: rows[b, ty, tz, r, v, c]),
-        name="winograd_input",
+        name=Block.WINOGRAD_INPUT,
     )
     c = te.reduce_axis((0, in_channels), "c")
     sums = te.compute(
@@ -111,22 +112,22 @@ def conv2d_winograd(
         lambda b, ty, tz, u, v, o: te.sum(
             transformed[b, ty, tz, u, v, c] * weight[o // lanes, u, v, c, o % lanes], axis=c
         ),
-        name="winograd",
+        name=Block.WINOGRAD,
     )
     output_rows = te.compute(
         (batch, tiles_h, tiles_w, n, m, packs * lanes),
         lambda b, ty, tz, u, j, o: _combine(output, j, lambda v: sums[b, ty, tz, u, v, o]),
-        name="winograd_output_rows",
+        name=Block.WINOGRAD_OUTPUT_ROWS,
     )
     tiles = te.compute(
         (batch, tiles_h * m, tiles_w * m, packs * lanes),
         lambda b, y, z, o: _combine(output, y % m, lambda u: output_rows[b, y // m, z // m, u, z % m, o]),
-        name="winograd_output",
+        name=Block.WINOGRAD_OUTPUT,
     )
     return te.compute(
         (batch, out_h, out_w, out_channels),
         lambda b, y, z, o: tiles[b, y, z, o].astype(x.dtype),
-        name="conv2d_out",
+        name=Block.CONV2D_OUT,
         tag="injective",
     )
 

@@ -14,6 +14,7 @@ from tvm.ir import GenericConst
 
 from ..constants import constant, to_float
 from ..dtypes import HALF_TYPES, in_half, retyped, tensor_dtype
+from ..rewrite import update_functions
 
 # Relax does not have it in bfloat16
 _FLOAT32_ONLY = (tvm.ir.Op.get("relax.nn.group_norm"),)
@@ -34,10 +35,7 @@ class ConvertDtype:
         if self.dtype == "float32":
             return mod
         types = in_half(self.dtype)
-        converted = {}
-        for name, func in mod.functions_items():
-            converted[name.name_hint] = _convert(func, types) if isinstance(func, relax.Function) else func
-        return tvm.IRModule(converted)
+        return update_functions(mod, lambda func, _: _convert(func, types))
 
 
 def _convert(func: relax.Function, types: Mapping[str, str]) -> relax.Function:

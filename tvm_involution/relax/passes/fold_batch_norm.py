@@ -15,6 +15,7 @@ from tvm.ir import GenericConst
 from tvm.relax.dpl import TupleGetItemPattern, is_const, is_op, rewrite_call, wildcard
 
 from ..constants import constant, to_float
+from ..rewrite import update_functions
 from ..uses import count_uses
 
 
@@ -24,12 +25,13 @@ class FoldBatchNorm:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with every inference batch norm folded."""
-        for name, func in mod.functions_items():
-            if isinstance(func, relax.Function):
-                for axes in (1, 2, 3):
-                    func = _fold_into_convolutions(func, axes)
-                mod[name] = _to_scale_and_shift(func)
-        return mod
+        return update_functions(mod, lambda func, _: _fold(func))
+
+
+def _fold(func: relax.Function) -> relax.Function:
+    for axes in (1, 2, 3):
+        func = _fold_into_convolutions(func, axes)
+    return _to_scale_and_shift(func)
 
 
 def _batch_norm_pattern(data):

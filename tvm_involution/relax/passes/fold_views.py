@@ -6,13 +6,15 @@ TVM's `FoldConstant` computes the same, but compiles a function for every shape 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
 from ..constants import constant
-from ..rewrite import rewrite_functions
+from ..rewrite import Graph, rewrite_calls
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldViews")
@@ -21,26 +23,26 @@ class FoldViews:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those calls folded."""
-        return rewrite_functions(mod, _Folder(mod))
+        return rewrite_calls(mod, dict.fromkeys(_VIEWS, _fold))
 
 
-@relax.expr_functor.mutator
-class _Folder(relax.PyExprMutator):
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = self.visit_expr_post_order(call)
-        name = getattr(call.op, "name", "")
-        if not call.args or not isinstance(source := self._bound(call.args[0]), GenericConst):
-            return call
-        if name in ("relax.reshape", "relax.broadcast_to"):
-            shape = [int(d) for d in call.args[1].values]
-            move = np.reshape if name == "relax.reshape" else np.broadcast_to
-            return constant(move(source.value.numpy(), shape), str(source.ty.dtype))
-        if name == "relax.permute_dims":
-            axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
-            return constant(source.value.numpy().transpose(axes), str(source.ty.dtype))
+def _fold(call: relax.Call, graph: Graph) -> relax.Expr:
+    source = call.args[0] if isinstance(call.args[0], GenericConst) else graph.bound(call.args[0])
+    if not isinstance(source, GenericConst):
         return call
+    return constant(_VIEWS[call.op.name](source.value.numpy(), call), str(source.ty.dtype))
 
-    def _bound(self, value: relax.Expr) -> relax.Expr:
-        """Return what a variable was bound to."""
-        bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
-        return value if bound is None else bound
+
+def _shape(call: relax.Call) -> list[int]:
+    return [int(d) for d in call.args[1].values]
+
+
+def _axes(call: relax.Call) -> list[int] | None:
+    return None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
+
+
+_VIEWS: dict[str, Callable[[np.ndarray, relax.Call], np.ndarray]] = {
+    "relax.reshape": lambda array, call: array.reshape(_shape(call)),
+    "relax.broadcast_to": lambda array, call: np.broadcast_to(array, _shape(call)),
+    "relax.permute_dims": lambda array, call: array.transpose(_axes(call)),
+}

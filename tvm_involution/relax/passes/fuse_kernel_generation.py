@@ -18,10 +18,10 @@ from tvm import relax, te
 from tvm.ir import GenericConst
 from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
-from ...schedules.cpu.dot_bf16 import has_dot_bf16
-from ...schedules.gpu import fusing_pays, fusing_works, mma_fragments
+from ...schedules import gpu
+from ...schedules.cpu import spanned_involution as cpu
+from ...schedules.cpu.packed_gemm import widest_pack
 from ...schedules.window import Window
-from ...target import CACHE_BYTES
 from ...te import (
     MmaFragments,
     pack_paired_span,
@@ -30,17 +30,14 @@ from ...te import (
     spanned_involution2d,
     spanned_involution2d_mma,
 )
-from ...te.paired_involution import CHANNELS as PAIRED_CHANNELS
 from ..conv2d import is_dense_nhwc
 from ..operators.involution import OP_NAME
 from ..rewrite import update_functions
 from ..uses import count_uses
-from .pack_weights import packed_weight, widest_pack
+from .pack_weights import packed_weight
 
 # TVM's OpPatternKind: elementwise operations may join behind it
 _OUT_ELEMENTWISE_FUSABLE = 4
-# hidden channels up to which a GPU generates the kernel on CUDA cores where it is used
-_GPU_HIDDEN, _GPU_HIDDEN_HALF = 64, 8
 
 
 @tvm.transform.module_pass(opt_level=0, name="FuseKernelGeneration")
@@ -95,13 +92,13 @@ class FuseKernelGeneration:
         """Return the expression of both and the span's weight and bias as it takes them; None where they stay apart."""
         hidden, kernel_size = int(span.args[0].ty.shape[-1]), (window.kernel_rows, window.kernel_columns)
         fragments = self._fragments(window, hidden)
-        if fragments is None and not (self.fuse or self._pays(span, window, hidden)):
+        if fragments is None and not (self.fuse or self._pays(window, hidden)):
             return None
         weight, taps = span.args[1].value.numpy(), bias.value.numpy().reshape(-1)
         if fragments is not None:
             function = functools.partial(spanned_involution2d_mma, fragments=fragments)
             return function, pack_span_mma(weight, taps, kernel_size, fragments)
-        if self._pairs(window):
+        if cpu.aggregates_pairs(window, self.target):
             return paired_spanned_involution2d, pack_paired_span(weight, taps, kernel_size, widest_pack(self.target))
         inner = None
         if self.target.kind.name == "llvm":
@@ -115,29 +112,16 @@ class FuseKernelGeneration:
 
     def _fragments(self, window: Window, hidden: int) -> MmaFragments | None:
         """Return the fragments of the span on tensor cores; None where it should not be fused there."""
-        fragments = mma_fragments(self.target, window.dtype, self.tf32, hidden)
+        fragments = gpu.mma_fragments(self.target, window.dtype, self.tf32, hidden)
         if fragments is None:
             return None
-        decide = fusing_works if self.fuse else fusing_pays
+        decide = gpu.fusing_works if self.fuse else gpu.fusing_pays
         return fragments if decide(window, hidden, fragments, self.target) else None
 
-    def _pays(self, span: relax.Call, window: Window, hidden: int) -> bool:
-        """Half types on CPUs; float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md).
-
-        On a GPU's CUDA cores where the products take less time than the kernel's way through memory: with few hidden
-        channels, fewer in the half types and tf32, whose span alone runs on tensor cores (docs/gpu.md).
-        """
-        half = window.dtype in ("float16", "bfloat16")
+    def _pays(self, window: Window, hidden: int) -> bool:
         if self.target.kind.name == "cuda":
-            return hidden <= (_GPU_HIDDEN_HALF if half or self.tf32 else _GPU_HIDDEN)
-        elements = math.prod(int(d) for d in span.ty.shape.values)
-        return half or elements * 4 > CACHE_BYTES
-
-    def _pairs(self, window: Window) -> bool:
-        """Return whether the CPU can aggregate by dot products of bfloat16."""
-        neighbours = window.kernel_columns > 1 and window.dilation[1] == 1
-        vectors = window.group_channels % PAIRED_CHANNELS == 0
-        return window.dtype == "bfloat16" and has_dot_bf16(self.target) and neighbours and vectors
+            return gpu.fusing_pays_on_cuda_cores(hidden, self.tf32 or window.dtype in ("float16", "bfloat16"))
+        return cpu.fusing_pays(window)
 
 
 _PER_AXIS = ("kernel_size", "stride", "padding", "dilation")

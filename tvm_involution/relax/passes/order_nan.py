@@ -11,15 +11,13 @@ are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import tvm
 from tvm import relax, te, tirx
 from tvm.ir import GenericConst
 
 from ..constants import constant, to_float
-from ..rewrite import rewrite_functions
+from ..rewrite import Graph, RewriteCall, rewrite_calls
 
 _BITS = {"float16": 32, "bfloat16": 32, "float32": 32, "float64": 64}
 
@@ -30,64 +28,59 @@ class OrderNan:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with them rewritten."""
-        return rewrite_functions(mod, _Rewriter(mod))
+        return rewrite_calls(mod, dict.fromkeys(_REWRITES, _rewrite))
 
 
-@relax.expr_functor.mutator
-class _Rewriter(relax.PyExprMutator):
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = self.visit_expr_post_order(call)
-        rewrite = _REWRITES.get(getattr(call.op, "name", ""))
-        if rewrite is None or str(getattr(call.args[0].ty, "dtype", "")) not in _BITS:
-            return call
-        return rewrite(call, self.builder_)
+def _rewrite(call: relax.Call, graph: Graph) -> relax.Expr:
+    of_floats = str(getattr(call.args[0].ty, "dtype", "")) in _BITS
+    return _REWRITES[call.op.name](call, graph) if of_floats else call
 
 
-def _arg_extremum(call: relax.Call, builder: relax.BlockBuilder) -> relax.Expr:
-    return relax.Call(call.op, [_keys(call.args[0], builder, nan_is_least="argmin" in call.op.name)], call.attrs)
+def _arg_extremum(call: relax.Call, graph: Graph) -> relax.Expr:
+    return relax.Call(call.op, [_keys(call.args[0], graph, nan_is_least="argmin" in call.op.name)], call.attrs)
 
 
-def _argsort(call: relax.Call, builder: relax.BlockBuilder) -> relax.Expr:
-    return relax.Call(call.op, [_keys(call.args[0], builder)], call.attrs)
+def _argsort(call: relax.Call, graph: Graph) -> relax.Expr:
+    return relax.Call(call.op, [_keys(call.args[0], graph)], call.attrs)
 
 
-def _sort(call: relax.Call, builder: relax.BlockBuilder) -> relax.Expr:
+def _sort(call: relax.Call, graph: Graph) -> relax.Expr:
     x, axis = call.args[0], int(call.attrs.axis)
-    order = builder.emit(relax.op.argsort(_keys(x, builder), axis, bool(call.attrs.descending), dtype="int64"))
+    order = graph.emit(relax.op.argsort(_keys(x, graph), axis, bool(call.attrs.descending), dtype="int64"))
     return relax.op.gather_elements(x, order, _from_front(axis, x))
 
 
-def _topk(call: relax.Call, builder: relax.BlockBuilder) -> relax.Expr:
+def _topk(call: relax.Call, graph: Graph) -> relax.Expr:
     x, attrs = call.args[0], call.attrs
     axis, wanted = int(attrs.axis), str(attrs.ret_type)
-    keys = _keys(x, builder)
-    places = builder.emit(relax.op.topk(keys, int(attrs.k), axis, "indices", bool(attrs.largest), str(attrs.dtype)))
+    keys = _keys(x, graph)
+    places = graph.emit(relax.op.topk(keys, int(attrs.k), axis, "indices", bool(attrs.largest), str(attrs.dtype)))
     if wanted == "indices":
         return places
     values = relax.op.gather_elements(x, places, _from_front(axis, x))
-    return values if wanted == "values" else relax.Tuple([builder.emit(values), places])
+    return values if wanted == "values" else relax.Tuple([graph.emit(values), places])
 
 
-def _comparison(call: relax.Call, builder: relax.BlockBuilder) -> relax.Expr:
+def _comparison(call: relax.Call, graph: Graph) -> relax.Expr:
     x, y = call.args
     if not x.same_as(y):
         return call
     # TVM does not ask this of bfloat16
-    is_nan = relax.op.isnan(builder.emit(relax.op.astype(x, "float32")) if str(x.ty.dtype) == "bfloat16" else x)
-    return is_nan if call.op.name == "relax.not_equal" else relax.op.logical_not(builder.emit(is_nan))
+    is_nan = relax.op.isnan(graph.emit(relax.op.astype(x, "float32")) if str(x.ty.dtype) == "bfloat16" else x)
+    return is_nan if call.op.name == "relax.not_equal" else relax.op.logical_not(graph.emit(is_nan))
 
 
-def _arithmetic(call: relax.Call, builder: relax.BlockBuilder) -> relax.Expr:
+def _arithmetic(call: relax.Call, graph: Graph) -> relax.Expr:
     """Hide a scalar zero in a tensor, whose value no simplification looks at."""
     dividend, *_ = call.args
     if not (any(map(_is_zero, call.args)) if call.op.name == "relax.multiply" else _is_zero(dividend)):
         return call
     args = [constant(np.zeros(1), x.ty.dtype) if _is_zero(x) else x for x in call.args]
     result = relax.Call(call.op, args, call.attrs)
-    return result if call.ty.shape.values else relax.op.reshape(builder.emit(result), call.ty.shape)
+    return result if call.ty.shape.values else relax.op.reshape(graph.emit(result), call.ty.shape)
 
 
-_REWRITES: dict[str, Callable[[relax.Call, relax.BlockBuilder], relax.Expr]] = {
+_REWRITES: dict[str, RewriteCall] = {
     "relax.argmax": _arg_extremum,
     "relax.argmin": _arg_extremum,
     "relax.argsort": _argsort,
@@ -104,9 +97,9 @@ def _is_zero(x: relax.Expr) -> bool:
     return isinstance(x, GenericConst) and not x.ty.shape.values and to_float(x) == 0
 
 
-def _keys(x: relax.Expr, builder: relax.BlockBuilder, nan_is_least: bool = False) -> relax.Expr:
+def _keys(x: relax.Expr, graph: Graph, nan_is_least: bool = False) -> relax.Expr:
     """Return integers in the order of the values of `x`."""
-    return builder.emit_te(ordered_keys, x, nan_is_least=nan_is_least, primfunc_name_hint="ordered_keys")
+    return graph.builder.emit_te(ordered_keys, x, nan_is_least=nan_is_least, primfunc_name_hint="ordered_keys")
 
 
 def ordered_keys(x: te.Tensor, nan_is_least: bool = False) -> te.Tensor:

@@ -15,11 +15,12 @@ import tvm
 from tvm import relax, te
 from tvm.ir import GenericConst
 
-from ...schedules.cpu.depthwise_convolution import strip_width
-from ...schedules.cpu.dot_bf16 import has_dot_bf16
+from ...schedules.cpu import depthwise_convolution, packed_gemm
+from ...schedules.cpu.packed_gemm import pack_width, packs_pairs
 from ...schedules.gpu import mma_fragments
-from ...schedules.rule import largest_divisor
-from ...target import vector_bytes, vector_registers
+from ...schedules.gpu.cuda_core_gemm import pack_lanes
+from ...schedules.gpu.tensor_core_gemm import pack_tiles, takes_product
+from ...target import vector_bytes
 from ...te.convolution import conv2d_packed, matmul_packed, pack_grouped_weight, pack_weight
 from ...te.depthwise_convolution import depthwise_conv2d, pack_depthwise_weight
 from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
@@ -29,34 +30,9 @@ from ..conv2d import is_nhwc, is_static
 from ..rewrite import rewrite_functions
 
 
-def pack_width(target: tvm.target.Target, out_channels: int) -> int:
-    """Choose how many output channels lie side by side: two vectors of float32 where they fill, else one."""
-    widest = widest_pack(target)
-    return widest if out_channels % widest == 0 else widest // 2
-
-
-def widest_pack(target: tvm.target.Target) -> int:
-    """Return how many output channels can lie side by side."""
-    return 2 * (vector_bytes(target) // 4 if target.kind.name == "llvm" else 16)
-
-
-def pack_tiles(pixels: int, out_channels: int) -> int:
-    """Choose the tiles of 16 output channels in a pack for tensor cores: two, one where that leaves less empty.
-
-    And one where there are few pixels, so that there are blocks enough.
-    """
-    return 1 if pixels <= 64 or -(-out_channels // 32) * 32 > 1.1 * (-(-out_channels // 16) * 16) else 2
-
-
-def pack_lanes(out_channels: int) -> int:
-    """Choose the output channels in a pack for a GPU's CUDA cores: 64, less where that leaves less empty."""
-    return min((64, 32, 16), key=lambda lanes: (-(-out_channels // lanes) * lanes > 1.1 * out_channels, -lanes))
-
-
 def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> np.ndarray:
     """Return the weight (O, I, *taps) in the order in which schedules for `target` walk it."""
-    pairs = dtype == "bfloat16" and has_dot_bf16(target)
-    return pack_weight(weight, pack_width(target, weight.shape[0]), pairs)
+    return pack_weight(weight, pack_width(target, weight.shape[0]), packs_pairs(target, dtype))
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
@@ -125,18 +101,9 @@ class _Packer(relax.PyExprMutator):
         )
 
     def _strip(self, call: relax.Call) -> int:
-        """Return what `_strip_of` does for a convolution's rows, whose input is copied for its padding anyway."""
+        """Return to a multiple of what to fill up rows of a convolution that copies its input anyway, for padding."""
         padded = any(int(p) for p in call.attrs.padding)
-        return self._strip_of(int(call.ty.shape[2])) if padded and is_static(call) else 1
-
-    def _strip_of(self, pixels: int) -> int:
-        """Return to a multiple of what to fill up so many pixels on CPUs, of which few fit the registers else."""
-        if self.target.kind.name != "llvm":
-            return 1
-        limit = 14 if vector_registers(self.target) == 32 else 5
-        if pixels < limit or largest_divisor(pixels, limit) > limit // 2:
-            return 1
-        return min(range(limit, limit // 2, -1), key=lambda strip: -(-pixels // strip) * strip)
+        return packed_gemm.strip_width(int(call.ty.shape[2]), self.target) if padded and is_static(call) else 1
 
     def _conv1d(self, call: relax.Call) -> relax.Expr:
         """Return a convolution of one row; in NCW, which TVM has, where the weight is no constant."""
@@ -175,10 +142,10 @@ class _Packer(relax.PyExprMutator):
                 call.args[0],
                 relax.const(pack_depthwise_weight(weight, lanes)),
                 *window,
-                strip=strip_width(int(call.ty.shape[2]), self.target),
+                strip=depthwise_convolution.strip_width(int(call.ty.shape[2]), self.target),
                 primfunc_name_hint="depthwise_conv2d",
             )
-        lanes = 2 * lanes if out_channels // groups % (2 * lanes) == 0 else lanes
+        lanes = pack_width(self.target, out_channels // groups)
         return self.builder_.call_te(
             conv2d_packed,
             call.args[0],
@@ -200,7 +167,7 @@ class _Packer(relax.PyExprMutator):
                 return on_gpu
         rows, strip = x.ty.shape.values[0], 1
         if isinstance(rows, tvm.tirx.IntImm):
-            strip = self._strip_of(int(rows))
+            strip = packed_gemm.strip_width(int(rows), self.target)
         if strip > 1:
             emit = self.builder_.emit
             sums = self.builder_.call_te(
@@ -230,8 +197,7 @@ class _Packer(relax.PyExprMutator):
         pixels = math.prod(int(d) for d in call.ty.shape.values[:-1])
         out_channels, depth, dtype = weight.shape[0], weight[0].size, str(call.ty.dtype)
         fragments = mma_fragments(self.target, dtype, self.tf32)
-        # for one pixel the schedule for tensor cores goes without bounds, where warps share a sum
-        if fragments is not None and out_channels > 1 and (pixels > 1 or -(-depth // fragments.chunk) % 2 == 0):
+        if fragments is not None and takes_product(pixels, out_channels, depth, fragments):
             packed = relax.const(pack_weight_mma(weight, fragments, pack_tiles(pixels, out_channels)))
             return self.builder_.call_te(
                 lambda x, w: conv2d_mma(windows(x), w, out_channels, fragments, dtype),

@@ -12,7 +12,7 @@ from typing import TypeGuard
 import tvm
 from tvm import relax
 
-from ..rewrite import rewrite_functions
+from ..rewrite import Graph, rewrite_calls
 
 _UNARY = ("relu", "leakyrelu", "gelu", "gelu_tanh", "silu", "softplus")
 _ELEMENTWISE = {
@@ -28,68 +28,58 @@ class SinkReshapes:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with reshapes as late as they can be."""
-        return rewrite_functions(mod, _Sinker(mod))
+        return rewrite_calls(mod, {"relax.reshape": _join, **dict.fromkeys(_ELEMENTWISE, _sink)})
 
 
-@relax.expr_functor.mutator
-class _Sinker(relax.PyExprMutator):
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = self.visit_expr_post_order(call)
-        name = getattr(call.op, "name", "")
-        if name == "relax.reshape":
-            return self._joined(call)
-        if name not in _ELEMENTWISE:
-            return call
-        inner = next((found for found in map(self._inner, call.args) if found is not None), None)
-        if inner is None or not isinstance(inner.ty.shape, relax.ShapeExpr):
-            return call
-        shape, result = inner.ty.shape, call.ty.shape
-        arguments = [self._as(argument, shape, result) for argument in call.args]
-        if any(argument is None for argument in arguments):
-            return call
-        moved = self.builder_.emit(relax.Call(call.op, arguments, call.attrs))
-        return relax.op.reshape(moved, result)
+def _sink(call: relax.Call, graph: Graph) -> relax.Expr:
+    inner = next((found for argument in call.args if (found := _inner(argument, graph)) is not None), None)
+    if inner is None or not isinstance(inner.ty.shape, relax.ShapeExpr):
+        return call
+    shape, result = inner.ty.shape, call.ty.shape
+    arguments = [_as(argument, shape, result, graph) for argument in call.args]
+    if any(argument is None for argument in arguments):
+        return call
+    moved = graph.emit(relax.Call(call.op, arguments, call.attrs))
+    return relax.op.reshape(moved, result)
 
-    def _bound(self, value: relax.Expr) -> relax.Expr | None:
-        return self.lookup_binding(value) if isinstance(value, relax.Var) else None
 
-    def _inner(self, value: relax.Expr) -> relax.Expr | None:
-        """Return what a value is the reshape of, if that is a product or elementwise behind one."""
-        bound = self._bound(value)
-        if not _is(bound, "relax.reshape"):
-            return None
-        inner = bound.args[0]
-        made = self._bound(inner)
-        known = (
-            made is not None and isinstance(made, relax.Call) and (_is(made, "relax.call_tir") or _elementwise(made))
-        )
-        shapes = (inner.ty.shape, value.ty.shape)
-        same = known and all(isinstance(s, relax.ShapeExpr) for s in shapes)
-        return inner if same and _same(shapes[0].values[-1:], shapes[1].values[-1:]) else None
-
-    def _as(self, value: relax.Expr, shape: relax.ShapeExpr, result: relax.ShapeExpr) -> relax.Expr | None:
-        """Return an argument such that it meets tensors of `shape` as it met those of `result`; None if it can't."""
-        if not isinstance(value.ty, relax.TensorType):
-            return value
-        sizes = value.ty.shape.values
-        if _same(sizes, result.values):
-            bound = self._bound(value)
-            inner = bound.args[0] if _is(bound, "relax.reshape") else None
-            if inner is not None and _same(inner.ty.shape.values, shape.values):
-                return inner
-            return self.builder_.emit(relax.op.reshape(value, shape))
-        if all(int(d) == 1 for d in sizes[:-1]):
-            last = [sizes[-1]] if len(sizes) else []
-            return self.builder_.emit(relax.op.reshape(value, [1] * (len(shape.values) - len(last)) + last))
+def _inner(value: relax.Expr, graph: Graph) -> relax.Expr | None:
+    """Return what a value is the reshape of, if that is a product or elementwise behind one."""
+    bound = graph.bound(value)
+    if not _is(bound, "relax.reshape"):
         return None
+    inner = bound.args[0]
+    made = graph.bound(inner)
+    known = made is not None and isinstance(made, relax.Call) and (_is(made, "relax.call_tir") or _elementwise(made))
+    shapes = (inner.ty.shape, value.ty.shape)
+    same = known and all(isinstance(s, relax.ShapeExpr) for s in shapes)
+    return inner if same and _same(shapes[0].values[-1:], shapes[1].values[-1:]) else None
 
-    def _joined(self, call: relax.Call) -> relax.Expr:
-        source = self._bound(call.args[0])
-        if not _is(source, "relax.reshape"):
-            return call
-        inner = source.args[0]
-        same = isinstance(inner.ty.shape, relax.ShapeExpr) and _same(inner.ty.shape.values, call.args[1].values)
-        return inner if same else relax.op.reshape(inner, call.args[1])
+
+def _as(value: relax.Expr, shape: relax.ShapeExpr, result: relax.ShapeExpr, graph: Graph) -> relax.Expr | None:
+    """Return an argument such that it meets tensors of `shape` as it met those of `result`; None if it can't."""
+    if not isinstance(value.ty, relax.TensorType):
+        return value
+    sizes = value.ty.shape.values
+    if _same(sizes, result.values):
+        bound = graph.bound(value)
+        inner = bound.args[0] if _is(bound, "relax.reshape") else None
+        if inner is not None and _same(inner.ty.shape.values, shape.values):
+            return inner
+        return graph.emit(relax.op.reshape(value, shape))
+    if all(int(d) == 1 for d in sizes[:-1]):
+        last = [sizes[-1]] if len(sizes) else []
+        return graph.emit(relax.op.reshape(value, [1] * (len(shape.values) - len(last)) + last))
+    return None
+
+
+def _join(call: relax.Call, graph: Graph) -> relax.Expr:
+    source = graph.bound(call.args[0])
+    if not _is(source, "relax.reshape"):
+        return call
+    inner = source.args[0]
+    same = isinstance(inner.ty.shape, relax.ShapeExpr) and _same(inner.ty.shape.values, call.args[1].values)
+    return inner if same else relax.op.reshape(inner, call.args[1])
 
 
 def _is(value: relax.Expr | None, name: str) -> TypeGuard[relax.Call]:

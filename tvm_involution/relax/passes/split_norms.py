@@ -13,7 +13,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
-from ..rewrite import rewrite_functions
+from ..rewrite import Graph, rewrite_calls
 
 _NORMS = ("relax.nn.group_norm", "relax.nn.instance_norm", "relax.nn.layer_norm")
 
@@ -24,50 +24,46 @@ class SplitNorms:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` without those norms."""
-        return rewrite_functions(mod, _Splitter(mod))
+        return rewrite_calls(mod, dict.fromkeys(_NORMS, _split))
 
 
-@relax.expr_functor.mutator
-class _Splitter(relax.PyExprMutator):
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = self.visit_expr_post_order(call)
-        name = getattr(call.op, "name", None)
-        if name not in _NORMS or not all(isinstance(d, tvm.tirx.IntImm) for d in call.args[0].ty.shape.values):
-            return call
-        emit, op, attrs = self.builder_.emit, relax.op, call.attrs
-        x, gamma, beta = call.args
-        dtype, shape = str(x.ty.dtype), [int(d) for d in x.ty.shape]
-        wide = dtype if dtype == "float64" else "float32"
-        axes = [int(axis) % len(shape) for axis in attrs.axes]
-        # weights belong to what a layer norm goes over, to the channels of the others
-        weighted = axes if name == _NORMS[2] else [int(attrs.channel_axis) % len(shape)]
-        groups = int(attrs.num_groups) if name == _NORMS[0] else 0
+def _split(call: relax.Call, graph: Graph) -> relax.Expr:
+    if not all(isinstance(d, tvm.tirx.IntImm) for d in call.args[0].ty.shape.values):
+        return call
+    name, emit, op, attrs = call.op.name, graph.emit, relax.op, call.attrs
+    x, gamma, beta = call.args
+    dtype, shape = str(x.ty.dtype), [int(d) for d in x.ty.shape]
+    wide = dtype if dtype == "float64" else "float32"
+    axes = [int(axis) % len(shape) for axis in attrs.axes]
+    # weights belong to what a layer norm goes over, to the channels of the others
+    weighted = axes if name == _NORMS[2] else [int(attrs.channel_axis) % len(shape)]
+    groups = int(attrs.num_groups) if name == _NORMS[0] else 0
 
-        def widened(value: relax.Expr) -> relax.Expr:
-            return value if str(value.ty.dtype) == wide else emit(op.astype(value, wide))
+    def widened(value: relax.Expr) -> relax.Expr:
+        return value if str(value.ty.dtype) == wide else emit(op.astype(value, wide))
 
-        def mean(value: relax.Expr) -> relax.Expr:
-            value = emit(op.mean(value, axes, keepdims=True)) if axes else value
-            if not groups:
-                return value
-            kept = [int(d) for d in value.ty.shape]
-            batch, channels = kept[0], kept[weighted[0]]
-            grouped = emit(op.reshape(value, (batch, groups, channels // groups)))
-            grouped = emit(op.mean(grouped, [2], keepdims=True))
-            grouped = emit(op.broadcast_to(grouped, (batch, groups, channels // groups)))
-            return emit(op.reshape(grouped, kept))
+    def mean(value: relax.Expr) -> relax.Expr:
+        value = emit(op.mean(value, axes, keepdims=True)) if axes else value
+        if not groups:
+            return value
+        kept = [int(d) for d in value.ty.shape]
+        batch, channels = kept[0], kept[weighted[0]]
+        grouped = emit(op.reshape(value, (batch, groups, channels // groups)))
+        grouped = emit(op.mean(grouped, [2], keepdims=True))
+        grouped = emit(op.broadcast_to(grouped, (batch, groups, channels // groups)))
+        return emit(op.reshape(grouped, kept))
 
-        def placed(value: relax.Expr) -> relax.Expr:
-            along = [d if axis in weighted else 1 for axis, d in enumerate(shape)]
-            return emit(op.reshape(widened(value), along))
+    def placed(value: relax.Expr) -> relax.Expr:
+        along = [d if axis in weighted else 1 for axis, d in enumerate(shape)]
+        return emit(op.reshape(widened(value), along))
 
-        x = widened(x)
-        middle = mean(x)
-        apart = emit(op.subtract(x, middle))
-        variance = mean(emit(op.multiply(apart, apart)))
-        scale = emit(op.rsqrt(emit(op.add(variance, relax.const(float(attrs.epsilon), wide)))))
-        scale = emit(op.multiply(scale, placed(gamma)))
-        # subtracted once more: kept, the differences would be written to memory and read again
-        result = emit(op.multiply(emit(op.subtract(x, middle)), scale))
-        result = op.add(result, placed(beta))
-        return result if dtype == wide else op.astype(emit(result), dtype)
+    x = widened(x)
+    middle = mean(x)
+    apart = emit(op.subtract(x, middle))
+    variance = mean(emit(op.multiply(apart, apart)))
+    scale = emit(op.rsqrt(emit(op.add(variance, relax.const(float(attrs.epsilon), wide)))))
+    scale = emit(op.multiply(scale, placed(gamma)))
+    # subtracted once more: kept, the differences would be written to memory and read again
+    result = emit(op.multiply(emit(op.subtract(x, middle)), scale))
+    result = op.add(result, placed(beta))
+    return result if dtype == wide else op.astype(emit(result), dtype)

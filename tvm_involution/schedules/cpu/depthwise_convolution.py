@@ -15,7 +15,7 @@ from tvm import s_tir
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
-from ...te.depthwise_convolution import DEPTHWISE
+from ...te.blocks import Block
 from ..buffers import element_bytes
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
@@ -31,6 +31,8 @@ from ..rule import (
     thread_choices,
     vectorize_last,
 )
+from ..window import step_of
+from .registers import strip_of, sum_in_registers
 
 # bytes of what a task sees, at most: half of the second-level cache of the smaller CPUs
 _SEEN_BYTES = 256 << 10
@@ -43,7 +45,7 @@ _VECTORS = 4
 def strip_width(columns: int, target: tvm.target.Target) -> int:
     """Return how many pixels of a row to take together: least waste first, then the most that fit the registers."""
     limit = _longest_strip(target)
-    return min(range(min(limit, columns), limit // 2 - 1, -1), key=lambda n: -(-columns // n) * n, default=columns)
+    return strip_of(columns, limit, limit // 2)
 
 
 def _longest_strip(target: tvm.target.Target) -> int:
@@ -67,7 +69,7 @@ class DepthwiseConvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, DEPTHWISE)
+        block = find_block(sch, Block.DEPTHWISE)
         extents = None if block is None else loop_extents(sch, sch.get_loops(block))
         if extents is None:
             return None
@@ -80,8 +82,7 @@ class DepthwiseConvolution(ScheduleRule):
 
 def _schedule(func: tvm.tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, DEPTHWISE)
-    assert block is not None
+    block = sch.get_sblock(Block.DEPTHWISE)
     epilogue = fuse_epilogue(sch, block)
     producers = sch.get_producers(block)
     if epilogue is None or not all(is_spatial(sch, producer) for producer in producers):
@@ -102,11 +103,7 @@ def _schedule(func: tvm.tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, t
         compute_at(sch, producer, task)
         vectorize_last(sch, producer, lanes)
     reverse_compute_at(sch, epilogue, vector)
-    sch.set_scope(block, 0, "local")
-    for loop in (kernel_column, pixel):
-        sch.unroll(loop)
-    sch.vectorize(lane)
-    sch.decompose_reduction(block, kernel_row)
+    sum_in_registers(sch, block, kernel_row, [kernel_column, pixel], lane)
     vectorize_last(sch, epilogue, lanes)
     return sch
 
@@ -116,7 +113,7 @@ def _block(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> tuple[int, int]:
     region, iter_vars = sch.get(block).reads[0], sch.get(block).iter_vars
     out_rows, channels, kernel_rows = (int(iter_vars[axis].dom.extent) for axis in (1, 3, 4))
     row = region.region[1].min
-    stride, dilation = (int(tvm.sym.detect_linear_equation(row, [iter_vars[axis].var])[0]) or 1 for axis in (1, 4))
+    stride, dilation = (step_of(row, iter_vars[axis].var) for axis in (1, 4))
     span, row_bytes = dilation * (kernel_rows - 1) + 1, int(region.source.shape[2]) * element_bytes(region.source)
     best = (math.inf, 1, 1)
     for vectors in divisors(channels // lanes, _VECTORS)[::-1]:

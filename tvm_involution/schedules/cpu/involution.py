@@ -11,22 +11,22 @@ from dataclasses import dataclass, replace
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
+from ...te.blocks import Block
 from ..placing import reverse_compute_at
 from ..rule import (
     ScheduleRule,
     choose,
     default_or_space,
     divisors,
-    find_block,
     fuse_or_copy,
     largest_divisor,
     thread_choices,
 )
-from ..window import Window, read_window, window_loops
+from ..window import Window, find_involution, window_loops
 from .elementwise import schedule_producers
+from .registers import sum_in_registers
 
 
 def longest_strip(target: tvm.target.Target) -> int:
@@ -42,10 +42,10 @@ class Involution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "involution2d")
-        window = read_window(sch, block) if block is not None else None
-        if window is None or not window.channels_last:
+        found = find_involution(sch)
+        if found is None or not found[1].channels_last:
             return None
+        _, window = found
         group_channels = window.group_channels
         lanes = vector_bytes(target) // 4
         width = largest_divisor(group_channels, lanes)
@@ -79,8 +79,7 @@ def _schedule(
     func: tirx.PrimFunc, target: tvm.target.Target, window: Window, plan: _Plan, tunable: bool
 ) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "involution2d")
-    assert block is not None
+    block = sch.get_sblock(Block.INVOLUTION)
     if not schedule_producers(sch, block, target):
         return None
     epilogue = fuse_or_copy(sch, block)
@@ -101,18 +100,6 @@ def _schedule(
     if plan.parallel:
         sch.parallel(task)
     reverse_compute_at(sch, epilogue, outer[1])
-    sch.set_scope(block, 0, "local")
-    for loop in (kernel_rows[-1], kernel_column, column_inner):
-        sch.unroll(loop)
-    sch.vectorize(lane)
-    sch.decompose_reduction(block, kernel_rows[0])
+    sum_in_registers(sch, block, kernel_rows[0], [kernel_rows[-1], kernel_column, column_inner], lane)
     sch.vectorize(sch.get_loops(epilogue)[-1])
     return sch
-
-
-def group_count(sch: s_tir.Schedule, block: SBlockRV) -> int:
-    """Return the number of groups, from the shapes of x and the kernel."""
-    iter_vars = sch.get(block).iter_vars
-    taps = int(iter_vars[4].dom.extent) * int(iter_vars[5].dom.extent)
-    kernel = [int(d) for d in sch.get(block).reads[1].source.shape]
-    return kernel[3] if len(kernel) == 6 else kernel[3] // taps

@@ -6,6 +6,7 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
+from ...te.blocks import Block
 from ..rule import ScheduleRule, find_block
 
 
@@ -17,7 +18,7 @@ class NMS(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "nms")
+        block = find_block(sch, Block.NMS)
         if block is None:
             return None
         sch.parallel(sch.get_loops(block)[0])

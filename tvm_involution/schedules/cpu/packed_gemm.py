@@ -21,10 +21,12 @@ from dataclasses import dataclass, replace
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.s_tir.schedule import LoopRV, SBlockRV
+from tvm.s_tir.schedule import SBlockRV
 
 from ...target import core_count, vector_bytes, vector_registers
-from ..buffers import element_bytes, total_bytes
+from ...te.blocks import Block
+from ..buffers import element_bytes
+from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -32,17 +34,18 @@ from ..rule import (
     choose,
     default_or_space,
     divisors,
-    find_block,
+    find_blocks,
     fuse_epilogue,
     largest_divisor,
     loop_extents,
+    loops_by_kind,
     spread_over_cache,
     thread_choices,
     vectorize_last,
-    vectorize_sums,
 )
 from . import dot_bf16
 from .elementwise import schedule_producers
+from .registers import strip_of, sum_in_registers, tile_pixels
 
 # bytes of a way of the first-level data cache, the same from Haswell to Zen 5, and how many of its ways are safe
 _L1_WAY, _L1_WAYS = 4096, 8
@@ -74,6 +77,32 @@ class _Plan:
     """have a group of tiles share each pack of weights"""
 
 
+def widest_pack(target: tvm.target.Target) -> int:
+    """Return how many output channels can lie side by side in a pack: two vectors of float32."""
+    return 2 * (vector_bytes(target) // 4 if target.kind.name == "llvm" else 16)
+
+
+def pack_width(target: tvm.target.Target, out_channels: int) -> int:
+    """Return how many output channels, of a group where there are groups, lie side by side: two vectors, or one."""
+    widest = widest_pack(target)
+    return widest if out_channels % widest == 0 else widest // 2
+
+
+def packs_pairs(target: tvm.target.Target, dtype: str) -> bool:
+    """Return whether two input channels lie side by side, for dot products."""
+    return dtype == "bfloat16" and dot_bf16.has_dot_bf16(target)
+
+
+def strip_width(pixels: int, target: tvm.target.Target) -> int:
+    """Return to a multiple of what to fill up a row whose divisors leave many registers empty; 1 for none."""
+    if target.kind.name != "llvm":
+        return 1
+    longest = tile_pixels(2, target)
+    if pixels < longest or largest_divisor(pixels, longest) > longest // 2:
+        return 1
+    return strip_of(pixels, longest, longest // 2 + 1)
+
+
 class PackedGemm(ScheduleRule):
     """Schedule the blocks `[pad_temp] -> conv2d -> conv2d_out -> epilogue`."""
 
@@ -82,26 +111,25 @@ class PackedGemm(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "conv2d")
-        if block is None or find_block(sch, "conv2d_out") is None or loop_extents(sch, sch.get_loops(block)) is None:
+        found = find_blocks(sch, Block.CONV2D, Block.CONV2D_OUT)
+        if found is None or loop_extents(sch, sch.get_loops(found[0])) is None:
             return None
-        plans = _plans(sch, block, target)[:_VARIANTS]
+        plans = _plans(sch, found[0], target)[:_VARIANTS]
         return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "conv2d")
-    assert block is not None
+    block = sch.get_sblock(Block.CONV2D)
     if not schedule_producers(sch, block, target):
         return None
     epilogue = fuse_epilogue(sch, block)
     if epilogue is None:
         return None
-    spatial, reduced = _split_kinds(sch, block)
-    lanes = largest_divisor(pack_width(sch, block), vector_bytes(target) // 4)
-    paired = is_paired(sch, block)
-    pair = [reduced.pop()] if paired else []
+    spatial, reduced = loops_by_kind(sch, block)
+    weight = packed_weight(sch.get(block))
+    lanes = weight.vector(target)
+    pair = [reduced.pop()] if weight.paired else []
     copy = sch.cache_read(block, 0, "global") if plan.copy_input else None
 
     batch, pixels = spatial[:-1][:-2], spatial[:-1][-2:]
@@ -140,21 +168,13 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     if plan.parallel:
         sch.parallel(task)
     reverse_compute_at(sch, epilogue, home)
-    sch.set_scope(block, 0, "local")
-    for loop in (step, *row_inner, vector):
-        sch.unroll(loop)
     outermost = reduced[0] if len(reduced) > 1 else step_outer
-    vectorize_sums(sch, block, outermost, lane, dot_bf16.INTRINSIC if paired else None)
-    if paired:
+    intrinsic = dot_bf16.INTRINSIC if weight.paired else None
+    sum_in_registers(sch, block, outermost, [step, *row_inner, vector], lane, intrinsic)
+    if weight.paired:
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
     vectorize_last(sch, epilogue, lanes)
     return sch
-
-
-def _split_kinds(sch: s_tir.Schedule, block: SBlockRV) -> tuple[list[LoopRV], list[LoopRV]]:
-    loops = sch.get_loops(block)
-    count = sum(iter_var.iter_type == tirx.IterVar.DataPar for iter_var in sch.get(block).iter_vars)
-    return loops[:count], loops[count:]
 
 
 def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> list[_Plan]:
@@ -164,16 +184,15 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     registers. (Tiles are boxes because one of fused pixels that straddles two rows makes TVM compute the wrong region
     for the epilogue.)
     """
-    spatial, _ = _split_kinds(sch, block)
+    spatial, _ = loops_by_kind(sch, block)
     pixels = [int(sch.get(loop).extent) for loop in spatial[:-1][-2:]]
-    packed = pack_width(sch, block)
-    registers = vector_registers(target)
-    pack_vectors = packed // largest_divisor(packed, vector_bytes(target) // 4)
+    weight = packed_weight(sch.get(block))
+    registers, pack_vectors = vector_registers(target), weight.vectors(target)
     tiles: list[tuple[float, _Plan]] = []
     channels_first = _weights_dominate(sch, block)
-    grouped = len(pixels) > 1 and _pack_bytes(sch, block) > _L2
+    grouped = len(pixels) > 1 and weight.pack_bytes > _L2
     for vectors in divisors(pack_vectors, pack_vectors):
-        limit = max(1, (registers - vectors - 1) // vectors)
+        limit = tile_pixels(vectors, target)
         for columns in divisors(pixels[-1], limit):
             # whole rows where several rows fit
             several = len(pixels) > 1 and columns == pixels[-1]
@@ -203,8 +222,8 @@ def _weights_dominate(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     a kernel gains alone by another division the next one loses. Where a picture's maps are small, the weights are what
     should be read once.
     """
-    maps = _elements(sch, block, -2) + math.prod(int(d) for d in sch.get(block).writes[0].source.shape)
-    return _elements(sch, block, -1) > _WEIGHTS * maps
+    x, weight = (read.source for read in sch.get(block).reads[-2:])
+    return _elements(weight) > _WEIGHTS * (_elements(x) + _elements(sch.get(block).writes[0].source))
 
 
 def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
@@ -219,21 +238,5 @@ def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     return pixels > sets * (_L1_WAYS - 1)
 
 
-def _pack_bytes(sch: s_tir.Schedule, block: SBlockRV) -> int:
-    """Return the size of the weights of one pack of output channels."""
-    weight = sch.get(block).reads[-1].source
-    return total_bytes(weight) // int(weight.shape[0])
-
-
-def pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:
-    """Return how many output channels lie side by side in the packed weight."""
-    return int(sch.get(block).reads[-1].source.shape[4])
-
-
-def is_paired(sch: s_tir.Schedule, block: SBlockRV) -> bool:
-    """Return whether two input channels lie side by side in the packed weight, for dot products."""
-    return len(sch.get(block).reads[-1].source.shape) == 6
-
-
-def _elements(sch: s_tir.Schedule, block: SBlockRV, read: int) -> int:
-    return math.prod(int(d) for d in sch.get(block).reads[read].source.shape)
+def _elements(buffer: tirx.Buffer) -> int:
+    return math.prod(int(d) for d in buffer.shape)

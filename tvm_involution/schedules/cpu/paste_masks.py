@@ -6,8 +6,9 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
+from ...te.blocks import Block
 from ..placing import compute_at
-from ..rule import ScheduleRule, find_block
+from ..rule import ScheduleRule, find_blocks
 
 
 class PasteMasks(ScheduleRule):
@@ -18,9 +19,10 @@ class PasteMasks(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        rows, columns, masks = (find_block(sch, name) for name in ("mask_rows", "mask_columns", "masks"))
-        if rows is None or columns is None or masks is None:
+        found = find_blocks(sch, Block.MASK_ROWS, Block.MASK_COLUMNS, Block.MASKS)
+        if found is None:
             return None
+        rows, columns, masks = found
         image, region, row, _ = sch.get_loops(masks)
         task = sch.fuse(image, region)
         sch.parallel(task)

@@ -11,7 +11,16 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import vector_bytes
 from ..placing import compute_at
-from ..rule import ScheduleRule, blocks_of, choose, inline_producers, is_spatial, largest_divisor, loop_extents
+from ..rule import (
+    ScheduleRule,
+    blocks_of,
+    choose,
+    inline_producers,
+    is_spatial,
+    largest_divisor,
+    loop_extents,
+    loops_by_kind,
+)
 from .elementwise import parallel_vectorize
 
 # below this many elements read, waking the other cores costs more than it saves
@@ -45,8 +54,7 @@ def _schedule_reduction(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target
     extents = loop_extents(sch, loops)
     if extents is None or len(kinds) != len(loops):
         return
-    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
-    reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != tirx.IterVar.DataPar]
+    spatial, reduced = loops_by_kind(sch, block)
     if not spatial or not reduced:
         return
     lanes = _lanes_along(extents[-len(reduced) :], target) if _reads_along(sch.get(block)) else 1

@@ -7,6 +7,7 @@ import tvm
 from tvm import s_tir, tirx
 
 from ...target import vector_bytes
+from ...te.blocks import Block
 from ..rule import ScheduleRule, choose, divisors, find_block, largest_divisor
 
 _VECTORS = 4
@@ -20,7 +21,7 @@ class RoIAlign(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "roi_align")
+        block = find_block(sch, Block.ROI_ALIGN)
         if block is None:
             return None
         region, _, _, channel = sch.get_loops(block)

@@ -10,10 +10,15 @@ products of two taps.
 
 from __future__ import annotations
 
+import math
+
 import tvm
 from tvm import s_tir, tirx
 
-from ...target import vector_bytes
+from ...target import CACHE_BYTES, vector_bytes
+from ...te.blocks import Block
+from ...te.paired_involution import CHANNELS
+from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -21,17 +26,33 @@ from ..rule import (
     default_or_space,
     divisors,
     find_block,
+    find_blocks,
     fuse_or_copy,
     inline_into,
     largest_divisor,
-    loop_extents,
     vectorize_last,
-    vectorize_sums,
 )
+from ..window import Window, find_involution
 from . import dot_bf16
 from .elementwise import parallel_vectorize
-from .involution import group_count, longest_strip
-from .packed_gemm import is_paired, pack_width
+from .involution import longest_strip
+from .registers import sum_in_registers
+
+
+def fusing_pays(window: Window) -> bool:
+    """Return whether the kernel should be generated where it is used.
+
+    In half types; in float32 only where the second-level cache can't hold the kernel (docs/benchmarks.md).
+    """
+    kernel_values = window.batch * math.prod(window.out_size) * window.groups * window.taps
+    return window.dtype in ("float16", "bfloat16") or kernel_values * 4 > CACHE_BYTES
+
+
+def aggregates_pairs(window: Window, target: tvm.target.Target) -> bool:
+    """Return whether the CPU can aggregate by dot products of bfloat16."""
+    neighbours = window.kernel_columns > 1 and window.dilation[1] == 1
+    vectors = window.group_channels % CHANNELS == 0
+    return window.dtype == "bfloat16" and dot_bf16.has_dot_bf16(target) and neighbours and vectors
 
 
 class SpannedInvolution(ScheduleRule):
@@ -42,37 +63,37 @@ class SpannedInvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        blocks = [find_block(sch, name) for name in ("involution2d", "kernel", "conv2d", "conv2d_out")]
-        if any(block is None for block in blocks):
+        found = find_involution(sch)
+        if found is None or find_blocks(sch, Block.KERNEL, Block.CONV2D, Block.CONV2D_OUT) is None:
             return None
-        return default_or_space((False, True), lambda first: _schedule(func, target, first, tunable), tunable)
+        _, window = found
+        return default_or_space((False, True), lambda first: _schedule(func, target, window, first, tunable), tunable)
 
 
 def _schedule(
-    func: tirx.PrimFunc, target: tvm.target.Target, channels_first: bool, tunable: bool
+    func: tirx.PrimFunc, target: tvm.target.Target, window: Window, channels_first: bool, tunable: bool
 ) -> s_tir.Schedule | None:
     """Schedule, with `channels_first` a vector of channels of the whole strip before the next."""
     sch = s_tir.Schedule(func)
-    involution, kernel, span = (sch.get_sblock(name) for name in ("involution2d", "kernel", "conv2d"))
-    extents = loop_extents(sch, sch.get_loops(involution))
+    involution, kernel, span = (sch.get_sblock(name) for name in (Block.INVOLUTION, Block.KERNEL, Block.CONV2D))
     epilogue = fuse_or_copy(sch, involution)
-    if extents is None or len(extents) != 6 or epilogue is None:
+    if window.layout != "NHWC" or epilogue is None:
         return None
-    spanned, packed = int(sch.get(kernel).writes[0].source.shape[3]), pack_width(sch, span)
-    lanes = vector_bytes(target) // 4
+    weight, spanned = packed_weight(sch.get(span)), int(sch.get(kernel).writes[0].source.shape[3])
+    packed, lanes = weight.lanes, vector_bytes(target) // 4
     if spanned % packed or spanned < 2 * lanes:
         return None
-    pixels_paired = str(sch.get(involution).reads[0].source.dtype) == "uint32"
-    width = dot_bf16.SUMS if pixels_paired else largest_divisor(extents[3] // group_count(sch, involution), lanes)
-    if find_block(sch, "taps") is not None:
-        sch.compute_inline("taps")
+    pixels_paired = window.dtype == "uint32"
+    width = dot_bf16.SUMS if pixels_paired else largest_divisor(window.group_channels, lanes)
+    if find_block(sch, Block.TAPS) is not None:
+        sch.compute_inline(Block.TAPS)
     inline_into(sch, kernel, keep=span)
     for producer in sch.get_producers(involution):
-        if sch.get(producer).name_hint != "kernel":
+        if sch.get(producer).name_hint != Block.KERNEL:
             inline_into(sch, producer)
             parallel_vectorize(sch, producer, target)
 
-    strips = divisors(extents[2], longest_strip(target))
+    strips = divisors(window.out_columns, longest_strip(target))
 
     # aggregation: the outermost loops
     batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(involution)
@@ -96,20 +117,14 @@ def _schedule(
     sch.reorder(pack, *pixels)
     compute_at(sch, span, pack)
     sch.vectorize(sch.get_loops(kernel)[-1])
-    paired = is_paired(sch, span)
     loops = sch.get_loops(span)[2:]
-    pair = [loops.pop()] if paired else []
+    pair = [loops.pop()] if weight.paired else []
     b, y, z, taps, window_row, window_column, step = loops
     vector, tap = sch.split(taps, [None, vector_lanes])
     sch.reorder(b, y, window_row, window_column, step, z, vector, tap, *pair)
-    for loop in (z, vector):
-        sch.unroll(loop)
-    sch.set_scope(span, 0, "local")
-    sch.set_scope(involution, 0, "local")
-    for loop in (kernel_column, pixel):
-        sch.unroll(loop)
-    vectorize_sums(sch, involution, kernel_row, lane, dot_bf16.PIXELS if pixels_paired else None)
-    vectorize_sums(sch, span, window_row, tap, dot_bf16.INTRINSIC if paired else None)
-    if paired:
+    by_pixels, by_taps = dot_bf16.PIXELS if pixels_paired else None, dot_bf16.INTRINSIC if weight.paired else None
+    sum_in_registers(sch, involution, kernel_row, [kernel_column, pixel], lane, by_pixels)
+    sum_in_registers(sch, span, window_row, [z, vector], tap, by_taps)
+    if weight.paired:
         sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
     return sch

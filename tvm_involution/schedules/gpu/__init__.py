@@ -3,7 +3,7 @@
 
 from .cuda_core_gemm import CudaCoreGemm
 from .dlight_fallback import DlightFallback
-from .fusion import fusing_pays, fusing_works
+from .fusion import fusing_pays, fusing_pays_on_cuda_cores, fusing_works
 from .involution import Involution
 from .involution_nchw import InvolutionNCHW
 from .mma_intrinsics import mma_fragments, register_mma_intrinsics
@@ -26,6 +26,7 @@ __all__ = [
     "TensorCoreInvolution",
     "ThreadPerOutput",
     "fusing_pays",
+    "fusing_pays_on_cuda_cores",
     "fusing_works",
     "mma_fragments",
     "register_mma_intrinsics",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tvm import s_tir
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ...te.blocks import Block
 from ..placing import compute_at, reverse_compute_at
 from ..rule import choose, find_block, fuse_or_copy
 from ..window import Window, window_loops
@@ -118,7 +119,7 @@ def _parts(sch: s_tir.Schedule, block: SBlockRV) -> tuple[SBlockRV, bool, SBlock
     epilogue = fuse_or_copy(sch, block)
     if epilogue is None:
         return None
-    padded = find_block(sch, "pad_temp")
+    padded = find_block(sch, Block.PADDED)
     x = padded or sch.cache_read(block, 0, "shared")
     return x, padded is not None, sch.cache_read(block, 0, "local"), epilogue
 

@@ -13,11 +13,13 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ...te.blocks import Block
 from ...te.gemm_convolution import CHUNK
 from ..placing import compute_at, reverse_compute_at
-from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue
+from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, find_blocks, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, shared_bytes
 from .pixels import flatten_pixels
+from .stage import copy_ahead, copy_unrolled
 
 _VARIANTS = 12
 # of a block, of all that a target allows
@@ -49,6 +51,11 @@ class _Plan:
         return math.prod(self.along)
 
 
+def pack_lanes(out_channels: int) -> int:
+    """Return the output channels in a pack: 64, less where that leaves less empty."""
+    return min((64, 32, 16), key=lambda lanes: (-(-out_channels // lanes) * lanes > 1.1 * out_channels, -lanes))
+
+
 class CudaCoreGemm(ScheduleRule):
     """Schedule the blocks `im2col -> conv2d -> conv2d_out -> epilogue`."""
 
@@ -57,10 +64,10 @@ class CudaCoreGemm(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "conv2d")
-        if block is None or find_block(sch, "im2col") is None or find_block(sch, "mma") is not None:
+        found = find_blocks(sch, Block.CONV2D, Block.IM2COL)
+        if found is None or find_block(sch, Block.MMA) is not None:
             return None
-        plans = _plans(sch, block, target)[:_VARIANTS]
+        plans = _plans(sch, found[0], target)[:_VARIANTS]
         return default_or_space(plans, lambda plan: _schedule(func, plan, target, tunable), tunable)
 
 
@@ -102,8 +109,7 @@ def _clocks(plan: _Plan, pixels: int, channels: int, chunks: int) -> float:
 
 def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block, windows = find_block(sch, "conv2d"), find_block(sch, "im2col")
-    assert block is not None and windows is not None
+    block, windows = sch.get_sblock(Block.CONV2D), sch.get_sblock(Block.IM2COL)
     epilogue = fuse_epilogue(sch, block)
     if epilogue is None or not flatten_pixels(sch, epilogue):
         return None
@@ -129,8 +135,7 @@ def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunab
         for loop in sch.get_loops(part)[5:]:
             sch.unroll(loop)
     for copy in (weights, windows):
-        compute_at(sch, copy, outer)
-        _copy(sch, copy, plan.threads)
+        copy_unrolled(sch, copy, outer, {"threadIdx.x": plan.threads}, _GROUP)
 
     reverse_compute_at(sch, epilogue, thread)
     sch.set_scope(block, 0, "local")
@@ -140,10 +145,7 @@ def _schedule(func: tirx.PrimFunc, plan: _Plan, target: tvm.target.Target, tunab
     init = sch.decompose_reduction(block, outer)
     for loop in sch.get_loops(init)[2:]:
         sch.unroll(loop)
-    if plan.stages > 1:
-        sch.annotate(outer, "software_pipeline_stage", [0, 0, plan.stages - 1])
-        sch.annotate(outer, "software_pipeline_order", [0, 1, 2])
-        sch.annotate(outer, "software_pipeline_async_stages", [0])
+    copy_ahead(sch, outer, plan.stages)
     return sch
 
 
@@ -152,15 +154,6 @@ def _chunk_choices(sch: s_tir.Schedule, block: SBlockRV, plan: _Plan, target: tv
     shared = shared_bytes(target)
     chunks = int(sch.get(block).iter_vars[2].dom.extent)
     return [n for n in divisors(chunks, 4) if n == 1 or (n * _bytes(plan) <= shared and chunks // n >= plan.stages)]
-
-
-def _copy(sch: s_tir.Schedule, copy: SBlockRV, threads: int) -> None:
-    """Copy by all threads, four elements each."""
-    _, _, _, *loops = sch.get_loops(copy)
-    steps, thread, vector = sch.split(sch.fuse(*loops), [None, threads, _GROUP])
-    sch.bind(thread, "threadIdx.x")
-    sch.vectorize(vector)
-    sch.unroll(steps)
 
 
 def _write(sch: s_tir.Schedule, epilogue: SBlockRV, plan: _Plan) -> None:

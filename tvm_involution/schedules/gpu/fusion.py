@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an involution that generates its kernel on tensor cores beats a span convolution and one that reads it."""
+"""Whether an involution that generates its kernel beats a span convolution and an involution that reads it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,22 @@ from .tensor_core_involution import multiplied_on_tensor_cores
 _MEMORY_BYTES_A_CYCLE, _KERNEL_CYCLES = 1780, 1700
 
 
+# hidden channels up to which the kernel is generated on CUDA cores where it is used
+_HIDDEN, _HIDDEN_BESIDE_TENSOR_CORES = 64, 8
+
+
+def fusing_pays_on_cuda_cores(hidden: int, span_on_tensor_cores: bool) -> bool:
+    """Return whether the products take less time than the kernel's way through memory (docs/gpu.md).
+
+    Args:
+        hidden: channels that the kernel is generated from.
+        span_on_tensor_cores: whether the span alone would run there, as in the half types and in tf32.
+    """
+    return hidden <= (_HIDDEN_BESIDE_TENSOR_CORES if span_on_tensor_cores else _HIDDEN)
+
+
 def fusing_pays(window: Window, hidden: int, fragments: MmaFragments, target: tvm.target.Target) -> bool:
-    """Return whether the kernel should be generated where it is used.
+    """Return whether the kernel should be generated where it is used, on tensor cores.
 
     That saves the kernel's way to memory and back, and takes the cycles by which the box estimate is longer. The span's
     products are not compared: on tensor cores they take a small part of the time that its result takes to memory.

@@ -13,8 +13,9 @@ from __future__ import annotations
 import tvm
 from tvm import s_tir, tirx
 
-from ..rule import ScheduleRule, default_or_space, find_block
-from ..window import Window, read_window
+from ...te.blocks import Block
+from ..rule import ScheduleRule, default_or_space
+from ..window import Window, find_involution, reads_kernel
 from .aggregate import aggregate
 from .box import Box, boxes, copied_kernel
 from .stage import copy_by_threads
@@ -31,25 +32,20 @@ class Involution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "involution2d")
-        window = read_window(sch, block) if block is not None else None
-        if block is None or window is None or not window.channels_last:
+        found = find_involution(sch)
+        if found is None:
             return None
+        block, window = found
         # a kernel that is computed here is another rule's
-        padded = find_block(sch, "pad_temp")
-        producers = [
-            producer for known in (block, padded) if known is not None for producer in sch.get_producers(known)
-        ]
-        if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
+        if not window.channels_last or not reads_kernel(sch, block):
             return None
-        found = boxes(window, target, copied_kernel)[:_VARIANTS]
-        return default_or_space(found, lambda box: _schedule(func, window, box, tunable), tunable)
+        plans = boxes(window, target, copied_kernel)[:_VARIANTS]
+        return default_or_space(plans, lambda box: _schedule(func, window, box, tunable), tunable)
 
 
 def _schedule(func: tirx.PrimFunc, window: Window, box: Box, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "involution2d")
-    assert block is not None
+    block = sch.get_sblock(Block.INVOLUTION)
     kernel = sch.cache_read(block, 1, "shared")
     loop = aggregate(sch, block, window, box, tunable)
     if loop is None:

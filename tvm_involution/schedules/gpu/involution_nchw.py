@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import tvm
 from tvm import s_tir, tirx
 
+from ...te.blocks import Block
 from ..placing import compute_at, reverse_compute_at
 from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_or_copy, largest_divisor
-from ..window import Window, read_window, window_loops
+from ..window import Window, find_involution, reads_kernel, window_loops
 from .limits import max_threads, shared_bytes, warp_size
 from .stage import TURNS, copy_by_threads, unroll
 
@@ -58,16 +59,12 @@ class InvolutionNCHW(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "involution2d")
-        window = read_window(sch, block) if block is not None else None
-        if block is None or window is None or window.channels_last:
+        found = find_involution(sch)
+        if found is None:
             return None
+        block, window = found
         # a kernel that is computed here is another rule's
-        padded = find_block(sch, "pad_temp")
-        producers = [
-            producer for known in (block, padded) if known is not None for producer in sch.get_producers(known)
-        ]
-        if any(sch.get(producer).name_hint != "pad_temp" for producer in producers):
+        if window.channels_last or not reads_kernel(sch, block):
             return None
         boxes = _boxes(window, target)[:_VARIANTS]
         return default_or_space(boxes, lambda box: _schedule(func, window, box, tunable), tunable)
@@ -104,12 +101,11 @@ def _boxes(window: Window, target: tvm.target.Target) -> list[_Box]:
 
 def _schedule(func: tirx.PrimFunc, window: Window, box: _Box, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "involution2d")
-    assert block is not None
+    block = sch.get_sblock(Block.INVOLUTION)
     epilogue = fuse_or_copy(sch, block)
     if epilogue is None:
         return None
-    padded = find_block(sch, "pad_temp")
+    padded = find_block(sch, Block.PADDED)
     x = padded or sch.cache_read(block, 0, "shared")
     strip = sch.cache_read(block, 0, "local")
 

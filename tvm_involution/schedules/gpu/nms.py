@@ -11,6 +11,7 @@ from tvm import s_tir, te, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from ...te.blocks import Block
 from ...te.loops import computed_by_loops
 from ...te.nms import box_iou
 from ..rule import ScheduleRule, find_block
@@ -26,7 +27,7 @@ class NMS(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "nms")
+        block = find_block(sch, Block.NMS)
         if block is None or tunable:
             return None
         annotations = sch.get(block).annotations

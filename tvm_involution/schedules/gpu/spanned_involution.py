@@ -14,9 +14,11 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV
 
+from ...te.blocks import Block
+from ..packed_weight import packed_weight
 from ..placing import compute_at
-from ..rule import ScheduleRule, default_or_space, find_block, largest_divisor
-from ..window import Window, read_window
+from ..rule import ScheduleRule, default_or_space, find_blocks, largest_divisor
+from ..window import Window, find_involution
 from .aggregate import aggregate
 from .box import Box, boxes, multiplied_kernel
 from .limits import vector_bytes
@@ -36,23 +38,19 @@ class SpannedInvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "involution2d")
-        window = read_window(sch, block) if block is not None else None
-        if window is None or window.layout != "NHWC":
+        found, generated = find_involution(sch), find_blocks(sch, Block.CONV2D, Block.CONV2D_OUT, Block.KERNEL)
+        if found is None or generated is None or found[1].layout != "NHWC":
             return None
-        if any(find_block(sch, name) is None for name in ("conv2d", "conv2d_out", "kernel")):
-            return None
-        hidden = int(sch.get(sch.get_loops(find_block(sch, "conv2d"))[-1]).extent)
-        kernel_cost = functools.partial(multiplied_kernel, hidden=hidden)
-        found = boxes(window, target, kernel_cost)[:_VARIANTS]
+        window, weight = found[1], packed_weight(sch.get(generated[0]))
+        kernel_cost = functools.partial(multiplied_kernel, hidden=weight.steps)
+        plans = boxes(window, target, kernel_cost)[:_VARIANTS]
         vector = vector_bytes(target, window.dtype) // window.element_bytes
-        return default_or_space(found, lambda box: _schedule(func, window, box, vector, tunable), tunable)
+        return default_or_space(plans, lambda box: _schedule(func, window, box, vector, tunable), tunable)
 
 
 def _schedule(func: tirx.PrimFunc, window: Window, box: Box, vector: int, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "involution2d")
-    assert block is not None
+    block = sch.get_sblock(Block.INVOLUTION)
     loop = aggregate(sch, block, window, box, tunable)
     if loop is None:
         return None
@@ -62,8 +60,7 @@ def _schedule(func: tirx.PrimFunc, window: Window, box: Box, vector: int, tunabl
 
 def _generate(sch: s_tir.Schedule, window: Window, box: Box, loop: LoopRV, vector: int) -> None:
     """Compute the kernels of a box into shared memory."""
-    span, cast, kernel = (find_block(sch, name) for name in ("conv2d", "conv2d_out", "kernel"))
-    assert span is not None and cast is not None and kernel is not None
+    span, cast, kernel = (sch.get_sblock(name) for name in (Block.CONV2D, Block.CONV2D_OUT, Block.KERNEL))
     sch.compute_inline(cast)
     pixels = sch.cache_read(span, 0, "local")
     # numbered by tap, not by pack and lane: TVM would not see that a register's number is known

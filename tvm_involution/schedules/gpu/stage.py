@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import tvm
 from tvm import s_tir
 from tvm.s_tir.schedule import ExprRV, LoopRV, SBlockRV
@@ -58,6 +60,25 @@ def copy_by_threads(
     elif turns <= TURNS and turns * vector * element_bits // 8 <= STAGED_BYTES:
         # only loops that are unrolled can index registers
         sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
+
+
+def copy_unrolled(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV, threads: Mapping[str, int], vector: int) -> None:
+    """Compute `block` in `loop`, third of its loops, by all `threads` (by tag), an even number of vectors each."""
+    compute_at(sch, block, loop)
+    _, _, _, *loops = sch.get_loops(block)
+    steps, *shared, lane = sch.split(sch.fuse(*loops), [None, *threads.values(), vector])
+    for part, tag in zip(shared, threads, strict=True):
+        sch.bind(part, tag)
+    sch.vectorize(lane)
+    sch.unroll(steps)
+
+
+def copy_ahead(sch: s_tir.Schedule, loop: LoopRV, stages: int) -> None:
+    """Have the two copies of a loop's turn under way before the turn that uses them, where there are `stages`."""
+    if stages > 1:
+        sch.annotate(loop, "software_pipeline_stage", [0, 0, stages - 1])
+        sch.annotate(loop, "software_pipeline_order", [0, 1, 2])
+        sch.annotate(loop, "software_pipeline_async_stages", [0])
 
 
 def bind_threads(sch: s_tir.Schedule, thread: LoopRV, lanes: int | None = None) -> None:

@@ -17,12 +17,15 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ...te.blocks import Block
 from ...te.mma_convolution import COLUMNS, LANES, ROWS, MmaFragments
-from ..placing import compute_at, reverse_compute_at
-from ..rule import ScheduleRule, choose, default_or_space, divisors, find_block, fuse_epilogue
+from ..placing import reverse_compute_at
+from ..rule import ScheduleRule, choose, default_or_space, divisors, find_blocks, fuse_epilogue
 from .limits import copies_asynchronously, max_threads, registers, shared_bytes
 from .mma_intrinsics import mma_intrinsic
+from .mma_product import read_mma
 from .pixels import flatten_pixels
+from .stage import copy_ahead, copy_unrolled
 
 _VARIANTS = 12
 # of a block, of all that a target allows
@@ -70,6 +73,22 @@ class _Problem:
     fragments: MmaFragments
 
 
+def pack_tiles(pixels: int, out_channels: int) -> int:
+    """Return the tiles of 16 output channels in a pack: two, one where that leaves less empty.
+
+    And one where there are few pixels, so that there are blocks enough.
+    """
+    return 1 if pixels <= 64 or -(-out_channels // 32) * 32 > 1.1 * (-(-out_channels // 16) * 16) else 2
+
+
+def takes_product(pixels: int, out_channels: int, depth: int, fragments: MmaFragments) -> bool:
+    """Return whether a product of so many pixels and output channels, with sums of `depth`, goes on tensor cores.
+
+    For one pixel the schedule goes without bounds, where warps share a sum.
+    """
+    return out_channels > 1 and (pixels > 1 or -(-depth // fragments.chunk) % 2 == 0)
+
+
 class TensorCoreGemm(ScheduleRule):
     """Schedule the blocks `im2col -> mma -> conv2d -> conv2d_out -> epilogue`."""
 
@@ -78,23 +97,18 @@ class TensorCoreGemm(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, "mma")
-        if block is None or find_block(sch, "im2col") is None or find_block(sch, "conv2d_out") is None:
+        found = find_blocks(sch, Block.MMA, Block.IM2COL, Block.CONV2D_OUT)
+        if found is None:
             return None
-        plans = _plans(_problem(sch, block), target)[:_VARIANTS]
+        plans = _plans(_problem(sch, found[0]), target)[:_VARIANTS]
         return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
 
 
 def _problem(sch: s_tir.Schedule, block: SBlockRV) -> _Problem:
-    weight = sch.get(block).reads[0].source
-    packs, chunks, tiles, _, _, weights = (int(d) for d in weight.shape)
-    columns = int(sch.get(block).iter_vars[2].dom.extent)
-    dtype = str(weight.dtype)
-    depth = 2 * weights  # a lane holds two rows of the instruction's sixteen, a quarter of their depth
-    output = find_block(sch, "conv2d_out")
-    assert output is not None
+    product, columns = read_mma(sch.get(block)), int(sch.get(block).iter_vars[2].dom.extent)
+    output = sch.get_sblock(Block.CONV2D_OUT)
     pixels = math.prod(int(v.dom.extent) for v in sch.get(output).iter_vars[:-1])
-    return _Problem(pixels, packs, columns, chunks, tiles, MmaFragments(dtype, depth))
+    return _Problem(pixels, product.packs, columns, product.chunks, product.tiles, product.fragments)
 
 
 def _plans(problem: _Problem, target: tvm.target.Target) -> list[_Plan]:
@@ -188,8 +202,7 @@ def _clocks(problem: _Problem, plan: _Plan) -> float:
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    mma, windows, sums = (find_block(sch, name) for name in ("mma", "im2col", "conv2d"))
-    assert mma is not None and windows is not None and sums is not None
+    mma, windows, sums = (sch.get_sblock(name) for name in (Block.MMA, Block.IM2COL, Block.CONV2D))
     problem = _problem(sch, mma)
     epilogue = fuse_epilogue(sch, sums)
     if epilogue is None or not flatten_pixels(sch, epilogue):
@@ -219,9 +232,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     sch.set_scope(windows, 0, "shared")
     vectors = problem.fragments.values
     for copy in (weights, windows):
-        compute_at(sch, copy, chunk_outer)
-        _, _, _, *loops = sch.get_loops(copy)
-        _spread(sch, sch.fuse(*loops), math.prod(plan.warps), vectors)
+        copy_unrolled(sch, copy, chunk_outer, {"threadIdx.y": math.prod(plan.warps), "threadIdx.x": LANES}, vectors)
     if total is None:
         sch.set_scope(mma, 0, "warp")
         _write_from_registers(sch, sums, epilogue, warp, problem.tiles)
@@ -244,20 +255,8 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     for loop in (*loops[2:-2], init_register):
         sch.unroll(loop)
     sch.tensorize(lane, mma_intrinsic(problem.fragments))
-    if plan.stages > 1:
-        sch.annotate(chunk_outer, "software_pipeline_stage", [0, 0, plan.stages - 1])
-        sch.annotate(chunk_outer, "software_pipeline_order", [0, 1, 2])
-        sch.annotate(chunk_outer, "software_pipeline_async_stages", [0])
+    copy_ahead(sch, chunk_outer, plan.stages)
     return sch
-
-
-def _spread(sch: s_tir.Schedule, elements: LoopRV, warps: int, vector: int) -> None:
-    """Copy by all threads, a vector of `vector` elements each."""
-    steps, warp, lane, inner = sch.split(elements, [None, warps, LANES, vector])
-    sch.bind(warp, "threadIdx.y")
-    sch.bind(lane, "threadIdx.x")
-    sch.vectorize(inner)
-    sch.unroll(steps)
 
 
 def _write_from_registers(sch: s_tir.Schedule, sums: SBlockRV, epilogue: SBlockRV, warp: LoopRV, tiles: int) -> None:

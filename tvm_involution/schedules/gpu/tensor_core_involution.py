@@ -16,14 +16,16 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
+from ...te.blocks import Block
 from ...te.mma_convolution import COLUMNS, LANES, MmaFragments
 from ...te.mma_spanned_involution import Slab, column_pixels, slab_of
 from ..placing import compute_at
-from ..rule import ScheduleRule, default_or_space, find_block
-from ..window import Window, read_window
+from ..rule import ScheduleRule, default_or_space, find_blocks
+from ..window import Window, find_involution
 from .aggregate import RowwiseAggregation, aggregate_by_rows
 from .box import Box, KernelCost, boxes, copy_instructions
 from .mma_intrinsics import mma_intrinsic
+from .mma_product import read_mma
 from .stage import copy_by_threads
 
 _VARIANTS = 12
@@ -39,22 +41,14 @@ class TensorCoreInvolution(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block, mma = find_block(sch, "involution2d"), find_block(sch, "mma")
-        window = read_window(sch, block) if block is not None else None
-        if window is None or mma is None or find_block(sch, "columns") is None:
+        found, products = find_involution(sch), find_blocks(sch, Block.MMA, Block.COLUMNS)
+        if found is None or products is None:
             return None
-        chunks = int(sch.get(mma).reads[0].source.shape[1])
-        fragments = _fragments(sch, mma)
-        kernel_cost = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=chunks)
-        found = boxes(window, target, kernel_cost)[:_VARIANTS]
-        return default_or_space(found, lambda box: _schedule(func, window, box, fragments, tunable), tunable)
-
-
-def _fragments(sch: s_tir.Schedule, mma: SBlockRV) -> MmaFragments:
-    weight, columns = (read.source for read in sch.get(mma).reads)
-    dtype = str(weight.dtype)
-    # a lane holds two rows of the instruction's sixteen, a quarter of their depth
-    return MmaFragments(dtype, 2 * int(weight.shape[-1]), int(columns.shape[-1]) * tvm.DataType(dtype).bits // 8)
+        window, product = found[1], read_mma(sch.get(products[0]))
+        fragments = product.fragments
+        kernel_cost = functools.partial(multiplied_on_tensor_cores, fragments=fragments, chunks=product.chunks)
+        plans = boxes(window, target, kernel_cost)[:_VARIANTS]
+        return default_or_space(plans, lambda box: _schedule(func, window, box, fragments, tunable), tunable)
 
 
 def _shares(box: Box, window: Window, slab: Slab) -> tuple[int, int, int] | None:
@@ -119,10 +113,8 @@ def _schedule(
     func: tirx.PrimFunc, window: Window, box: Box, fragments: MmaFragments, tunable: bool
 ) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    block = find_block(sch, "involution2d")
-    taps = find_block(sch, "taps")
-    assert block is not None and taps is not None
-    sch.compute_inline(taps)
+    block = sch.get_sblock(Block.INVOLUTION)
+    sch.compute_inline(Block.TAPS)
     warps = box.warps(window)
     assert warps is not None
     aggregation = aggregate_by_rows(sch, block, window, box, warps, tunable)
@@ -142,9 +134,9 @@ def _generate(
     Returns:
         The block of the products, its loop over chunks of the hidden channels and that over lanes.
     """
-    kernel, mma, columns = (find_block(sch, name) for name in ("kernel", "mma", "columns"))
+    kernel, mma, columns = (sch.get_sblock(name) for name in (Block.KERNEL, Block.MMA, Block.COLUMNS))
     slab = slab_of(window.groups, window.kernel_columns)
-    assert kernel is not None and mma is not None and columns is not None and slab is not None
+    assert slab is not None
     shares = _shares(box, window, slab)
     assert shares is not None
     sch.set_scope(kernel, 0, "shared")

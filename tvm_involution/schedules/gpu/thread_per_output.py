@@ -8,7 +8,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ..placing import reverse_compute_at
-from ..rule import ScheduleRule, blocks_of, fuse_epilogue, inline_producers, is_spatial
+from ..rule import ScheduleRule, blocks_of, fuse_epilogue, inline_producers, is_spatial, loops_by_kind
 
 _THREADS = 256
 
@@ -41,13 +41,10 @@ def _is_bound(sch: s_tir.Schedule, block: SBlockRV) -> bool:
 
 
 def _bind(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV | None) -> None:
-    loops = sch.get_loops(block)
-    kinds = [iter_var.iter_type for iter_var in sch.get(block).iter_vars]
-    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == tirx.IterVar.DataPar]
-    reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind != tirx.IterVar.DataPar]
+    spatial, reduced = loops_by_kind(sch, block)
     sch.reorder(*spatial, *reduced)
     if not spatial:
-        spatial = [sch.add_unit_loop(loops[0] if loops else block)]
+        spatial = [sch.add_unit_loop(reduced[0] if reduced else block)]
     outputs = sch.fuse(*spatial)
     if reduced:
         if epilogue is None:

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packed weight that a block of products reads: `te.pack_weight`'s, also as Winograd's and Strassen's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm
+from tvm import s_tir, tirx
+
+from ..target import vector_bytes
+from .buffers import total_bytes
+from .rule import largest_divisor
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight (packs, rows, columns, steps, lanes), or with pairs of input channels (packs, ..., lanes, 2).
+
+    Rows and columns are those of a window, of Winograd's tiles or Strassen's factors.
+    """
+
+    region: tirx.BufferRegion
+    """what the block reads of it"""
+
+    @property
+    def buffer(self) -> tirx.Buffer:
+        """The whole weight."""
+        return self.region.source
+
+    @property
+    def packs(self) -> int:
+        """Packs of output channels."""
+        return int(self.buffer.shape[0])
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sum over input channels."""
+        return int(self.buffer.shape[3])
+
+    @property
+    def lanes(self) -> int:
+        """Output channels side by side in a pack."""
+        return int(self.buffer.shape[4])
+
+    @property
+    def paired(self) -> bool:
+        """Whether a step has two input channels side by side, for dot products."""
+        return len(self.buffer.shape) == 6
+
+    @property
+    def values(self) -> int:
+        """Numbers of a step and output channel."""
+        return 2 if self.paired else 1
+
+    @property
+    def pack_bytes(self) -> int:
+        """Bytes of a pack."""
+        return total_bytes(self.buffer) // self.packs
+
+    def vector(self, target: tvm.target.Target) -> int:
+        """Return how many output channels a vector of a CPU takes."""
+        return largest_divisor(self.lanes, vector_bytes(target) // 4)
+
+    def vectors(self, target: tvm.target.Target) -> int:
+        """Return the vectors of a pack."""
+        return self.lanes // self.vector(target)
+
+
+def packed_weight(block: s_tir.SBlock) -> PackedWeight:
+    """Return the weight that a block of products reads, the last of what it reads."""
+    return PackedWeight(block.reads[-1])
