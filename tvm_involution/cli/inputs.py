@@ -48,6 +48,7 @@ def read_inputs(metadata: LibraryMetadata, path: Path) -> tuple[list[np.ndarray]
 def _read_picture(metadata: LibraryMetadata, path: Path) -> tuple[np.ndarray, Photograph | None]:
     preprocessing, spec = metadata.preprocessing, metadata.inputs[0]
     if preprocessing is None:
+        read_picture(path)  # what is no picture is said first
         raise UserError(f"{metadata.name} does not say how to prepare a picture; give an array in .npy or .npz")
     height, width = (int(size) for size in spec.shape[2:])
     picture, dtype = read_picture(path), numpy_dtype(spec.dtype)

@@ -14,6 +14,8 @@ from tvm.relax import op
 from .operation import Converter, Operation, Scalar, constant, dtype_of
 
 Operand: TypeAlias = relax.Expr | Scalar
+# of exponents of whole numbers, a power of 2
+_DIGIT = 64
 
 
 def unary(function: Callable[[relax.Expr], relax.Expr]) -> Converter:
@@ -84,31 +86,73 @@ def multiply(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     return relax.op.multiply(*(_unfolded_zero(operation, value) for value in (x, y)))
 
 
+def divide(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
+    """x / y."""
+    if _is_zero(operation, y):
+        return relax.op.multiply(operation.cast(x), operation.cast(math.copysign(math.inf, y)))
+    return relax.op.divide(operation.cast(x), operation.cast(y))
+
+
 def divide_rounding(operation: Operation, x: Operand, y: Operand, rounding_mode: str | None) -> relax.Expr:
     """x / y, whole numbers as such, rounded down (`floor`) or to 0 (`trunc`)."""
+    if _is_zero(operation, y):
+        return divide(operation, x, y)
+    if rounding_mode == "floor" and "float" in operation.dtype:
+        return _floor_divide(operation, x, y)
     x, y = operation.cast(x), operation.cast(y)
-    if "int" in operation.dtype and rounding_mode == "floor":
+    if rounding_mode == "floor":
         return relax.op.floor_divide(x, y)
     quotient = relax.op.divide(x, y)  # of whole numbers, TVM's is already rounded to 0
-    if rounding_mode == "floor":
-        return relax.op.floor(quotient)
     return relax.op.trunc(quotient) if rounding_mode == "trunc" and "float" in operation.dtype else quotient
+
+
+def _floor_divide(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
+    """Return how often y goes into x: what is left over is taken away first, as in torch, so 1 // 0.1 is 9."""
+    x, y = (operation.emit(operation.cast(operation.cast(value), "float64")) for value in (x, y))
+    zero, one = (operation.cast(value, "float64") for value in (0, 1))
+    rest = _rest(operation, x, y)
+    whole = relax.op.round(relax.op.divide(relax.op.subtract(x, rest), y))
+    whole = relax.op.where(_of_other_sign(rest, y), relax.op.subtract(whole, one), whole)
+    return operation.cast(relax.op.where(relax.op.equal(y, zero), relax.op.divide(x, y), whole))
 
 
 def remainder(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     """What is left of x when y is taken away as often as it goes, with y's sign."""
-    x, y = operation.cast(x), operation.cast(y)
     if "float" not in operation.dtype:
-        return relax.op.floor_mod(x, y)
-    return relax.op.subtract(x, relax.op.multiply(relax.op.floor(relax.op.divide(x, y)), y))
+        return relax.op.floor_mod(operation.cast(x), operation.cast(y))
+    if _is_zero(operation, y):
+        return relax.op.multiply(operation.cast(x), operation.cast(math.nan))
+    x, y = (operation.emit(operation.cast(operation.cast(value), "float64")) for value in (x, y))
+    rest = _rest(operation, x, y)
+    return operation.cast(relax.op.where(_of_other_sign(rest, y), relax.op.add(rest, y), rest))
 
 
 def fmod(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     """What is left of x when y is taken away as often as it goes, with x's sign."""
-    x, y = operation.cast(x), operation.cast(y)
     if "float" not in operation.dtype:
-        return relax.op.mod(x, y)
-    return relax.op.subtract(x, relax.op.multiply(relax.op.trunc(relax.op.divide(x, y)), y))
+        return relax.op.mod(operation.cast(x), operation.cast(y))
+    if _is_zero(operation, y):
+        return relax.op.multiply(operation.cast(x), operation.cast(math.nan))
+    x, y = (operation.emit(operation.cast(operation.cast(value), "float64")) for value in (x, y))
+    return operation.cast(_rest(operation, x, y))
+
+
+def _rest(operation: Operation, x: relax.Expr, y: relax.Expr) -> relax.Expr:
+    """Return C's fmod of float64: of what was narrower it is exact while |x / y| is below 2^29."""
+    zero, size = operation.cast(0, "float64"), operation.emit(relax.op.abs(y))
+    of = operation.emit(relax.op.abs(x))
+    rest = operation.emit(relax.op.subtract(of, relax.op.multiply(relax.op.trunc(relax.op.divide(of, size)), size)))
+    # the quotient was rounded, maybe across a whole number
+    rest = operation.emit(relax.op.where(relax.op.less(rest, zero), relax.op.add(rest, size), rest))
+    rest = operation.emit(relax.op.where(relax.op.greater_equal(rest, size), relax.op.subtract(rest, size), rest))
+    # a quotient of 0 times infinity is NaN
+    rest = operation.emit(relax.op.where(relax.op.less(of, size), of, rest))
+    return operation.emit(relax.op.where(relax.op.less(x, zero), relax.op.negative(rest), rest))
+
+
+def _of_other_sign(rest: relax.Expr, y: relax.Expr) -> relax.Expr:
+    """Return whether what is left has another sign than y."""
+    return relax.op.less(relax.op.multiply(relax.op.sign(rest), relax.op.sign(y)), relax.const(0, "float64"))
 
 
 def power(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
@@ -127,8 +171,65 @@ def power(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
             return relax.op.divide(operation.cast(1), base)
     if "float" in operation.dtype:
         return relax.op.power(operation.cast(x), operation.cast(y))
-    wide = relax.op.power(operation.cast(x, "float64"), operation.cast(y, "float64"))
-    return relax.op.astype(relax.op.round(wide), operation.dtype)
+    return _whole_power(operation, x, y)
+
+
+def _whole_power(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
+    """Return a power of whole numbers, modulo 2 to the number of bits, as torch's wraps."""
+    one, zero = operation.cast(1), operation.cast(0)
+    if not isinstance(y, relax.Expr) and y < _DIGIT:
+        base, result = operation.emit(operation.cast(x)), operation.broadcast(one, operation.shape)
+        for bit in range(int(y).bit_length()):
+            result = operation.emit(relax.op.multiply(result, base)) if int(y) >> bit & 1 else result
+            base = operation.emit(relax.op.multiply(base, base))
+        return result
+    base, exponent = (operation.broadcast(operation.cast(value), operation.shape) for value in (x, y))
+    # digit by digit of the exponent: products along an axis, as a chain of squares would be written out where it is
+    # read, twice in each step
+    result, power, digits = one, operation.reshape(base, (*operation.shape, 1)), constant(np.arange(_DIGIT - 1))
+    digits = operation.cast(digits)
+    for shift in range(0, np.iinfo(operation.dtype).bits, int(math.log2(_DIGIT))):
+        digit = relax.op.bitwise_and(relax.op.right_shift(exponent, operation.cast(shift)), operation.cast(_DIGIT - 1))
+        digit = operation.reshape(digit, (*operation.shape, 1))
+        factors = relax.op.where(relax.op.less(digits, digit), power, one)
+        result = operation.emit(relax.op.multiply(result, operation.emit(relax.op.prod(factors, -1))))
+        copies = operation.broadcast(power, (*operation.shape, _DIGIT))
+        power = operation.emit(relax.op.prod(copies, -1, keepdims=True))
+    if operation.dtype.startswith("uint"):
+        return result
+    # one over a whole number is whole for 1 and -1 only
+    odd = relax.op.equal(relax.op.bitwise_and(exponent, one), one)
+    sign = relax.op.where(odd, base, relax.op.multiply(base, base))
+    inverse = relax.op.where(relax.op.equal(relax.op.abs(base), one), sign, zero)
+    return relax.op.where(relax.op.less(exponent, zero), inverse, result)
+
+
+def shifted(function: Callable[[relax.Expr, relax.Expr], relax.Expr]) -> Converter:
+    """Return the converter of a shift of bits, `op.left_shift` or `op.right_shift`.
+
+    A shift by all bits or more leaves 0, or -1 of a negative number shifted to the right; as in torch, one by less
+    than none counts as such.
+    """
+
+    def convert(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
+        x, y = operation.cast(x), operation.emit(operation.cast(y))
+        bits = int(np.iinfo(operation.dtype).bits)
+        within = relax.op.less(y, operation.cast(bits))
+        if not operation.dtype.startswith("uint"):
+            within = relax.op.logical_and(within, relax.op.greater_equal(y, operation.cast(0)))
+        if function is op.left_shift:
+            moved = function(x, relax.op.where(within, y, operation.cast(0)))
+            return relax.op.where(within, moved, operation.cast(0))
+        return function(x, relax.op.where(within, y, operation.cast(bits - 1)))
+
+    return convert
+
+
+def negative(operation: Operation, x: relax.Expr) -> relax.Expr:
+    """-x; TVM has no negative of numbers without a sign."""
+    if operation.dtype.startswith("uint"):
+        return relax.op.subtract(operation.cast(0), operation.cast(x))
+    return relax.op.negative(operation.cast(x))
 
 
 def reciprocal(operation: Operation, x: relax.Expr) -> relax.Expr:
@@ -340,9 +441,14 @@ def copysign(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
 
 def _unfolded_zero(operation: Operation, value: Operand) -> relax.Expr:
     """Return `value`; a 0 as a tensor of one element, as TVM takes NaN times the number 0 for 0."""
-    if not isinstance(value, relax.Expr) and value == 0 and "float" in operation.dtype:
+    if _is_zero(operation, value):
         return constant(np.full((1,) * len(operation.shape), value, operation.dtype))
     return operation.cast(value)
+
+
+def _is_zero(operation: Operation, value: Operand) -> bool:
+    """Return whether a float's operand is the number 0, by which TVM refuses to divide."""
+    return not isinstance(value, relax.Expr) and value == 0 and "float" in operation.dtype
 
 
 def _scaled(operation: Operation, y: Operand, alpha: Scalar) -> relax.Expr:

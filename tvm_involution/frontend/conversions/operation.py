@@ -65,12 +65,17 @@ class Operation:
         """Return `value` in `dtype`, by default the result's; numbers become constants."""
         dtype = dtype or self.dtype
         if not isinstance(value, relax.Expr):
+            if "int" in dtype:  # what lies outside is taken modulo 2 to the number of bits, as torch does
+                value = int(np.array(int(value)).astype(dtype))
             return relax.const(bool(value) if dtype == "bool" else value, dtype)
         value = self.emit(value)
         if dtype_of(value) == dtype:
             return value
         if dtype == "bool":
             return self.emit(relax.op.not_equal(value, relax.const(0, dtype_of(value))))
+        whole = known(value) if "int" in dtype and "int" in dtype_of(value) else None
+        if whole is not None:  # TVM refuses what lies outside, which is taken modulo 2 to the number of bits
+            return constant(whole.astype(dtype))
         return self.emit(relax.op.astype(value, dtype))
 
     def common(self, *values: relax.Expr | Scalar) -> list[relax.Expr]:

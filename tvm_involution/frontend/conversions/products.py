@@ -15,7 +15,9 @@ _TRANSPOSED = {1: relax.op.nn.conv1d_transpose, 2: relax.op.nn.conv2d_transpose,
 
 
 def matmul(operation: Operation, x: relax.Expr, y: relax.Expr) -> relax.Expr:
-    """`matmul`, of matrices or of batches of them."""
+    """`matmul`, of matrices or of batches of them; sums of nothing are 0."""
+    if 0 in shape_of(x):
+        return relax.op.zeros(operation.shape, operation.dtype)
     return relax.op.matmul(operation.cast(x), operation.cast(y), out_dtype=operation.dtype)
 
 
@@ -23,8 +25,7 @@ def add_matmul(
     operation: Operation, bias: relax.Expr, x: relax.Expr, y: relax.Expr, beta: Scalar = 1, alpha: Scalar = 1
 ) -> relax.Expr:
     """beta * bias + alpha * x @ y; a beta of 0 leaves the bias out, whatever is in it."""
-    empty = 0 in shape_of(x)
-    product = relax.op.zeros(operation.shape, operation.dtype) if empty else matmul(operation, x, y)
+    product = matmul(operation, x, y)
     if alpha != 1:
         product = relax.op.multiply(product, operation.cast(alpha))
     if beta == 0:

@@ -84,7 +84,7 @@ def variance(
     if free == count:
         return spread
     if free <= 0:
-        return relax.op.divide(relax.op.multiply(spread, operation.cast(float(count))), operation.cast(0.0))
+        return relax.op.multiply(spread, operation.cast(math.inf))  # a division by 0, which TVM refuses
     return relax.op.multiply(spread, operation.cast(count / free))
 
 
