@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tvm
+from markdown_rows import print_header, print_row
 from tvm import te
 
 from tvm_involution import lowering
@@ -56,8 +57,7 @@ def print_table(layer: str, ways: Sequence[str], rows: Iterable[tuple[str, Seque
     """Print medians, rates and errors of each row's two kernels, and the ratio of the second's time to the first's."""
     print(" ".join(f"{key}={value}" for key, value in describe_machine(thread_count()).items()), "\n")
     columns = [column for way in ways for column in (f"{way}, us", "GFLOP/s", "error")]
-    print(f"| {' | '.join([layer, *columns, 'ratio'])} |")
-    print("|---" * (len(columns) + 2) + "|")
+    print_header([layer, *columns, "ratio"])
     for name, kernels in rows:
         start = time.perf_counter()
         while time.perf_counter() - start < _WARM_UP:
@@ -66,4 +66,4 @@ def print_table(layer: str, ways: Sequence[str], rows: Iterable[tuple[str, Seque
         cells = []
         for kernel, median in zip(kernels, np.median(times, axis=0), strict=True):
             cells += [f"{median:.0f}", f"{kernel.operations / median / 1e3:.0f}", f"{kernel.error:.1e}"]
-        print(f"| {name} | {' | '.join(cells)} | {np.median(times[:, 1] / times[:, 0]):.2f} |", flush=True)
+        print_row([name, *cells, f"{np.median(times[:, 1] / times[:, 0]):.2f}"])

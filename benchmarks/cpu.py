@@ -16,6 +16,8 @@ import json
 import sys
 from pathlib import Path
 
+from markdown_rows import print_header, print_row
+
 from tvm_involution.bench.chart import draw_chart
 from tvm_involution.bench.compare import compare
 from tvm_involution.bench.contenders import OURS, PEERS, select_peers
@@ -50,14 +52,14 @@ def print_markdown(comparison: Comparison) -> None:
     print(" ".join(f"{key}={value}" for key, value in comparison.machine.items()))
     print(f"{comparison.title()}\n")
     timed = [result for result in comparison.results if result.median_ms is not None]
-    print("| network | in | median ms | min ms | against the best peer's ResNet of that depth | relative error |")
-    print("|---|---|---|---|---|---|")
+    columns = ["network", "in", "median ms", "min ms", "against the best peer's ResNet of that depth", "relative error"]
+    print_header(columns)
     for row in timed:
         depth = row.network.removeprefix("rednet").removeprefix("resnet")
         peers = [r.median_ms for r in timed if r.network == f"resnet{depth}" and r.contender != OURS.name]
         ratio = f"{row.median_ms / min(peers):.2f}x" if peers else "-"
-        figures = f"{row.median_ms:.1f} | {row.min_ms:.1f} | {ratio} | {row.relative_error:.0e}"
-        print(f"| {row.network} | {row.contender} {row.version} | {figures} |")
+        figures = [f"{row.median_ms:.1f}", f"{row.min_ms:.1f}", ratio, f"{row.relative_error:.0e}"]
+        print_row([row.network, f"{row.contender} {row.version}", *figures])
     for row in comparison.results:
         if row.failure is not None:
             print(f"\n{row.contender} failed on {row.network}: {row.failure}")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markdown_rows import print_header, print_row
 
 from tvm_involution import zoo
 from tvm_involution.bench.agreement import disagreement
@@ -137,18 +138,16 @@ def astronaut(folder: Path) -> Path:
     return folder / "astronaut.png"
 
 
-def print_row(row: dict[str, Any]) -> None:
+def print_network(row: dict[str, Any]) -> None:
     """Print a line of the Markdown table."""
     (ours_s, ours_gb), (torch_s, torch_gb) = (
         (statistics.median(row[name]["seconds"]), row[name]["peak_memory_bytes"] / 1e9) for name in RUNTIMES
     )
     size = "x".join(map(str, row["image_size"]))
     found = f"{row['objects']} objects, " if "objects" in row else ""
-    print(
-        f"| {row['model']} | {size} | {ours_s:.2f} | {torch_s:.2f} | {torch_s / ours_s:.1f}x | {ours_gb:.2f} | "
-        f"{torch_gb:.2f} | {found}{row['disagreement']:.0e} | {row['compile_s']:.0f} |",
-        flush=True,
-    )
+    times = [f"{ours_s:.2f}", f"{torch_s:.2f}", f"{torch_s / ours_s:.1f}x"]
+    memory = [f"{ours_gb:.2f}", f"{torch_gb:.2f}"]
+    print_row([row["model"], size, *times, *memory, f"{found}{row['disagreement']:.0e}", f"{row['compile_s']:.0f}"])
 
 
 def main() -> None:
@@ -159,14 +158,13 @@ def main() -> None:
         return
     machine = describe_machine(thread_count())
     print(" ".join(f"{key}={value}" for key, value in machine.items()))
-    print("| network | input | ours s | torch s | | ours GB | torch GB | differ | compiled in s |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print_header(["network", "input", "ours s", "torch s", "", "ours GB", "torch GB", "differ", "compiled in s"])
     rows = []
     for model in words.models:
         size = words.image_size or tuple(zoo.get_model(model).published["flops_size"])
         with tempfile.TemporaryDirectory(prefix="tvm-involution-detection-") as folder:
             rows.append(measure(model, size, words, Path(folder)))
-        print_row(rows[-1])
+        print_network(rows[-1])
     if words.json is not None:
         with atomic_write(words.json) as temporary:
             temporary.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))

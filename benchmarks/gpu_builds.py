@@ -14,6 +14,7 @@ import os
 import sys
 
 import tvm
+from markdown_rows import print_header, print_row
 
 from tvm_involution import lowering
 from tvm_involution.bench.machine_code import KernelCode, compile_kernels
@@ -36,8 +37,7 @@ def main() -> int:
     parser.add_argument("--dtype", nargs="+", default=["float16"])
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     arguments = parser.parse_args()
-    print("|", " | ".join(COLUMNS), "|")
-    print("|---" * len(COLUMNS) + "|")
+    print_header(COLUMNS)
     wrong: list[str] = []
     for name in arguments.networks:
         for batch in arguments.batch:
@@ -47,7 +47,7 @@ def main() -> int:
                     start = cpu_seconds()
                     code = build(imported, architecture, dtype)
                     cells = [name, architecture, dtype, batch, *summary(code, architecture)]
-                    print("|", " | ".join(map(str, [*cells, f"{cpu_seconds() - start:.0f}"])), "|", flush=True)
+                    print_row([*cells, f"{cpu_seconds() - start:.0f}"])
                     wrong += [f"{cells[:4]} {kernel} {found}" for kernel, found in code.items() if not fits(found)]
     print(*wrong, sep="\n", file=sys.stderr)
     return int(bool(wrong))

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 
 import tvm
+from markdown_rows import print_header, print_row
 from tvm import s_tir, tirx
 
 from tvm_involution.bench.machine_code import compile_kernel
@@ -41,8 +42,7 @@ def main() -> None:
     mod = pipeline.run(mod, target, dtype=arguments.dtype, until="lower operators")
     columns = ["out x pixels x sum", "blocks x threads", "registers", "shared, KiB", "blocks a multiprocessor", "HMMA"]
     columns += ["bytes, us", "products, us"]
-    print("|", " | ".join(columns), "|")
-    print("|---" * len(columns) + "|")
+    print_header(columns)
     seen = set()
     for _, func in sorted(mod.functions_items(), key=lambda item: -pixels(item[1])):
         if not pixels(func) or (size := sizes(func)) in seen:
@@ -70,7 +70,7 @@ def main() -> None:
             f"{moved / arguments.gigabytes / 1e3:.1f}",
             f"{2 * math.prod(size) / arguments.teraflops / 1e6:.1f}",
         ]
-        print("|", " | ".join(map(str, cells)), "|", flush=True)
+        print_row(cells)
 
 
 def pixels(func: tvm.ir.BaseFunc) -> int:

@@ -16,6 +16,7 @@ from collections import Counter
 
 import numpy as np
 import tvm
+from markdown_rows import print_header, print_row
 from tvm import s_tir, te, tirx, topi
 
 from tvm_involution.bench.machine_code import compile_kernel
@@ -55,8 +56,7 @@ def main() -> None:
     target = tvm.target.Target({"kind": "cuda", "arch": arguments.architecture}, host="llvm")
     columns = ["C, HxW, K, stride", "type", "kernel", "threads", "registers", "shared, KiB", "resident"]
     columns += ["issue, us", "bytes, us", "loops"]
-    print("|", " | ".join(columns), "|")
-    print("|---" * len(columns) + "|")
+    print_header(columns)
     for layer in LAYERS:
         for dtype in arguments.dtype:
             for source in SOURCES if dtype != "float32" else SOURCES[:2]:
@@ -98,7 +98,7 @@ def main() -> None:
                     f"{moved / arguments.gigabytes / 1e3:.1f}",
                     "; ".join(map(describe, loops)),
                 ]
-                print("|", " | ".join(map(str, cells)), "|")
+                print_row(cells)
 
 
 def program(

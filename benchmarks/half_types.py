@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from markdown_rows import print_header, print_row
 
 import tvm_involution as ti
 from tvm_involution.frontend.network import resolve_network
@@ -37,8 +38,7 @@ def main() -> None:
     assert module is not None
     with torch.no_grad():
         expected = module.double()(torch.from_numpy(split.images).double()).numpy()
-    print("| type | error of the logits | largest error of a crop | same answer | right |")
-    print("|---|---|---|---|---|")
+    print_header(["type", "error of the logits", "largest error of a crop", "same answer", "right"])
     for dtype in ("float32", "float16", "bfloat16"):
         logits = run(split.images.astype(numpy_dtype(dtype)), dtype)
         errors = np.linalg.norm(logits - expected, axis=1) / np.linalg.norm(expected, axis=1)
@@ -49,7 +49,7 @@ def main() -> None:
             f"{(logits.argmax(1) == expected.argmax(1)).mean():.1%}",
             f"{(logits.argmax(1) == split.labels).mean():.1%}",
         ]
-        print("|", " | ".join(cells), "|", flush=True)
+        print_row(cells)
 
 
 def run(images: np.ndarray, dtype: str) -> np.ndarray:

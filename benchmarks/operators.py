@@ -30,6 +30,7 @@ os.environ["TVM_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import torch
 import tvm
+from markdown_rows import print_header, print_row
 from operator_list import OPERATORS, Operator
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -190,12 +191,12 @@ def print_table(results: Sequence[Result], contenders: Sequence[str]) -> None:
         "needs, us",
         "rules",
     ]
-    print(f"\n| {' | '.join(columns)} |")
-    print("|---" * len(columns) + "|")
+    print()
+    print_header(columns)
     for row in sorted(results, key=lambda row: -row.ratio):
         cells = [f"{row.medians[name]:.1f}" if name in row.medians else "" for name in contenders]
         cells += [f"{row.ratio:.2f}", f"{row.least_ratio:.2f}", f"{row.needs:.1f}", row.rules]
-        print(f"| {' | '.join([row.name, row.network, *cells])} |")
+        print_row([row.name, row.network, *cells])
     ratios = np.array([row.ratio for row in results])
     print(f"\n{len(ratios)} operators: geometric mean {np.exp(np.log(ratios).mean()):.2f}, {sum(ratios < 1)} below 1")
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from markdown_rows import markdown_header, markdown_row
+
 from .results import FAILED, Results, Row
 from .settings import OURS, TUNED
 
@@ -207,8 +209,7 @@ def _groups(rows: Sequence[Row], *names: str) -> Iterable[tuple[tuple, list[Row]
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
+    return "\n".join([markdown_header(columns), *map(markdown_row, rows)])
 
 
 def _value(row: Row, name: str) -> Any:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the aggregation of an involution computes, along one to three axes, read from its block."""
+"""What the aggregation of an involution computes, along one to three axes, read from its block.
+
+A depthwise convolution is one whose kernel is the same everywhere, of a channel a group.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from .rule import find_block
 
 @dataclass(frozen=True)
 class Window:
-    """The sizes of an involution; tuples have a number for each spatial axis."""
+    """The sizes of an involution, or of a depthwise convolution; tuples have a number for each spatial axis."""
 
     layout: str
     """NHWC or NCHW; NWC, NCW, NDHWC, NCDHW"""
@@ -109,7 +112,7 @@ def reads_kernel(sch: s_tir.Schedule, block: SBlockRV) -> bool:
 
 
 def read_window(sch: s_tir.Schedule, block: SBlockRV) -> Window | None:
-    """Return the sizes of an aggregation; None where one is not known at compile time."""
+    """Return the sizes of such a block; None where one is not known at compile time."""
     iter_vars = sch.get(block).iter_vars
     axes = len(iter_vars) // 2 - 1
     if not all(isinstance(iter_var.dom.extent, tirx.IntImm) for iter_var in iter_vars):
@@ -125,7 +128,10 @@ def read_window(sch: s_tir.Schedule, block: SBlockRV) -> Window | None:
     kernel_size = tuple(extents[-axes:])
     shape = [int(d) for d in kernel.source.shape]
     packed = len(shape) == len(layout)
-    groups = shape[layout.index("C") if packed or layout[1] == "C" else 1 + axes]
+    if len(shape) == 1 + axes:
+        groups = extents[layout.index("C")]  # of a depthwise convolution
+    else:
+        groups = shape[layout.index("C") if packed or layout[1] == "C" else 1 + axes]
     indices = [x.region[axis].min for axis in space]
     return Window(
         layout=layout,
@@ -134,8 +140,8 @@ def read_window(sch: s_tir.Schedule, block: SBlockRV) -> Window | None:
         channels=extents[layout.index("C")],
         groups=groups // math.prod(kernel_size) if packed else groups,
         kernel_size=kernel_size,
-        stride=tuple(step_of(index, variables[axis]) for index, axis in zip(indices, space, strict=True)),
-        dilation=tuple(map(step_of, indices, variables[-axes:])),
+        stride=tuple(_step(index, variables[axis]) for index, axis in zip(indices, space, strict=True)),
+        dilation=tuple(map(_step, indices, variables[-axes:])),
         dtype=str(x.source.dtype),
     )
 
@@ -160,7 +166,7 @@ def _row(values: tuple[int, ...]) -> int:
     return values[-2] if len(values) > 1 else 1
 
 
-def step_of(index: tirx.Expr, variable: tirx.Var) -> int:
+def _step(index: tirx.Expr, variable: tirx.Var) -> int:
     """Return how far a step of `variable` moves `index`; 1 where a single step leaves none."""
     coefficients = tvm.sym.detect_linear_equation(index, [variable])
     return int(coefficients[0]) or 1

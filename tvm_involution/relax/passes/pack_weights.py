@@ -27,7 +27,7 @@ from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
 from ...te.im2col import Windows, conv2d_windows, matrix_windows
 from ...te.mma_convolution import conv2d_mma, pack_weight_mma
 from ..conv2d import is_nhwc, is_static
-from ..rewrite import rewrite_functions
+from ..rewrite import Graph, rewrite_calls
 
 
 def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> np.ndarray:
@@ -49,28 +49,15 @@ class PackWeights:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those operators as calls of tensor programs."""
-        return rewrite_functions(mod, _Packer(mod, self.target, self.tf32))
+        rewrites = {
+            "relax.nn.conv1d": self._conv1d,
+            "relax.nn.conv2d": self._convolution,
+            "relax.nn.conv3d": self._convolution,
+            "relax.matmul": self._matmul,
+        }
+        return rewrite_calls(mod, rewrites)
 
-
-@relax.expr_functor.mutator
-class _Packer(relax.PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, target: tvm.target.Target, tf32: bool):
-        super().__init__(mod)
-        self.target = target
-        self.tf32 = tf32
-
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = self.visit_expr_post_order(call)
-        name = getattr(call.op, "name", None)
-        if name in ("relax.nn.conv2d", "relax.nn.conv3d"):
-            return self._convolution(call)
-        if name == "relax.nn.conv1d" and call.attrs.data_layout == "NWC":
-            return self._conv1d(call)
-        if name == "relax.matmul":
-            return self._matmul(call)
-        return call
-
-    def _convolution(self, call: relax.Call) -> relax.Expr:
+    def _convolution(self, call: relax.Call, graph: Graph) -> relax.Expr:
         weight, attrs = call.args[1], call.attrs
         if not isinstance(weight, GenericConst) or not is_nhwc(call):
             return call
@@ -80,14 +67,14 @@ class _Packer(relax.PyExprMutator):
         array = weight.value.numpy()
         kernel_size, hint = array.shape[2:], call.op.name.removeprefix("relax.nn.")
         if int(attrs.groups) > 1:
-            return self._grouped(call, array, (stride, padding, dilation)) if hint == "conv2d" else call
+            return self._grouped(call, graph, array, (stride, padding, dilation)) if hint == "conv2d" else call
         if self.target.kind.name == "cuda":
             on_gpu = self._product(
-                call, array, lambda x: conv2d_windows(x, kernel_size, stride, padding, dilation), hint
+                call, graph, array, lambda x: conv2d_windows(x, kernel_size, stride, padding, dilation), hint
             )
             if on_gpu is not None:
                 return on_gpu
-        return self.builder_.call_te(
+        return graph.builder.call_te(
             conv2d_packed,
             call.args[0],
             relax.const(packed_weight(self.target, array, str(call.ty.dtype))),
@@ -105,9 +92,11 @@ class _Packer(relax.PyExprMutator):
         padded = any(int(p) for p in call.attrs.padding)
         return packed_gemm.strip_width(int(call.ty.shape[2]), self.target) if padded and is_static(call) else 1
 
-    def _conv1d(self, call: relax.Call) -> relax.Expr:
+    def _conv1d(self, call: relax.Call, graph: Graph) -> relax.Expr:
         """Return a convolution of one row; in NCW, which TVM has, where the weight is no constant."""
-        x, weight, attrs, emit = call.args[0], call.args[1], call.attrs, self.builder_.emit
+        x, weight, attrs, emit = call.args[0], call.args[1], call.attrs, graph.emit
+        if attrs.data_layout != "NWC":
+            return call
         if not isinstance(weight, GenericConst) or not is_static(call):
             shared = {"strides": attrs.strides, "padding": attrs.padding, "dilation": attrs.dilation}
             x = emit(relax.op.permute_dims(x, [0, 2, 1]))
@@ -126,10 +115,14 @@ class _Packer(relax.PyExprMutator):
             data_layout="NHWC",
             out_dtype=attrs.out_dtype,
         )
-        return relax.op.reshape(emit(self._convolution(self.builder_.normalize(sums))), call.ty.shape)
+        return relax.op.reshape(emit(self._convolution(graph.builder.normalize(sums), graph)), call.ty.shape)
 
     def _grouped(
-        self, call: relax.Call, weight: np.ndarray, window: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+        self,
+        call: relax.Call,
+        graph: Graph,
+        weight: np.ndarray,
+        window: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
     ) -> relax.Expr:
         """Return a convolution with groups, of one channel or of several, on CPUs."""
         if self.target.kind.name != "llvm" or not is_static(call):
@@ -137,7 +130,7 @@ class _Packer(relax.PyExprMutator):
         out_channels, inputs = weight.shape[:2]
         groups, lanes = int(call.attrs.groups), vector_bytes(self.target) // 4
         if out_channels == groups and inputs == 1:
-            return self.builder_.call_te(
+            return graph.builder.call_te(
                 depthwise_conv2d,
                 call.args[0],
                 relax.const(pack_depthwise_weight(weight, lanes)),
@@ -146,7 +139,7 @@ class _Packer(relax.PyExprMutator):
                 primfunc_name_hint="depthwise_conv2d",
             )
         lanes = pack_width(self.target, out_channels // groups)
-        return self.builder_.call_te(
+        return graph.builder.call_te(
             conv2d_packed,
             call.args[0],
             relax.const(pack_grouped_weight(weight, groups, lanes)),
@@ -156,30 +149,29 @@ class _Packer(relax.PyExprMutator):
             primfunc_name_hint="grouped_conv2d",
         )
 
-    def _matmul(self, call: relax.Call) -> relax.Expr:
+    def _matmul(self, call: relax.Call, graph: Graph) -> relax.Expr:
         x, weight = call.args
         if not isinstance(weight, GenericConst) or x.ty.ndim != 2 or weight.ty.ndim != 2:
             return call
         matrix = weight.value.numpy().T[:, :, None, None]  # (O, I, 1, 1), as a convolution's weight
         if self.target.kind.name == "cuda":
-            on_gpu = self._product(call, matrix, matrix_windows, "linear")
+            on_gpu = self._product(call, graph, matrix, matrix_windows, "linear")
             if on_gpu is not None:
                 return on_gpu
         rows, strip = x.ty.shape.values[0], 1
         if isinstance(rows, tvm.tirx.IntImm):
             strip = packed_gemm.strip_width(int(rows), self.target)
         if strip > 1:
-            emit = self.builder_.emit
-            sums = self.builder_.call_te(
+            sums = graph.builder.call_te(
                 conv2d_packed,
-                emit(relax.op.reshape(x, (1, 1, rows, x.ty.shape.values[1]))),
+                graph.emit(relax.op.reshape(x, (1, 1, rows, x.ty.shape.values[1]))),
                 relax.const(packed_weight(self.target, matrix, str(call.ty.dtype))),
                 out_channels=matrix.shape[0],
                 strip=strip,
                 primfunc_name_hint="linear",
             )
-            return relax.op.reshape(emit(sums), call.ty.shape)
-        return self.builder_.call_te(
+            return relax.op.reshape(graph.emit(sums), call.ty.shape)
+        return graph.builder.call_te(
             matmul_packed,
             x,
             relax.const(packed_weight(self.target, matrix, str(call.ty.dtype))),
@@ -188,7 +180,7 @@ class _Packer(relax.PyExprMutator):
         )
 
     def _product(
-        self, call: relax.Call, weight: np.ndarray, windows: Callable[[te.Tensor], Windows], hint: str
+        self, call: relax.Call, graph: Graph, weight: np.ndarray, windows: Callable[[te.Tensor], Windows], hint: str
     ) -> relax.Expr | None:
         """Return the matrix product of all windows, on tensor cores where they take it.
 
@@ -199,7 +191,7 @@ class _Packer(relax.PyExprMutator):
         fragments = mma_fragments(self.target, dtype, self.tf32)
         if fragments is not None and takes_product(pixels, out_channels, depth, fragments):
             packed = relax.const(pack_weight_mma(weight, fragments, pack_tiles(pixels, out_channels)))
-            return self.builder_.call_te(
+            return graph.builder.call_te(
                 lambda x, w: conv2d_mma(windows(x), w, out_channels, fragments, dtype),
                 call.args[0],
                 packed,
@@ -208,7 +200,7 @@ class _Packer(relax.PyExprMutator):
         if pixels == 1 or out_channels == 1:
             return None
         packed = relax.const(pack_weight_gemm(weight, pack_lanes(out_channels)))
-        return self.builder_.call_te(
+        return graph.builder.call_te(
             lambda x, w: conv2d_gemm(windows(x), w, out_channels, dtype),
             call.args[0],
             packed,

@@ -18,7 +18,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from ..constants import constant, to_float
-from ..rewrite import rewrite_functions
+from ..rewrite import Graph, rewrite_calls
 
 
 @tvm.transform.module_pass(opt_level=0, name="SplitTransposedConvolution")
@@ -27,44 +27,37 @@ class SplitTransposedConvolution:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` without those transposed convolutions."""
-        return rewrite_functions(mod, _Splitter(mod))
+        return rewrite_calls(mod, {"relax.nn.conv1d_transpose": _split, "relax.nn.conv2d_transpose": _split})
 
 
-@relax.expr_functor.mutator
-class _Splitter(relax.PyExprMutator):
-    def visit_call_(self, call: relax.Call) -> relax.Expr:
-        call = self.visit_expr_post_order(call)
-        name = getattr(call.op, "name", None)
-        axes = _axes(call) if name in ("relax.nn.conv1d_transpose", "relax.nn.conv2d_transpose") else None
-        if axes is None:
-            return call
-        emit = self.builder_.emit
-        rows, columns = axes
-        x, weight = call.args[0], to_float(call.args[1])
-        weight = weight if weight.ndim == 4 else weight[:, :, None]
-        in_channels, out_channels = weight.shape[:2]
-        n = int(x.ty.shape[0])
-        if x.ty.ndim == 3:
-            x = emit(relax.op.reshape(x, (n, in_channels, 1, columns.size)))
-        # (r of rows, r of columns, O, I, window)
-        parts = np.zeros((rows.stride, columns.stride, out_channels, in_channels, rows.window, columns.window))
-        for r, u, k in rows.taps():
-            for q, v, j in columns.taps():
-                parts[r, q, :, :, u, v] = weight[:, :, k, j].T
-        padding = (rows.before, columns.before, rows.after, columns.after)
-        sums = emit(
-            relax.op.nn.conv2d(x, constant(parts.reshape(-1, *parts.shape[3:]), call.ty.dtype), padding=padding)
-        )
-        sums = emit(relax.op.permute_dims(sums, [0, 2, 3, 1]))
-        split = (n, rows.steps, columns.steps, rows.stride, columns.stride, out_channels)
-        sums = emit(relax.op.reshape(sums, split))
-        laid_out = emit(relax.op.permute_dims(sums, [0, 1, 3, 2, 4, 5]))
-        sizes = rows.steps * rows.stride, columns.steps * columns.stride
-        laid_out = emit(relax.op.reshape(laid_out, (n, *sizes, out_channels)))
-        if sizes != (rows.out, columns.out):
-            laid_out = emit(relax.op.strided_slice(laid_out, [1, 2], [0, 0], [rows.out, columns.out]))
-        laid_out = relax.op.permute_dims(laid_out, [0, 3, 1, 2])
-        return laid_out if call.ty.ndim == 4 else relax.op.reshape(emit(laid_out), call.ty.shape)
+def _split(call: relax.Call, graph: Graph) -> relax.Expr:
+    axes, emit = _axes(call), graph.emit
+    if axes is None:
+        return call
+    rows, columns = axes
+    x, weight = call.args[0], to_float(call.args[1])
+    weight = weight if weight.ndim == 4 else weight[:, :, None]
+    in_channels, out_channels = weight.shape[:2]
+    n = int(x.ty.shape[0])
+    if x.ty.ndim == 3:
+        x = emit(relax.op.reshape(x, (n, in_channels, 1, columns.size)))
+    # (r of rows, r of columns, O, I, window)
+    parts = np.zeros((rows.stride, columns.stride, out_channels, in_channels, rows.window, columns.window))
+    for r, u, k in rows.taps():
+        for q, v, j in columns.taps():
+            parts[r, q, :, :, u, v] = weight[:, :, k, j].T
+    padding = (rows.before, columns.before, rows.after, columns.after)
+    sums = emit(relax.op.nn.conv2d(x, constant(parts.reshape(-1, *parts.shape[3:]), call.ty.dtype), padding=padding))
+    sums = emit(relax.op.permute_dims(sums, [0, 2, 3, 1]))
+    split = (n, rows.steps, columns.steps, rows.stride, columns.stride, out_channels)
+    sums = emit(relax.op.reshape(sums, split))
+    laid_out = emit(relax.op.permute_dims(sums, [0, 1, 3, 2, 4, 5]))
+    sizes = rows.steps * rows.stride, columns.steps * columns.stride
+    laid_out = emit(relax.op.reshape(laid_out, (n, *sizes, out_channels)))
+    if sizes != (rows.out, columns.out):
+        laid_out = emit(relax.op.strided_slice(laid_out, [1, 2], [0, 0], [rows.out, columns.out]))
+    laid_out = relax.op.permute_dims(laid_out, [0, 3, 1, 2])
+    return laid_out if call.ty.ndim == 4 else relax.op.reshape(emit(laid_out), call.ty.shape)
 
 
 @dataclass(frozen=True)

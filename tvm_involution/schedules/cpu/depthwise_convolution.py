@@ -12,11 +12,9 @@ from dataclasses import dataclass, replace
 
 import tvm
 from tvm import s_tir
-from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes, vector_registers
 from ...te.blocks import Block
-from ..buffers import element_bytes
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -27,11 +25,10 @@ from ..rule import (
     fuse_epilogue,
     is_spatial,
     largest_divisor,
-    loop_extents,
     thread_choices,
     vectorize_last,
 )
-from ..window import step_of
+from ..window import Window, read_window
 from .registers import strip_of, sum_in_registers
 
 # bytes of what a task sees, at most: half of the second-level cache of the smaller CPUs
@@ -70,29 +67,29 @@ class DepthwiseConvolution(ScheduleRule):
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
         block = find_block(sch, Block.DEPTHWISE)
-        extents = None if block is None else loop_extents(sch, sch.get_loops(block))
-        if extents is None:
+        window = None if block is None else read_window(sch, block)
+        if window is None:
             return None
-        strips = divisors(extents[2], _longest_strip(target))[::-1]
-        parallel, *other = thread_choices(math.prod(extents))
+        strips = divisors(window.out_columns, _longest_strip(target))[::-1]
+        parallel, *other = thread_choices(window.outputs * window.taps)
         plans = [_Plan(strip, parallel) for strip in strips[:3]]
         plans += [replace(plans[0], parallel=choice) for choice in other]
-        return default_or_space(plans, lambda plan: _schedule(func, target, plan, tunable), tunable)
+        return default_or_space(plans, lambda plan: _schedule(func, target, window, plan, tunable), tunable)
 
 
-def _schedule(func: tvm.tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
+def _schedule(
+    func: tvm.tirx.PrimFunc, target: tvm.target.Target, window: Window, plan: _Plan, tunable: bool
+) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
     block = sch.get_sblock(Block.DEPTHWISE)
     epilogue = fuse_epilogue(sch, block)
     producers = sch.get_producers(block)
     if epilogue is None or not all(is_spatial(sch, producer) for producer in producers):
         return None
-    extents = loop_extents(sch, sch.get_loops(block))
-    assert extents is not None
-    lanes = largest_divisor(extents[3], vector_bytes(target) // 4)
-    vectors, rows = _block(sch, block, lanes)
+    lanes = largest_divisor(window.channels, vector_bytes(target) // 4)
+    vectors, rows = _block(window, int(sch.get(block).reads[0].source.shape[2]), lanes)
     batch, row, column, channel, kernel_row, kernel_column = sch.get_loops(block)
-    task_rows, row = sch.split(row, [None, choose(sch, divisors(extents[1], rows), rows, tunable)])
+    task_rows, row = sch.split(row, [None, choose(sch, divisors(window.out_rows, rows), rows, tunable)])
     column, pixel = sch.split(column, [None, plan.strip])
     task_channels, vector, lane = sch.split(channel, [None, vectors, lanes])
     sch.reorder(batch, task_rows, task_channels, row, column, vector, kernel_row, kernel_column, pixel, lane)
@@ -108,17 +105,17 @@ def _schedule(func: tvm.tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, t
     return sch
 
 
-def _block(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> tuple[int, int]:
-    """Return the vectors of channels and the rows of a task: many, and little that two tasks both copy."""
-    region, iter_vars = sch.get(block).reads[0], sch.get(block).iter_vars
-    out_rows, channels, kernel_rows = (int(iter_vars[axis].dom.extent) for axis in (1, 3, 4))
-    row = region.region[1].min
-    stride, dilation = (step_of(row, iter_vars[axis].var) for axis in (1, 4))
-    span, row_bytes = dilation * (kernel_rows - 1) + 1, int(region.source.shape[2]) * element_bytes(region.source)
+def _block(window: Window, width: int, lanes: int) -> tuple[int, int]:
+    """Return the vectors of channels and the rows of a task: many, and little that two tasks both copy.
+
+    Args:
+        width: pixels of a row of x, with its padding.
+    """
     best = (math.inf, 1, 1)
-    for vectors in divisors(channels // lanes, _VECTORS)[::-1]:
-        for rows in divisors(out_rows, out_rows):
-            seen = (rows - 1) * stride + span
-            if rows == 1 or seen * row_bytes * vectors * lanes <= _SEEN_BYTES:
-                best = min(best, (max(_COPIED, seen / (rows * stride)), vectors, rows), key=lambda found: found[0])
+    for vectors in divisors(window.channels // lanes, _VECTORS)[::-1]:
+        for rows in divisors(window.out_rows, window.out_rows):
+            seen, _ = window.seen(rows, 1)
+            if rows == 1 or seen * width * window.element_bytes * vectors * lanes <= _SEEN_BYTES:
+                copied = max(_COPIED, seen / (rows * window.stride[0]))
+                best = min(best, (copied, vectors, rows), key=lambda found: found[0])
     return best[1:]
