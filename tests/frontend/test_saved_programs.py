@@ -202,7 +202,7 @@ def test_sizes_of_which_one_varies(rng):
         resolve_network(rows).export(1)
     batch = dynamic({0: torch.export.Dim("batch", min=3, max=4)}, batch=3)
     assert resolve_network(batch).batch_sizes(None) == (3,)
-    with pytest.raises(ti.UserError, match="takes no batch of 5: .* from 3 to 4$"):
+    with pytest.raises(ti.UserError, match=r"takes no batch of 5: .* from 3 to 4$"):
         resolve_network(batch).export(5)
     with pytest.raises(ti.UserError, match="was exported with its sizes; leave out --image-size"):
         resolve_network(batch, image_size=(20, 20))
