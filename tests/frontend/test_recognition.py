@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from involution_forms import FORMS, KK, OTHER_AXES, PICK, C, G, H, K, N, W, back, grouped, rolled, windows
+from involution_forms import FORMS, KK, OTHER_AXES, PICK, SLICES, C, G, H, K, N, W, back, grouped, windows
 from reference import relative_norm
 from torch import nn
 from torch.nn import functional as F
@@ -87,6 +87,28 @@ def test_forms_along_one_and_three_axes(tmp_path, name):
     assert relative_norm(ti.load(tmp_path / "form.so")(*arguments), expected) < 1e-5
 
 
+@pytest.mark.parametrize("name", SLICES)
+def test_slices_along_one_and_three_axes(name):
+    written_as, size, form = SLICES[name]
+    module = Written(form)
+    arguments = torch.randn(N, C, *size), torch.randn(N, G * K ** len(size), *size)
+    program, unknown = recognised(module, *arguments)
+    found = [node.target for node in program.graph.nodes if "involution" in str(node.target)]
+    assert found == [getattr(torch.ops.tvm_involution, written_as).default]
+    assert not unknown
+    assert compare(program, module, *arguments) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["official", "F.pad with zeros", "shifted slices added", "einsum", "3-D slices added"])
+def test_the_first_pair_that_is_tried_is_the_right_one(monkeypatch, name):
+    probed = []
+    monkeypatch.setattr(sys.modules[recognise.__module__], "probe", lambda *r: probed.append(r) or probe(*r))
+    form = SLICES[name][2] if name in SLICES else FORMS[name]
+    size = SLICES[name][1] if name in SLICES else (H, W)
+    recognised(Written(form), torch.randn(N, C, *size), torch.randn(N, G * K ** len(size), *size))
+    assert len(probed) == 1
+
+
 @pytest.mark.parametrize("name", ["official", "matmul", "shifted slices stacked"])
 def test_forms_that_were_decomposed_before_they_were_saved(name):
     module, arguments = Written(FORMS[name]), inputs()
@@ -143,8 +165,14 @@ def test_one_group_and_a_group_a_channel(groups):
 
 @pytest.mark.parametrize(
     "activation",
-    [torch.sigmoid, torch.tanh, lambda kernel: F.leaky_relu(kernel, 0.2).exp()],
-    ids=["sigmoid", "tanh", "chain"],
+    [
+        torch.sigmoid,
+        torch.tanh,
+        lambda kernel: F.leaky_relu(kernel, 0.2).exp(),
+        lambda kernel: kernel.softmax(3),
+        lambda kernel: kernel.log_softmax(3).exp(),
+    ],
+    ids=["sigmoid", "tanh", "chain", "softmax", "log_softmax"],
 )
 @pytest.mark.parametrize("repeated", ["repeat", "expand", "repeat_interleave"])
 def test_a_kernel_that_is_repeated_and_then_activated_keeps_its_groups(repeated, activation):
@@ -161,6 +189,25 @@ def test_a_kernel_that_is_repeated_and_then_activated_keeps_its_groups(repeated,
     (found,) = (node for node in program.graph.nodes if node.target is INVOLUTION)
     assert found.args[1].meta["val"].shape[1] == G
     assert compare(program, Written(form), *arguments) < 1e-5
+
+
+def test_a_softmax_over_what_is_repeated_stays():
+    """Along an axis on which elements are repeated it divides by other sums."""
+
+    def form(x, kernel):
+        kernel = grouped(kernel).expand(N, G, C // G, KK, H, W).softmax(2)
+        return back((windows(x) * kernel).sum(3))
+
+    arguments = inputs()
+    program, _ = recognised(Written(form), *arguments)
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
+def test_a_tensor_that_is_rolled_once_is_not_wrapped():
+    module, x = Written(lambda x: torch.roll(x, (2, 2), (2, 3)) + 1), inputs()[0]
+    program, _ = recognised(module, x)
+    assert not any("cat" in str(node.target) for node in program.graph.nodes)
+    assert compare(program, module, x) < 1e-5
 
 
 def test_of_a_large_batch_two_pictures_are_evaluated():
@@ -264,7 +311,7 @@ def negative_corner(x, kernel):
 
 @pytest.mark.parametrize(
     "form",
-    [twice, weighted_taps, mixed_channels, carafe, local_convolution, negative_corner, rolled],
+    [twice, weighted_taps, mixed_channels, carafe, local_convolution, negative_corner],
 )
 def test_what_looks_like_one_stays_right(form):
     module, arguments = Written(form), inputs()
