@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 
+import involution_forms
 import pytest
 import torch
 from involution_forms import FORMS, KK, OTHER_AXES, PICK, SLICES, C, G, H, K, N, W, back, grouped, windows
@@ -17,6 +18,7 @@ from tvm_involution.frontend.decompositions import decompositions
 from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.frontend.recognition import recognise
 from tvm_involution.frontend.recognition.probing import probe
+from tvm_involution.frontend.recognition.region import Region
 from tvm_involution.relax.operators import involution as operator
 
 INVOLUTION = torch.ops.tvm_involution.involution2d.default
@@ -218,6 +220,75 @@ def test_of_a_large_batch_two_pictures_are_evaluated():
     arguments = inputs(7)
     program, _ = recognised(Written(form), *arguments)
     assert involutions(program) == 1
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
+CROPPED = [
+    "official",
+    "flat spatial axes",
+    "matmul",
+    "bmm",
+    "einsum",
+    "einsum, two axes of taps",
+    "kernel by repeat_interleave",
+    "kernel (k, k, G)",
+    "groups interleaved",
+    "windows permuted",
+    "F.pad with zeros",
+    "Tensor.unfold",
+    "one-hot convolution",
+    "shifted slices stacked",
+    "rolled around the border",
+]
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """Large pictures, and so little memory that none of its regions can be evaluated whole."""
+    monkeypatch.setattr(involution_forms, "H", 61)
+    monkeypatch.setattr(involution_forms, "W", 50)
+    monkeypatch.setattr(sys.modules[Region.__module__], "_LARGEST", N * C * 61 * 50)
+
+
+@pytest.mark.parametrize("name", CROPPED)
+def test_of_a_large_picture_a_part_is_evaluated(little_memory, monkeypatch, name):
+    probed = []
+    monkeypatch.setattr(sys.modules[recognise.__module__], "probe", lambda *r: probed.append(r[1]) or probe(*r))
+    arguments = torch.randn(N, C, 61, 50), torch.randn(N, G * KK, 61, 50)
+    module = Written(FORMS[name])
+    program, unknown = recognised(module, *arguments)
+    assert involutions(program) == 1
+    assert not unknown
+    assert max(shape[-1] for shape in probed) < 45
+    assert compare(program, module, *arguments) < 1e-5
+
+
+def strided_windows(x, kernel):
+    """Every second window, along rows of other sizes than the columns."""
+    taken = F.unfold(x, 3, padding=1, stride=2).view(N, G, C // G, KK, 31, 25)
+    return (taken * kernel.view(N, G, 1, KK, 31, 25)).sum(3).view(N, C, 31, 25)
+
+
+def other_line(x, kernel):
+    """An involution but for a line in the middle."""
+    product = involution_forms.windows(x) * involution_forms.grouped(kernel)
+    product = torch.cat([product[..., :30, :], -product[..., 30:31, :], product[..., 31:, :]], 4)
+    return product.sum(3).reshape(N, C, 61, 50)
+
+
+def by_a_mask(x, kernel):
+    """A line in the middle counts for nothing."""
+    mask = (torch.arange(61) != 30).to(x.dtype)[:, None]
+    return ((involution_forms.windows(x) * involution_forms.grouped(kernel)) * mask).sum(3).reshape(N, C, 61, 50)
+
+
+@pytest.mark.parametrize(
+    ("form", "pixels", "found"), [(strided_windows, (31, 25), 1), (other_line, (61, 50), 0), (by_a_mask, (61, 50), 0)]
+)
+def test_parts_of_other_windows_and_of_what_is_no_involution(little_memory, form, pixels, found):
+    arguments = torch.randn(N, C, 61, 50), torch.randn(N, G * KK, *pixels)
+    program, _ = recognised(Written(form), *arguments)
+    assert involutions(program) == found
     assert compare(program, Written(form), *arguments) < 1e-5
 
 

@@ -170,14 +170,13 @@ class _Recognition:
 
 def _recognised(region: Region) -> Replacement | None:
     region.reduce_batch()
-    if not region.fits:
+    if not region.fits and not region.reduce_size():
         return None
     inner, padding = _without_padding(region)
-    full, x_shape, kernel_shape = region.x_shape(inner), region.x_shape(region.x), region.resized(region.kernel)
-    x_shape = (region.batch, *x_shape[1:])
+    full, x_shape, kernel_shape = region.x_shape(inner), region.evaluated(region.x), region.resized(region.kernel)
     try:
         wiring = probe(region, x_shape, kernel_shape)
-        tried = Replacement(wiring, (region.batch, *full[1:]), region.resized(region.result), padding)
+        tried = Replacement(wiring, region.evaluated(inner), region.resized(region.result), padding)
         cut = [width for before, behind in reversed(padding) for width in (-before, -behind)]
 
         def twin(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
@@ -190,6 +189,8 @@ def _recognised(region: Region) -> Replacement | None:
 
         if not equal(padded, twin, x_shape, kernel_shape):
             return None
+        if any(region.removed):
+            return tried.enlarged(full, shape_of(region.result), region.removed)
         return Replacement(wiring, full, shape_of(region.result), padding)
     except (NotAnInvolution, RuntimeError):
         return None
