@@ -6,6 +6,9 @@ A kernel of G = 2 groups and 3x3 taps comes as (2, 18, 6, 5), channels in the or
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -116,6 +119,12 @@ def rolled_padded(x, kernel):
     return back(total)
 
 
+def rolled_twice(x, kernel):
+    kernel = kernel.view(N, G, 1, KK, H, W)
+    taps = [torch.roll(torch.roll(x, 1 - u, 2), 1 - v, 3).view(N, G, C // G, H, W) for u in range(K) for v in range(K)]
+    return back((torch.stack(taps, 3) * kernel).sum(3))
+
+
 def by_matmul(x, kernel):
     taken = F.unfold(x, K, padding=1).view(N, G, C // G, KK, H * W).permute(0, 1, 4, 2, 3)
     kernel = kernel.view(N, G, KK, H * W).permute(0, 1, 3, 2).unsqueeze(-1)
@@ -216,6 +225,11 @@ FORMS = {
     "shifted slices stacked": lambda x, k: back(torch.stack(shifted(x, k)).sum(0)),
     "shifted slices concatenated": lambda x, k: back(torch.cat([p.unsqueeze(3) for p in shifted(x, k)], 3).sum(3)),
     "rolled and cropped": rolled_padded,
+    "rolled around the border": rolled,
+    "rolled along one axis after the other": rolled_twice,
+    "windows of a product": lambda x, k: back((windows(x * x.sigmoid()) * grouped(k)).sum(3)),
+    "a kernel that is a product": lambda x, k: back((windows(x) * grouped(k * k.sigmoid())).sum(3)),
+    "a result that is a factor": lambda x, k: back((windows(x) * grouped(k)).sum(3)) * x.sigmoid(),
     "windows and kernel of one tensor": split,
     "softmax before": lambda x, k: back((windows(x) * k.view(N, G, KK, H, W).softmax(2).unsqueeze(2)).sum(3)),
     "softmax behind": lambda x, k: back((windows(x) * grouped(k).softmax(3)).sum(3)),
@@ -254,6 +268,24 @@ def volume_by_einsum(x, kernel):
     return torch.einsum("ngcdhwijk,ngijkdhw->ngcdhw", taken, kernel.view(N, G, K, K, K, 4, 5, 3)).flatten(1, 2)
 
 
+def slices(x, kernel, join):
+    """Of a padded tensor along any axes, one for each tap, times the kernel; `join` sums the list."""
+    sizes, axes = x.shape[2:], x.dim() - 2
+    padded, kernel = F.pad(x, (1, 1) * axes), kernel.view(N, G, K**axes, 1, *sizes)
+    products = []
+    for number, tap in enumerate(itertools.product(range(K), repeat=axes)):
+        here = padded[(slice(None), slice(None), *(slice(u, u + size) for u, size in zip(tap, sizes, strict=True)))]
+        products.append(here.reshape(N, G, C // G, *sizes) * kernel[:, :, number])
+    return join(products).reshape(x.shape)
+
+
+JOINS = {
+    "added": sum,
+    "stacked": lambda products: torch.stack(products).sum(0),
+    "concatenated": lambda products: torch.cat([part.unsqueeze(3) for part in products], 3).sum(3),
+}
+
+
 # along other than two axes: the operator, x's spatial size, the form
 OTHER_AXES = {
     "Tensor.unfold along one axis": ("involution1d", (9,), line),
@@ -261,4 +293,9 @@ OTHER_AXES = {
     "Unfold((1, k))": ("involution2d", (9,), line_by_unfold),
     "triple Tensor.unfold": ("involution3d", (4, 5, 3), volume),
     "triple Tensor.unfold, einsum": ("involution3d", (4, 5, 3), volume_by_einsum),
+}
+SLICES = {
+    f"{len(size)}-D slices {name}": (f"involution{len(size)}d", size, functools.partial(slices, join=join))
+    for size in ((9,), (4, 5, 3))
+    for name, join in JOINS.items()
 }

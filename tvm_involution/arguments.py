@@ -221,9 +221,14 @@ def _words(hint: Any) -> str:
     if origin is tuple and parameters[-1:] != (Ellipsis,):
         return f"a tuple of {len(parameters)} ({', '.join(map(_words, parameters))})"
     if origin in (collections.abc.Sequence, list, tuple):
-        return f"a sequence of {_words(parameters[0]).removeprefix('a ')}s" if parameters else "a sequence"
+        return f"a sequence of {_plural(parameters[0])}" if parameters else "a sequence"
     if origin is os.PathLike or hint is os.PathLike:
         return "a path"
     if origin is collections.abc.Callable:
         return "a function"
     return f"a {getattr(origin or hint, '__name__', str(hint))}"
+
+
+def _plural(hint: Any) -> str:
+    word, *rest = _words(hint).removeprefix("a ").partition(" of ")
+    return f"{word}s{''.join(rest)}"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
 from .runtime.arrays import numpy_dtype
 from .runtime.library_file import seal
-from .runtime.metadata import LibraryMetadata, TensorSpec
+from .runtime.metadata import Form, LibraryMetadata, TensorSpec, function_name
 from .runtime.threads import thread_count
 from .runtime.tvm_runtime import tvm_version
 from .target import as_target, cpu_features
@@ -76,13 +77,15 @@ class CompiledLibrary:
 
 @checked
 def compile(  # the contract's verb
-    model: Annotated[str | Path | torch.nn.Module | tuple[torch.nn.Module, Any], UNCHECKED],
+    model: Annotated[
+        str | Path | torch.nn.Module | tuple[torch.nn.Module, Any] | torch.export.ExportedProgram, UNCHECKED
+    ],
     target: str | tvm.target.Target = "llvm",
     *,
     checkpoint: str | Path | Mapping[str, Any] | None = None,
     batch: Size | Sequence[Size] | None = None,
     dtype: str | None = None,
-    image_size: tuple[Size, Size] | None = None,
+    image_size: tuple[Size, Size] | Sequence[tuple[Size, Size]] | None = None,
     tuning_logs: str | Path | None = None,
     cuda_graph: bool = True,
     debug_dump: str | Path | None = None,
@@ -93,14 +96,15 @@ def compile(  # the contract's verb
 
     Args:
         model: a zoo name (`rednet50`), a `.pt2` file of `torch.export.save`, `package.module:function` that returns
-            a module, or a module itself. Inputs are (N, C, H, W), or those of the examples in (module, inputs): a
-            tensor, a tuple of positional arguments or a dictionary of arguments by name, each of which is a tensor
-            or a tuple, list or dictionary of tensors.
+            a module, a module itself, or a program of `torch.export`. Inputs of modules are (N, C, H, W), or those of
+            the examples in (module, inputs): a tensor, a tuple of positional arguments or a dictionary of arguments
+            by name, each of which is a tensor or a tuple, list or dictionary of tensors.
         target: `llvm` (this CPU), `cuda` (this GPU), a tag or JSON that `tvm.target.Target` takes, or a target.
         checkpoint: weights for the network: official OpenMMLab files, state dicts (also one in memory), safetensors.
-        batch: the batch sizes to build for; 1 by default, for a `.pt2` file the one it was exported for.
+        batch: the batch sizes to build for; 1 by default, for a program with one batch size that.
         dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
-        image_size: height and width in pixels; the zoo's own by default.
+        image_size: height and width in pixels, or several of them, of which the input chooses; the zoo's own by
+            default, for a `.pt2` file the one it was exported with.
         tuning_logs: folder of tuning logs; the shipped ones by default.
         cuda_graph: on GPUs, launch a network's kernels as one CUDA graph, where they can be captured.
         debug_dump: folder for the module's text after each phase.
@@ -124,16 +128,15 @@ def compile(  # the contract's verb
     dump = Path(debug_dump) if debug_dump is not None else None
 
     progress("import from PyTorch")
-    functions, programs = {}, {}
+    functions = {}
     notes = network.notes()
-    for size in batches:
-        programs[size] = program = network.export(size)
-        functions[f"batch_{size}"] = import_exported_program(program, notes.append)["main"].with_attr(
-            "global_symbol", f"batch_{size}"
-        )
+    sizes = network.image_sizes if len(network.image_sizes) > 1 else (None,)
+    for image_size, size in itertools.product(sizes, batches):
+        name, program = function_name(size, image_size), network.export(size, image_size)
+        functions[name] = import_exported_program(program, notes.append)["main"].with_attr("global_symbol", name)
     mod = tvm.IRModule(functions)
-    first, program = functions[f"batch_{batches[0]}"], programs[batches[0]]
-    axes = network.batch_axes(batches)
+    axes = [network.batch_axes(batches, image_size) for image_size in sizes]
+    first, program = functions[function_name(batches[0], sizes[0])], network.export(batches[0])
 
     with told_in_one_line(f"cannot compile {network.name} for {resolved.kind.name}"):
         mod = pipeline.run(
@@ -154,8 +157,8 @@ def compile(  # the contract's verb
     metadata = LibraryMetadata(
         name=network.name,
         task=network.task,
-        inputs=_input_specs(first, axes, wanted, "NCHW" if network.takes_pictures else ""),
-        outputs=_output_specs(first, axes, wanted, network.output_names or output_names(program)),
+        inputs=_input_specs(first, axes[0], wanted, "NCHW" if network.takes_pictures else ""),
+        outputs=_output_specs(first, axes[0], wanted, network.output_names or output_names(program)),
         batch_sizes=batches,
         dtype=wanted,
         preprocessing=network.preprocessing,
@@ -172,7 +175,12 @@ def compile(  # the contract's verb
         weights_origin=network.weights_origin,
         parameters=network.parameters,
         kernels=kernels,
-        mixed_by=axes.mixed_by,
+        mixed_by=next((found.mixed_by for found in axes if found.mixed_by), ""),
+        forms=tuple(
+            Form(image_size, found.inputs, found.outputs)
+            for image_size, found in zip(sizes, axes, strict=True)
+            if image_size is not None
+        ),
         cuda_graph=has_cuda_graphs(mod),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )

@@ -305,9 +305,8 @@ def test_what_torch_wrote_otherwise(tmp_path: Path) -> None:
     assert "does not exist" in refusal(tmp_path / "none.pt2")
 
 
-@pytest.mark.parametrize("axes", [(0,), (2, 3), (0, 2, 3)])
-def test_sizes_that_vary_are_refused(axes: tuple[int, ...], tmp_path: Path) -> None:
-    shapes = {"input": {axis: torch.export.Dim(f"size{axis}", min=2, max=64) for axis in axes}}
+def test_sizes_that_nothing_names_are_refused(tmp_path: Path) -> None:
+    shapes = {"input": {axis: torch.export.Dim(f"size{axis}", min=2, max=64) for axis in (0, 1)}}
     path = save(tmp_path / "varies.pt2", torch.nn.ReLU(), torch.zeros(2, 3, 8, 8), dynamic_shapes=shapes)
     for words in (["compile", path, "--output", tmp_path / "varies.so"], ["bench", path], ["tune", path]):
         ended = run_cli(*words)

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import sys
 
+import involution_forms
 import pytest
 import torch
-from involution_forms import FORMS, KK, OTHER_AXES, PICK, C, G, H, K, N, W, back, grouped, rolled, windows
+from involution_forms import FORMS, KK, OTHER_AXES, PICK, SLICES, C, G, H, K, N, W, back, grouped, windows
 from reference import relative_norm
 from torch import nn
 from torch.nn import functional as F
@@ -17,6 +18,7 @@ from tvm_involution.frontend.decompositions import decompositions
 from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.frontend.recognition import recognise
 from tvm_involution.frontend.recognition.probing import probe
+from tvm_involution.frontend.recognition.region import Region
 from tvm_involution.relax.operators import involution as operator
 
 INVOLUTION = torch.ops.tvm_involution.involution2d.default
@@ -87,6 +89,28 @@ def test_forms_along_one_and_three_axes(tmp_path, name):
     assert relative_norm(ti.load(tmp_path / "form.so")(*arguments), expected) < 1e-5
 
 
+@pytest.mark.parametrize("name", SLICES)
+def test_slices_along_one_and_three_axes(name):
+    written_as, size, form = SLICES[name]
+    module = Written(form)
+    arguments = torch.randn(N, C, *size), torch.randn(N, G * K ** len(size), *size)
+    program, unknown = recognised(module, *arguments)
+    found = [node.target for node in program.graph.nodes if "involution" in str(node.target)]
+    assert found == [getattr(torch.ops.tvm_involution, written_as).default]
+    assert not unknown
+    assert compare(program, module, *arguments) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["official", "F.pad with zeros", "shifted slices added", "einsum", "3-D slices added"])
+def test_the_first_pair_that_is_tried_is_the_right_one(monkeypatch, name):
+    probed = []
+    monkeypatch.setattr(sys.modules[recognise.__module__], "probe", lambda *r: probed.append(r) or probe(*r))
+    form = SLICES[name][2] if name in SLICES else FORMS[name]
+    size = SLICES[name][1] if name in SLICES else (H, W)
+    recognised(Written(form), torch.randn(N, C, *size), torch.randn(N, G * K ** len(size), *size))
+    assert len(probed) == 1
+
+
 @pytest.mark.parametrize("name", ["official", "matmul", "shifted slices stacked"])
 def test_forms_that_were_decomposed_before_they_were_saved(name):
     module, arguments = Written(FORMS[name]), inputs()
@@ -143,8 +167,14 @@ def test_one_group_and_a_group_a_channel(groups):
 
 @pytest.mark.parametrize(
     "activation",
-    [torch.sigmoid, torch.tanh, lambda kernel: F.leaky_relu(kernel, 0.2).exp()],
-    ids=["sigmoid", "tanh", "chain"],
+    [
+        torch.sigmoid,
+        torch.tanh,
+        lambda kernel: F.leaky_relu(kernel, 0.2).exp(),
+        lambda kernel: kernel.softmax(3),
+        lambda kernel: kernel.log_softmax(3).exp(),
+    ],
+    ids=["sigmoid", "tanh", "chain", "softmax", "log_softmax"],
 )
 @pytest.mark.parametrize("repeated", ["repeat", "expand", "repeat_interleave"])
 def test_a_kernel_that_is_repeated_and_then_activated_keeps_its_groups(repeated, activation):
@@ -163,6 +193,25 @@ def test_a_kernel_that_is_repeated_and_then_activated_keeps_its_groups(repeated,
     assert compare(program, Written(form), *arguments) < 1e-5
 
 
+def test_a_softmax_over_what_is_repeated_stays():
+    """Along an axis on which elements are repeated it divides by other sums."""
+
+    def form(x, kernel):
+        kernel = grouped(kernel).expand(N, G, C // G, KK, H, W).softmax(2)
+        return back((windows(x) * kernel).sum(3))
+
+    arguments = inputs()
+    program, _ = recognised(Written(form), *arguments)
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
+def test_a_tensor_that_is_rolled_once_is_not_wrapped():
+    module, x = Written(lambda x: torch.roll(x, (2, 2), (2, 3)) + 1), inputs()[0]
+    program, _ = recognised(module, x)
+    assert not any("cat" in str(node.target) for node in program.graph.nodes)
+    assert compare(program, module, x) < 1e-5
+
+
 def test_of_a_large_batch_two_pictures_are_evaluated():
     def form(x, kernel):
         taken = F.unfold(x, 3, padding=1).view(7, 2, 4, 9, 6, 5)
@@ -171,6 +220,75 @@ def test_of_a_large_batch_two_pictures_are_evaluated():
     arguments = inputs(7)
     program, _ = recognised(Written(form), *arguments)
     assert involutions(program) == 1
+    assert compare(program, Written(form), *arguments) < 1e-5
+
+
+CROPPED = [
+    "official",
+    "flat spatial axes",
+    "matmul",
+    "bmm",
+    "einsum",
+    "einsum, two axes of taps",
+    "kernel by repeat_interleave",
+    "kernel (k, k, G)",
+    "groups interleaved",
+    "windows permuted",
+    "F.pad with zeros",
+    "Tensor.unfold",
+    "one-hot convolution",
+    "shifted slices stacked",
+    "rolled around the border",
+]
+
+
+@pytest.fixture
+def little_memory(monkeypatch):
+    """Large pictures, and so little memory that none of its regions can be evaluated whole."""
+    monkeypatch.setattr(involution_forms, "H", 61)
+    monkeypatch.setattr(involution_forms, "W", 50)
+    monkeypatch.setattr(sys.modules[Region.__module__], "_LARGEST", N * C * 61 * 50)
+
+
+@pytest.mark.parametrize("name", CROPPED)
+def test_of_a_large_picture_a_part_is_evaluated(little_memory, monkeypatch, name):
+    probed = []
+    monkeypatch.setattr(sys.modules[recognise.__module__], "probe", lambda *r: probed.append(r[1]) or probe(*r))
+    arguments = torch.randn(N, C, 61, 50), torch.randn(N, G * KK, 61, 50)
+    module = Written(FORMS[name])
+    program, unknown = recognised(module, *arguments)
+    assert involutions(program) == 1
+    assert not unknown
+    assert max(shape[-1] for shape in probed) < 45
+    assert compare(program, module, *arguments) < 1e-5
+
+
+def strided_windows(x, kernel):
+    """Every second window, along rows of other sizes than the columns."""
+    taken = F.unfold(x, 3, padding=1, stride=2).view(N, G, C // G, KK, 31, 25)
+    return (taken * kernel.view(N, G, 1, KK, 31, 25)).sum(3).view(N, C, 31, 25)
+
+
+def other_line(x, kernel):
+    """An involution but for a line in the middle."""
+    product = involution_forms.windows(x) * involution_forms.grouped(kernel)
+    product = torch.cat([product[..., :30, :], -product[..., 30:31, :], product[..., 31:, :]], 4)
+    return product.sum(3).reshape(N, C, 61, 50)
+
+
+def by_a_mask(x, kernel):
+    """A line in the middle counts for nothing."""
+    mask = (torch.arange(61) != 30).to(x.dtype)[:, None]
+    return ((involution_forms.windows(x) * involution_forms.grouped(kernel)) * mask).sum(3).reshape(N, C, 61, 50)
+
+
+@pytest.mark.parametrize(
+    ("form", "pixels", "found"), [(strided_windows, (31, 25), 1), (other_line, (61, 50), 0), (by_a_mask, (61, 50), 0)]
+)
+def test_parts_of_other_windows_and_of_what_is_no_involution(little_memory, form, pixels, found):
+    arguments = torch.randn(N, C, 61, 50), torch.randn(N, G * KK, *pixels)
+    program, _ = recognised(Written(form), *arguments)
+    assert involutions(program) == found
     assert compare(program, Written(form), *arguments) < 1e-5
 
 
@@ -264,7 +382,7 @@ def negative_corner(x, kernel):
 
 @pytest.mark.parametrize(
     "form",
-    [twice, weighted_taps, mixed_channels, carafe, local_convolution, negative_corner, rolled],
+    [twice, weighted_taps, mixed_channels, carafe, local_convolution, negative_corner],
 )
 def test_what_looks_like_one_stays_right(form):
     module, arguments = Written(form), inputs()

@@ -106,7 +106,7 @@ def test_what_an_error_leaves(rng, net, runtime, waited, error):
     def stop(*_):
         raise error
 
-    net._functions[1] = stop
+    net._functions["batch_1"] = stop
     with pytest.raises(type(error) if isinstance(error, (ti.UserError, KeyboardInterrupt)) else ti.UserError) as caught:
         net(rng.standard_normal((1, 4), np.float32))
     assert waited == [(GPU, True)]
@@ -116,7 +116,7 @@ def test_what_an_error_leaves(rng, net, runtime, waited, error):
 
 
 def test_an_answer_that_is_not_as_said_is_freed_in_turn(rng, net):
-    net._functions[1] = lambda x: [x, x]
+    net._functions["batch_1"] = lambda x: [x, x]
     with pytest.raises(ti.UserError, match="which its metadata do not say") as caught:
         net(rng.standard_normal((1, 4), np.float32))
     assert caught.value is not None and FakeArrays.freed_under_lock == [True]

@@ -11,6 +11,7 @@ from library_fixture import METADATA
 
 from tvm_involution import UserError
 from tvm_involution.runtime import LibraryMetadata, Preprocessing, TensorSpec
+from tvm_involution.runtime.metadata import Form
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -28,6 +29,36 @@ def test_json_round_trip(full: bool) -> None:
             cpu_features=("avx2", "fma"),
         )
     assert LibraryMetadata.from_json(metadata.to_json()) == metadata
+
+
+FORMS = (
+    Form((2, 3), (("batch", 4),), (("batch", 4),)),
+    Form((3, 3), (("batch", 9),), (("batch", 1),)),
+)
+
+
+def test_signatures_of_forms() -> None:
+    metadata = LibraryMetadata.from_json(dataclasses.replace(METADATA, forms=FORMS).to_json())
+    assert [one.function(8) for one in metadata.signatures] == ["batch_8_2x3", "batch_8_3x3"]
+    assert [one.inputs[0].shape for one in metadata.signatures] == [("batch", 4), ("batch", 9)]
+    assert [one.function(8) for one in METADATA.signatures] == ["batch_8"]
+
+
+@pytest.mark.parametrize(
+    ("forms", "message"),
+    [
+        (FORMS[:1], "two or more"),
+        (FORMS[::-1], "the first of forms"),
+        ((FORMS[0], dataclasses.replace(FORMS[0], image_size=(4, 4))), "must differ"),
+        ((FORMS[0], dataclasses.replace(FORMS[1], image_size=(2, 3))), "must differ"),
+        ((FORMS[0], dataclasses.replace(FORMS[1], outputs=(("batch", 1, 1),))), "of as many axes"),
+        ((FORMS[0], dataclasses.replace(FORMS[1], inputs=())), "of as many axes"),
+        ((FORMS[0], dataclasses.replace(FORMS[1], outputs=(("batch", "x"),))), 'sizes and the word "batch"'),
+    ],
+)
+def test_forms_that_contradict(forms: tuple[Form, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LibraryMetadata.from_json(dataclasses.replace(METADATA, forms=forms).to_json())
 
 
 def test_another_format_is_refused() -> None:

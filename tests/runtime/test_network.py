@@ -442,7 +442,7 @@ def test_warm_up_calls_every_batch_size(small_library, monkeypatch):
     network, called = ti.load(small_library), []
     call = type(network)._call
     monkeypatch.setattr(
-        type(network), "_call", lambda self, size, *rest: called.append(size) or call(self, size, *rest)
+        type(network), "_call", lambda self, form, size, *rest: called.append(size) or call(self, form, size, *rest)
     )
     network.warm_up()
     assert called == [1, 4]

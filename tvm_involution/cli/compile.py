@@ -15,7 +15,7 @@ import tvm_involution
 from ..files import check_apart, check_writable
 from .command import Command
 from .interrupt import check_interrupt
-from .words import BatchSizes, ImageSize, kernels_text
+from .words import BatchSizes, ImageSizes, kernels_text
 
 
 @click.command("compile", cls=Command)
@@ -27,7 +27,11 @@ from .words import BatchSizes, ImageSize, kernels_text
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: OpenMMLab .pth, state dict, safetensors.")
 @click.option("--batch", type=BatchSizes(), help="Batch sizes to build for. [default: 1]")
 @click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
-@click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
+@click.option(
+    "--image-size",
+    type=ImageSizes(),
+    help="Heights and widths, of which the input chooses. [default: the network's own]",
+)
 @click.option(
     "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: your own, the shipped]"
 )
@@ -42,7 +46,7 @@ def compile_command(
     checkpoint: Path | None,
     batch: tuple[int, ...] | None,
     dtype: str | None,
-    image_size: tuple[int, int] | None,
+    image_size: tuple[tuple[int, int], ...] | None,
     tuning_logs: Path | None,
     cuda_graph: bool,
     debug_dump: Path | None,
@@ -57,7 +61,7 @@ def compile_command(
       tvm-involution compile rednet50 -o rednet50.so --checkpoint rednet50.pth
       tvm-involution compile rednet26 --batch 1,8 --image-size 288x288 -o rednet26.so
       tvm-involution compile rednet50 --target nvidia/nvidia-h100 --dtype float16 -o rednet50-h100.so
-      tvm-involution compile exported.pt2 -o exported.so
+      tvm-involution compile exported.pt2 --image-size 224x224,320x320 -o exported.so
     """
     from ..frontend.user_function import source_file
 

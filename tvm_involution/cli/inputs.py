@@ -12,7 +12,7 @@ from PIL import Image
 from ..errors import UserError
 from ..runtime import LibraryMetadata, TensorSpec
 from ..runtime.arrays import numpy_dtype
-from ..runtime.placement import Placement, place_picture
+from ..runtime.placement import Placement, best_size, place_picture
 from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
 from .array_file import read_array, read_arrays
 
@@ -29,7 +29,8 @@ def read_inputs(metadata: LibraryMetadata, path: Path) -> tuple[list[np.ndarray]
     """Return an array for each input of the network, and the photograph where the network takes whole ones.
 
     Args:
-        path: a picture, prepared as the metadata says; a .npy of the first input, or a .npz with all inputs by name,
+        path: a picture, prepared as the metadata says, for the first image size or, where it is placed whole, for that
+            which shows it largest; a .npy of the first input, or a .npz with all inputs by name,
             passed as they are.
 
     Raises:
@@ -50,12 +51,12 @@ def _read_picture(metadata: LibraryMetadata, path: Path) -> tuple[np.ndarray, Ph
     if preprocessing is None:
         read_picture(path)  # what is no picture is said first
         raise UserError(f"{metadata.name} does not say how to prepare a picture; give an array in .npy or .npz")
-    height, width = (int(size) for size in spec.shape[2:])
+    sizes = [(int(height), int(width)) for *_, height, width in (one.inputs[0].shape for one in metadata.signatures)]
     picture, dtype = read_picture(path), numpy_dtype(spec.dtype)
     if preprocessing.crop is None:
-        array, placement = place_picture(picture, preprocessing, (height, width))
+        array, placement = place_picture(picture, preprocessing, best_size((picture.height, picture.width), sizes))
         return array.astype(dtype), Photograph(picture, placement)
-    cropped = crop_picture(picture, preprocessing, (height, width))
+    cropped = crop_picture(picture, preprocessing, sizes[0])
     return picture_to_array(cropped, preprocessing).astype(dtype), None
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -33,8 +34,18 @@ def inspect_command(library: Path, as_json: bool) -> None:
         return
     rows = [
         ("network", f"{metadata.name} ({metadata.task}), {metadata.parameters / 1e6:.2f} M parameters"),
-        *(("input", _tensor(spec)) for spec in metadata.inputs),
-        *(("output", _tensor(spec)) for spec in metadata.outputs),
+        *(("input", _tensor(forms)) for forms in zip(*(one.inputs for one in metadata.signatures), strict=True)),
+        *(("output", _tensor(forms)) for forms in zip(*(one.outputs for one in metadata.signatures), strict=True)),
+        *(
+            [
+                (
+                    "image sizes",
+                    f"{', '.join('{}x{}'.format(*form.image_size) for form in metadata.forms)} (the input chooses)",
+                )
+            ]
+            if metadata.forms
+            else []
+        ),
         (
             "batch sizes",
             ", ".join(map(str, metadata.batch_sizes))
@@ -56,6 +67,8 @@ def inspect_command(library: Path, as_json: bool) -> None:
         click.echo(f"{name:<12} {value}")
 
 
-def _tensor(spec: TensorSpec) -> str:
-    layout = f" {spec.layout}" if spec.layout else ""
-    return f"{spec.name}: {spec.dtype} ({', '.join(str(d) for d in spec.shape)}){layout}"
+def _tensor(forms: Sequence[TensorSpec]) -> str:
+    """Return one tensor of a network, with the shapes that it has for the image sizes."""
+    spec = forms[0]
+    shapes = dict.fromkeys(f"({', '.join(map(str, form.shape))})" for form in forms)
+    return f"{spec.name}: {spec.dtype} {' or '.join(shapes)}" + (f" {spec.layout}" if spec.layout else "")

@@ -31,6 +31,16 @@ class ImageSize(click.ParamType):
         return int(parts[0]), int(parts[1])
 
 
+class ImageSizes(ImageSize):
+    """`HxW` or `HxW,HxW,...`, such as 224x224,320x320."""
+
+    name = "HxW[,HxW...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a tuple of (height, width)."""
+        return tuple(super(ImageSizes, self).convert(part.strip(), param, ctx) for part in str(value).split(","))
+
+
 class BatchSizes(click.ParamType):
     """`N` or `N,N,...`, such as 1,8."""
 

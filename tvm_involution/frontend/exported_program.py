@@ -125,13 +125,29 @@ def _vetted(members: dict[str, bytes]) -> dict[str, bytes]:
         if name == _PROGRAM:
             program = json.loads(data)
             program["guards_code"] = []  # Python source, which nobody here asks for
+            # PyTorch looks symbols up, and leaves out the expressions of them that stand there, too, as 4*s1
+            ranges = program.get("range_constraints", {})
+            program["range_constraints"] = {name: r for name, r in ranges.items() if _IDENTIFIER.fullmatch(name)}
             _check_program(program)
-            kept[name] = json.dumps(program).encode()
+            kept[name] = json.dumps(_on_cpu(program)).encode()
         elif _PICKLE.fullmatch(name) or name in pickled:
             kept[name] = _pickled_anew(data)
-        elif _TABLE.fullmatch(name) or _TENSOR.fullmatch(name) or name in _PLAIN:
+        elif _TABLE.fullmatch(name):
+            kept[name] = json.dumps(_on_cpu(json.loads(data))).encode()
+        elif _TENSOR.fullmatch(name) or name in _PLAIN:
             kept[name] = data
     return kept
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return JSON of the format with the CPU for every device; libraries for GPUs are made on it, too."""
+    if isinstance(value, list):
+        return [_on_cpu(entry) for entry in value]
+    if isinstance(value, dict):
+        if value.keys() == {"type", "index"} and value["type"] == "cuda":
+            return {"type": "cpu", "index": None}
+        return {name: _on_cpu(entry) for name, entry in value.items()}
+    return value
 
 
 def _pickled_payloads(table: str, members: dict[str, bytes]) -> list[str]:
@@ -161,7 +177,7 @@ def _pickled_anew(data: bytes) -> bytes:
     if not data:
         return data
     try:
-        value = torch.load(io.BytesIO(data), weights_only=True)
+        value = torch.load(io.BytesIO(data), weights_only=True, map_location=_mapped)
     except Exception as error:
         raise UserError(
             "it holds a pickle of more than tensors, which could run code and is not read; export the module again, "
@@ -170,6 +186,11 @@ def _pickled_anew(data: bytes) -> bytes:
     written = io.BytesIO()
     torch.save(value, written)
     return written.getvalue()
+
+
+def _mapped(storage: Any, location: str) -> Any:
+    """Return what takes the place of a pickled tensor's memory: of one on a GPU, memory of the CPU."""
+    return storage if location.startswith("cuda") else None
 
 
 def _check_program(program: Any) -> None:

@@ -7,14 +7,10 @@ one type wider, and the pass that takes float32 networks to half types (`relax/p
 
 from __future__ import annotations
 
-import copy
-import warnings
-
 import torch
-from torch import fx
-from torch.utils._pytree import tree_map
 
 from ..errors import UserError
+from .retype import retyped
 
 _HALF = (torch.float16, torch.bfloat16)
 # float32 in a program of half types is what its author wants in float32
@@ -38,30 +34,4 @@ def half_type(program: torch.export.ExportedProgram) -> str | None:
 
 def in_wider_types(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Return `program` with float32 for its half type and float64 for float32; `program` itself is left as it is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch's own specifications of arguments
-        program = copy.deepcopy(program)
-    for tensors in (program.state_dict, program.constants):
-        for name, tensor in tensors.items():
-            if isinstance(tensor, torch.nn.Parameter):
-                tensors[name] = torch.nn.Parameter(_wider(tensor.detach()), requires_grad=False)
-            else:
-                tensors[name] = _wider(tensor)
-    for module in program.graph_module.modules():
-        if isinstance(module, fx.GraphModule):
-            for node in module.graph.nodes:
-                node.args, node.kwargs = _wider_types(node.args), _wider_types(node.kwargs)
-                if "val" in node.meta:
-                    node.meta["val"] = tree_map(_wider, node.meta["val"])
-            module.recompile()
-    return program
-
-
-def _wider(value):
-    return value.to(_WIDER.get(value.dtype, value.dtype)) if isinstance(value, torch.Tensor) else value
-
-
-def _wider_types(arguments):
-    return fx.node.map_aggregate(
-        arguments, lambda value: _WIDER.get(value, value) if isinstance(value, torch.dtype) else value
-    )
+    return retyped(program, _WIDER)

@@ -17,6 +17,7 @@ from torch.export.graph_signature import OutputKind
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflatten
 
 from ..errors import UserError
+from .autocast import no_autocast, without_autocast
 from .decompositions import decompositions
 from .half_types import half_type, in_wider_types
 from .recognition import recognise
@@ -42,7 +43,7 @@ def export_module(
         UserError: `torch.export` cannot trace the module, with its own reason.
     """
     try:
-        with torch.no_grad(), _evaluation(module):
+        with torch.no_grad(), no_autocast(), _evaluation(module):
             return torch.export.export(module, tuple(inputs), dict(keywords or {}))
     except Exception as error:  # torch.export raises whatever the traced code raises
         shapes = [list(x.shape) for x in tree_leaves((inputs, keywords or {}))]
@@ -99,8 +100,9 @@ def core_program(
     Raises:
         UserError: torch cannot take the program apart.
     """
+    program = without_autocast(program, tell)
     program = in_wider_types(program) if half_type(program) else program
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), no_autocast():
         # torch warns of its own pytree registrations while it decomposes
         warnings.simplefilter("ignore")
         try:

@@ -7,7 +7,7 @@ import contextlib
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,15 @@ from ..errors import UserError
 from ..nn import build_model, load_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
 from .batch_axes import BatchAxes, compare_batches, fixed
+from .dynamic_sizes import DynamicSizes, ImageSize
 from .exported_program import load_program
 from .half_types import half_type
 from .importer import export_module
 from .other_files import refuse_other_file
 from .rebatch import no_torch_log, other_batch, rebatched_axes
+from .retype import retyped
 from .sizes import check_size
+from .training_mode import for_inference
 from .user_function import call_user_function
 
 _DETECTIONS = ("boxes", "scores", "labels")
@@ -52,15 +55,20 @@ class Network:
     """examples of the module's positional arguments; without any, it takes one (N, C, H, W) of `image_size`"""
     keywords: dict[str, Any] = field(default_factory=dict)
     """examples of its arguments by name"""
-    image_size: tuple[int, int] | None = None
+    image_sizes: tuple[ImageSize, ...] = ()
+    """heights and widths to build for; none where the inputs are no pictures, or have the sizes of examples"""
+    sizes: DynamicSizes | None = None
+    """which sizes of the program vary"""
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
     class_ids: tuple[int, ...] | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
     output_names: tuple[str, ...] = field(default=())
     was_training: bool = False
-    _programs: dict[int, torch.export.ExportedProgram] = field(default_factory=dict, repr=False)
-    """those exported so far, by batch size"""
+    _programs: dict[tuple[int, ImageSize | None], torch.export.ExportedProgram] = field(
+        default_factory=dict, repr=False
+    )
+    """those exported so far, by batch and image size"""
 
     @property
     def parameters(self) -> int:
@@ -76,8 +84,10 @@ class Network:
             UserError: sizes that are not positive.
         """
         if batch is None:
+            if self.sizes is not None and self.sizes.batch:
+                return (self.sizes.default_batch(),)
             if self.program is not None:
-                return (input_batch(self.program)[0],)
+                return (input_batch(self.program),)
             return (self._example_batch,) if self.examples else (1,)
         sizes = (batch,) if isinstance(batch, int) else tuple(batch)
         if not sizes:
@@ -93,7 +103,7 @@ class Network:
         if dtype is not None and dtype not in DTYPES:
             raise UserError(f"unknown dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
         if self.program is not None:
-            own = half_type(self.program) or str(input_batch(self.program)[1]).removeprefix("torch.")
+            own = half_type(self.program) or str(_float_dtype(self.program)).removeprefix("torch.")
             if own not in DTYPES:
                 raise UserError(f"{self.name} was exported in {own}; export it in one of {', '.join(DTYPES)}")
             if dtype not in (None, own) and own != "float32":
@@ -120,7 +130,8 @@ class Network:
     def notes(self) -> list[str]:
         """Return what the network's author might want to know of how it is taken."""
         if self.was_training:
-            return ["the module is in training mode; it is compiled as for inference, as after module.eval()"]
+            what = "the module is" if self.module is not None else "the program was exported"
+            return [f"{what} in training mode; it is compiled as for inference, as after module.eval()"]
         return []
 
     def check_weights(self, dtype: str) -> None:
@@ -151,33 +162,39 @@ class Network:
     @property
     def input_size(self) -> tuple[int, ...]:
         """The input's height and width in pixels; where that is no picture, its shape without the batch."""
-        if self.image_size is not None:
-            return self.image_size
+        if self.image_sizes:
+            return self.image_sizes[0]
         shape = _input_shapes(self.program)[0][0] if self.program is not None else tuple(self.examples[0].shape)
         return tuple(int(d) for d in (shape[2:] if len(shape) == 4 else shape[1:]))
 
-    def export(self, batch: int) -> torch.export.ExportedProgram:
+    def export(self, batch: int, image_size: ImageSize | None = None) -> torch.export.ExportedProgram:
         """Return the program for a batch of `batch` pictures (N, C, H, W), or of what the examples show.
+
+        Args:
+            image_size: one of `image_sizes`, the first by default.
 
         Raises:
             UserError: a program exported before has another batch size; a module whose inputs cannot be told.
         """
-        if batch not in self._programs:
-            self._programs[batch] = self._export(batch)
-        return self._programs[batch]
+        key = batch, image_size or next(iter(self.image_sizes), None)
+        if key not in self._programs:
+            self._programs[key] = self._export(*key)
+        return self._programs[key]
 
-    def _export(self, batch: int) -> torch.export.ExportedProgram:
+    def _export(self, batch: int, image_size: ImageSize | None) -> torch.export.ExportedProgram:
         if self.program is not None:
-            own, _ = input_batch(self.program)
+            assert self.sizes is not None
+            own = batch if self.sizes.batch else input_batch(self.program)
             if own != batch:
                 raise UserError(
                     f"{self.name} was exported for batch {own}, not {batch}; export it for that, or leave out --batch"
                 )
-            return self.program
+            varies = self.sizes.batch or self.sizes.picture
+            return self.sizes.bind(batch, image_size) if varies else self.program
         assert self.module is not None
         if self.examples:
             return self._export_resized(self._example_batch, batch)
-        assert self.image_size is not None
+        assert image_size is not None
         convolutions = [part.in_channels for part in self.module.modules() if isinstance(part, torch.nn.Conv2d)]
         channels = [*convolutions, *(p.shape[1] for p in self.module.parameters() if p.dim() == 4)]
         if not channels:
@@ -185,7 +202,7 @@ class Network:
                 f"cannot tell the inputs of {self.name}, which has no convolution; give example inputs beside the "
                 "module: (module, inputs)"
             )
-        shape = (batch, channels[0], *self.image_size)
+        shape = (batch, channels[0], *image_size)
         check_size(shape)
         return export_module(self.module, [torch.zeros(shape, dtype=getattr(torch, self.own_dtype))])
 
@@ -199,24 +216,24 @@ class Network:
         assert self.module is not None
         return export_module(self.module, *tree_map(resize, (self.arguments, self.keywords)))
 
-    def batch_axes(self, batches: Sequence[int]) -> BatchAxes:
+    def batch_axes(self, batches: Sequence[int], image_size: ImageSize | None = None) -> BatchAxes:
         """Return where the batch is in inputs and outputs, by comparing the programs for two batch sizes.
 
         Raises:
             UserError: see `export`.
         """
         first, *others = batches
-        program = self.export(first)
-        if self.program is not None:
+        program = self.export(first, image_size)
+        if self.sizes is not None and not self.sizes.batch:
             return rebatched_axes(program, first)
         if not others:
             try:
                 others = [other_batch(first)]
                 with no_torch_log():
-                    self.export(others[0])
+                    self.export(others[0], image_size)
             except UserError:
                 return fixed(program)
-        compared = [compare_batches(program, first, self.export(other), other) for other in others]
+        compared = [compare_batches(program, first, self.export(other, image_size), other) for other in others]
         return next((axes for axes in compared if axes.mixed_by), compared[0])
 
     @property
@@ -236,7 +253,7 @@ class Network:
         if len(candidates) > 1:
             for own in candidates:
                 with contextlib.suppress(UserError), no_torch_log():
-                    self._programs[other_batch(own)] = self._export_resized(own, other_batch(own))
+                    self._programs[other_batch(own), None] = self._export_resized(own, other_batch(own))
                     return own
         return candidates[0]
 
@@ -246,37 +263,39 @@ def resolve_network(
     model: Any,
     *,
     checkpoint: str | Path | Mapping[str, Any] | None = None,
-    image_size: tuple[Size, Size] | None = None,
+    image_size: tuple[Size, Size] | Sequence[tuple[Size, Size]] | None = None,
 ) -> Network:
-    """Return the network of a zoo name, a `.pt2` file, `package.module:function`, or a module.
+    """Return the network of a zoo name, a `.pt2` file, `package.module:function`, a program, or a module.
 
     A module, given or returned by the function, may come as (module, inputs) with example inputs: a tensor, a tuple of
     positional arguments or a dictionary of arguments by name; each is a tensor, or a tuple, list or dictionary of them.
-    Weights and examples in float64 are taken in float32.
+    Weights and examples in float64 are taken in float32, examples on the device meta as zeros.
+
+    Args:
+        image_size: height and width, or several of them.
 
     Raises:
         UserError: unknown name, unreadable file, a function that returns no module, a checkpoint that does not fit.
     """
+    image_sizes = _as_sizes(image_size)
+    if isinstance(model, torch.export.ExportedProgram):
+        return _from_program(_class_name(model), "as given", model, checkpoint, image_sizes)
     if not isinstance(model, (str, Path)):
         network = _given(model, "the model", "is")
         assert network.module is not None
-        _check_values(network.module)
+        _check_values(type(network.module).__name__, _tensors(network.module))
         network.name = type(network.module).__name__
         network.was_training = _acts_in_training(network.module)
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
         network.module = _copy(network.module).eval()
     elif str(model).endswith(".pt2"):
-        if checkpoint is not None or image_size is not None:
-            raise UserError(f"{model} holds its weights and sizes; leave out --checkpoint and --image-size")
-        program = load_program(Path(model))
-        _check_fixed(str(model), program)
-        return Network(Path(model).stem, "unknown", str(model), program=program)
+        return _from_program(Path(model).stem, str(model), load_program(Path(model)), checkpoint, image_sizes)
     elif ":" in str(model):
         network = _given(call_user_function(str(model)), str(model), "returned")
         network.weights_origin = "as built by the function"
         assert network.module is not None
         if checkpoint is None:
-            _check_values(network.module)
+            _check_values(type(network.module).__name__, _tensors(network.module))
     else:
         refuse_other_file(str(model))
         network = _from_zoo(str(model), own_weights=checkpoint is None)
@@ -288,25 +307,57 @@ def resolve_network(
         load_checkpoint(network.module, checkpoint)
         network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     if network.examples:
-        if image_size is not None:
+        if image_sizes:
             raise UserError(f"{network.name} comes with example inputs, which have sizes; leave out --image-size")
     else:
-        network.image_size = image_size or network.image_size or (224, 224)
+        network.image_sizes = image_sizes or network.image_sizes or ((224, 224),)
     return network
 
 
-def _check_fixed(name: str, program: torch.export.ExportedProgram) -> None:
-    """Raise `UserError` where an input of the file's program has a size that varies."""
-    inputs = set(program.graph_signature.user_inputs)
-    for node in program.graph.nodes:
-        if node.op == "placeholder" and node.name in inputs:
-            value = node.meta["val"]
-            sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
-            if any(isinstance(size, torch.SymInt) for size in sizes):
-                raise UserError(
-                    f"{name} was exported with sizes that vary, {node.name} ({', '.join(map(str, sizes))}); compiled "
-                    "networks have fixed ones: export it without dynamic_shapes, once for each size"
-                )
+def _as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> tuple[ImageSize, ...]:
+    """Return the image sizes in their order, each once.
+
+    Raises:
+        UserError: there are none.
+    """
+    if image_size is None:
+        return ()
+    if not image_size:
+        raise UserError("image_size must have at least one size, got none; for example --image-size 224x224,320x320")
+    sizes = [image_size] if isinstance(image_size[0], int) else image_size
+    return tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))  # type: ignore[misc]
+
+
+def _from_program(
+    name: str,
+    origin: str,
+    program: torch.export.ExportedProgram,
+    checkpoint: object,
+    image_sizes: tuple[ImageSize, ...],
+) -> Network:
+    shown = origin if origin.endswith(".pt2") else name
+    if checkpoint is not None:
+        raise UserError(f"{shown} has its weights; leave out --checkpoint")
+    _check_values(shown, itertools.chain(program.state_dict.items(), program.constants.items()))
+    inference = for_inference(program)
+    was_training = inference is not program
+    if half_type(inference) is None and _float_dtype(inference) == torch.float64:
+        inference = retyped(inference, {torch.float64: torch.float32})
+    sizes = DynamicSizes(shown, inference)
+    if image_sizes and not sizes.picture:
+        raise UserError(f"{shown} was exported with its sizes; leave out --image-size")
+    if sizes.picture:
+        image_sizes = image_sizes or (sizes.default_image_size(),)
+    return Network(
+        name, "unknown", origin, program=inference, image_sizes=image_sizes, sizes=sizes, was_training=was_training
+    )
+
+
+def _class_name(program: torch.export.ExportedProgram) -> str:
+    """Return the name of the class whose module `program` was."""
+    stacks = (node.meta.get("nn_module_stack") for node in program.graph.nodes)
+    first = next((next(iter(stack.values())) for stack in stacks if stack), ("", "program"))
+    return str(first[1]).rpartition(".")[2]
 
 
 def _acts_in_training(module: torch.nn.Module) -> bool:
@@ -315,18 +366,22 @@ def _acts_in_training(module: torch.nn.Module) -> bool:
     return any(part.training for part in module.modules() if isinstance(part, kinds))
 
 
-def _check_values(module: torch.nn.Module) -> None:
+def _tensors(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    return itertools.chain(module.named_parameters(), module.named_buffers())
+
+
+def _check_values(network: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Check that weights and buffers are there.
 
     Raises:
         UserError: one has a shape alone (device "meta"), or not even that (a lazy module before its first call).
     """
-    for name, tensor in itertools.chain(module.named_parameters(), module.named_buffers()):
+    for name, tensor in tensors:
         if torch.nn.parameter.is_lazy(tensor):
-            raise UserError(f"{name} of {type(module).__name__} has no shape yet; call the module once, then compile")
-        if tensor.is_meta:
+            raise UserError(f"{name} of {network} has no shape yet; call the module once, then compile")
+        if isinstance(tensor, torch.Tensor) and tensor.is_meta:
             raise UserError(
-                f"{name} of {type(module).__name__} has no values, it is on the device meta; load the weights by "
+                f"{name} of {network} has no values, it is on the device meta; load the weights by "
                 "load_state_dict(..., assign=True)"
             )
 
@@ -354,6 +409,10 @@ def _to_single(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.dtype == torch.float64 else x
 
 
+def _with_values(x: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(x, device="cpu") if x.is_meta else x
+
+
 def _to_float(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.is_floating_point() else x
 
@@ -366,7 +425,7 @@ def _from_zoo(name: str, own_weights: bool) -> Network:
         task=spec.task,
         weights_origin=f"models/{shipped.name}" if shipped else "random initialisation (seed 0)",
         module=build_model(spec),
-        image_size=spec.image_size,
+        image_sizes=(spec.image_size,),
         preprocessing=preprocessing_from(spec.preprocessing) if spec.preprocessing else None,
         classes=tuple(spec.classes) if spec.classes else None,
         class_ids=spec.class_ids,
@@ -390,18 +449,22 @@ def _given(model: Any, name: str, verb: str) -> Network:
     strange = [type(x).__name__ for x in network.examples if not isinstance(x, torch.Tensor)]
     if strange:
         raise UserError(f"the example inputs of {name} must be tensors, got {', '.join(strange)}")
+    network.arguments, network.keywords = tree_map(_with_values, (network.arguments, network.keywords))
     return network
 
 
-def input_batch(program: torch.export.ExportedProgram) -> tuple[int, torch.dtype]:
-    """Return the batch size that `program` was exported for, and the dtype of its floating inputs, else weights."""
-    inputs = _input_shapes(program)
-    batch = next((int(shape[0]) for shape, _ in inputs if shape), 1)
-    dtypes = [dtype for _, dtype in inputs] + [p.dtype for p in program.parameters()]
-    return batch, next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
+def input_batch(program: torch.export.ExportedProgram) -> int:
+    """Return the batch size that `program` was exported for."""
+    return next((int(shape[0]) for shape, _ in _input_shapes(program) if shape), 1)
+
+
+def _float_dtype(program: torch.export.ExportedProgram) -> torch.dtype:
+    """Return the dtype of the floating inputs of `program`, else of its weights."""
+    dtypes = [dtype for _, dtype in _input_shapes(program)] + [p.dtype for p in program.parameters()]
+    return next((dtype for dtype in dtypes if dtype.is_floating_point), torch.float32)
 
 
 def _input_shapes(program: torch.export.ExportedProgram) -> Sequence[tuple[tuple[Any, ...], torch.dtype]]:
     names = set(program.graph_signature.user_inputs)
     values = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
-    return [(tuple(value.shape), value.dtype) for value in values]
+    return [(tuple(value.shape), value.dtype) for value in values if isinstance(value, torch.Tensor)]

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import UserError
@@ -91,6 +91,35 @@ def _per_picture(entry: int | str) -> int:
 
 
 @dataclass(frozen=True)
+class Form:
+    """The shapes that a library's inputs and outputs have for one image size, as in `TensorSpec`."""
+
+    image_size: tuple[int, int]
+    """height and width in pixels"""
+    inputs: tuple[tuple[int | str, ...], ...]
+    outputs: tuple[tuple[int | str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the functions of one image size take and return."""
+
+    image_size: tuple[int, int] | None
+    """None where the library is for one alone"""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def function(self, batch: int) -> str:
+        """Return the name of the library's function for a batch size."""
+        return function_name(batch, self.image_size)
+
+
+def function_name(batch: int, image_size: tuple[int, int] | None) -> str:
+    """Return the name of a library's function for a batch size and, where there are several, an image size."""
+    return f"batch_{batch}" + ("" if image_size is None else f"_{image_size[0]}x{image_size[1]}")
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How a picture becomes an input: RGB, short side to `resize`, centre crop, (x - mean) / std in 0..255.
 
@@ -131,7 +160,7 @@ class LibraryMetadata:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch_sizes: tuple[int, ...]
-    """ascending; the library has a function `batch_N` for each"""
+    """ascending; the library has a function `batch_N` for each, or `batch_N_HxW` for each and each image size"""
     dtype: str
     preprocessing: Preprocessing | None
     classes: tuple[str, ...] | None
@@ -155,9 +184,21 @@ class LibraryMetadata:
     mixed_by: str = ""
     """what mixes the pictures of a batch, so that no other batch sizes are served; empty where each picture's outputs
     depend on that picture alone"""
+    forms: tuple[Form, ...] = ()
+    """where the library is for several image sizes, the shapes for each; `inputs` and `outputs` have the first's"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """What the library takes and returns, for each image size that it is for."""
+        if not self.forms:
+            return (Signature(None, self.inputs, self.outputs),)
+        return tuple(
+            Signature(form.image_size, _shaped(self.inputs, form.inputs), _shaped(self.outputs, form.outputs))
+            for form in self.forms
+        )
 
     def to_json(self) -> str:
         """Return the metadata as JSON text."""
@@ -189,21 +230,16 @@ class LibraryMetadata:
         return metadata
 
 
+def _shaped(specs: tuple[TensorSpec, ...], shapes: tuple[tuple[int | str, ...], ...]) -> tuple[TensorSpec, ...]:
+    return tuple(replace(spec, shape=shape) for spec, shape in zip(specs, shapes, strict=True))
+
+
 def _problems(metadata: LibraryMetadata) -> Iterator[str]:
     """Yield the values that are out of their range or contradict each other, which the fields' types do not say."""
-    for where, specs in (("inputs", metadata.inputs), ("outputs", metadata.outputs)):
-        names = [spec.name for spec in specs]
-        if not all(names) or len(set(names)) < len(names):
-            yield f"{where} must have names, each its own"
-        for spec in specs:
-            if spec.dtype not in _TENSOR_DTYPES:
-                yield f"{where} {spec.name}: there is no dtype {spec.dtype!r:.40}"
-            if any(not _ENTRY.fullmatch(d) if isinstance(d, str) else d < 0 for d in spec.shape):
-                yield f'{where} {spec.name}: a shape has sizes and the word "batch"'
-            elif math.prod(_per_picture(d) or int(d) for d in spec.shape if d != UNKNOWN) > _MOST_ELEMENTS:
-                yield f"{where} {spec.name}: more than {_MOST_ELEMENTS} elements"
-            if spec.layout and (not _LAYOUT.fullmatch(spec.layout) or len(spec.layout) != len(spec.shape)):
-                yield f"{where} {spec.name}: a layout has a capital letter for each axis"
+    yield from _problems_of_forms(metadata)
+    for signature in metadata.signatures:
+        yield from _problems_of_tensors("inputs", signature.inputs)
+        yield from _problems_of_tensors("outputs", signature.outputs)
     if not metadata.outputs:
         yield "outputs must not be empty"
     if not metadata.batch_sizes or list(metadata.batch_sizes) != sorted(set(metadata.batch_sizes)):
@@ -235,14 +271,50 @@ def _problems(metadata: LibraryMetadata) -> Iterator[str]:
     yield from _problems_of_pictures(metadata)
 
 
+def _problems_of_forms(metadata: LibraryMetadata) -> Iterator[str]:
+    for form in metadata.forms:
+        for name, specs in (("inputs", metadata.inputs), ("outputs", metadata.outputs)):
+            if [len(shape) for shape in getattr(form, name)] != [len(spec.shape) for spec in specs]:
+                raise ValueError(f"forms must have a shape for each of {name}, of as many axes")
+    if not metadata.forms:
+        return
+    first, *others = metadata.forms
+    if not others or any(min(form.image_size) < 1 for form in metadata.forms):
+        yield "forms must be two or more, of image sizes"
+    if (first.inputs, first.outputs) != tuple(
+        tuple(spec.shape for spec in specs) for specs in (metadata.inputs, metadata.outputs)
+    ):
+        yield "the first of forms must have the shapes of inputs and outputs"
+    if len({form.image_size for form in metadata.forms}) < len(metadata.forms) or len(
+        {form.inputs for form in metadata.forms}
+    ) < len(metadata.forms):
+        yield "forms must differ in their inputs"
+
+
+def _problems_of_tensors(where: str, specs: tuple[TensorSpec, ...]) -> Iterator[str]:
+    names = [spec.name for spec in specs]
+    if not all(names) or len(set(names)) < len(names):
+        yield f"{where} must have names, each its own"
+    for spec in specs:
+        if spec.dtype not in _TENSOR_DTYPES:
+            yield f"{where} {spec.name}: there is no dtype {spec.dtype!r:.40}"
+        if any(not _ENTRY.fullmatch(d) if isinstance(d, str) else d < 0 for d in spec.shape):
+            yield f'{where} {spec.name}: a shape has sizes and the word "batch"'
+        elif math.prod(_per_picture(d) or int(d) for d in spec.shape if d != UNKNOWN) > _MOST_ELEMENTS:
+            yield f"{where} {spec.name}: more than {_MOST_ELEMENTS} elements"
+        if spec.layout and (not _LAYOUT.fullmatch(spec.layout) or len(spec.layout) != len(spec.shape)):
+            yield f"{where} {spec.name}: a layout has a capital letter for each axis"
+
+
 def _problems_of_pictures(metadata: LibraryMetadata) -> Iterator[str]:
     """Yield what would go wrong when a picture is prepared, and when the answer is shown with names and colours."""
     preprocessing, classes = metadata.preprocessing, metadata.classes
     answer = _ANSWERS.get(metadata.task, {})
     if preprocessing is not None:
-        shape = metadata.inputs[0].shape if len(metadata.inputs) == 1 else ()
-        if len(shape) != 4 or shape[:2] != (BATCH, 3) or any(isinstance(d, str) or not d for d in shape[2:]):
-            yield "preprocessing is for one input of pictures, (batch, 3, height, width)"
+        for signature in metadata.signatures:
+            shape = signature.inputs[0].shape if len(signature.inputs) == 1 else ()
+            if len(shape) != 4 or shape[:2] != (BATCH, 3) or any(isinstance(d, str) or not d for d in shape[2:]):
+                yield "preprocessing is for one input of pictures, (batch, 3, height, width)"
         resize, crop = preprocessing.resize, preprocessing.crop
         if (resize is None) != (crop is None):
             yield "preprocessing must have both resize and crop, or neither"
@@ -259,13 +331,14 @@ def _problems_of_pictures(metadata: LibraryMetadata) -> Iterator[str]:
             yield f"{name} must be as many as classes"
     if any(not 0 <= part <= 255 for colour in metadata.colours or () for part in colour):
         yield "colours must lie between 0 and 255"
-    shapes = {spec.name: spec.shape for spec in metadata.outputs}
-    for name, rank in answer.items():
-        shape = shapes.get(name, ())
-        if len(shape) != rank or shape[0] != BATCH or any(isinstance(d, str) for d in shape[1:]):
-            yield f"the task {metadata.task} has an output {name} of {rank} axes, batch first"
-        elif name == "logits" and classes is not None and shape[1] != len(classes):
-            yield "classes must be as many as logits"
+    for signature in metadata.signatures:
+        shapes = {spec.name: spec.shape for spec in signature.outputs}
+        for name, rank in answer.items():
+            shape = shapes.get(name, ())
+            if len(shape) != rank or shape[0] != BATCH or any(isinstance(d, str) for d in shape[1:]):
+                yield f"the task {metadata.task} has an output {name} of {rank} axes, batch first"
+            elif name == "logits" and classes is not None and shape[1] != len(classes):
+                yield "classes must be as many as logits"
 
 
 def preprocessing_from(data: dict[str, Any]) -> Preprocessing:

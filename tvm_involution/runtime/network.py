@@ -21,7 +21,7 @@ from .batching import split_batch
 from .ffi import tvm_ffi
 from .fresh_outputs import FreshOutputs
 from .library_file import check_runnable, private_copy
-from .metadata import UNKNOWN, LibraryMetadata, TensorSpec
+from .metadata import UNKNOWN, LibraryMetadata, Signature, TensorSpec
 from .stream_order import StreamOrder, order_of
 from .threads import run_on_pool
 from .tvm_runtime import check_cuda_device, load_runtime, release_memory, tvm_version
@@ -47,6 +47,7 @@ class CompiledNetwork:
     def __init__(self, source: LibrarySource, metadata: LibraryMetadata, device_index: int, module: Path) -> None:
         """Load `module`, a copy of the library that may be removed afterwards."""
         self.metadata = metadata
+        self._signatures = metadata.signatures
         self.device = (metadata.device_type, device_index)
         self._source = source
         self._process = os.getpid()
@@ -57,14 +58,15 @@ class CompiledNetwork:
         try:
             with self._turn():
                 machine = self._on_device(_start, module, devices)
-            self._functions = {size: machine[f"batch_{size}"] for size in metadata.batch_sizes}
+            names = [s.function(size) for s in self._signatures for size in metadata.batch_sizes]
+            self._functions = {name: machine[name] for name in names}
         except UserError:
             raise
         except Exception as error:  # the loader's own error classes differ between versions
             raise UserError(
                 f"cannot load {source.path}: {_last_line(error)}; compile it again on this machine"
             ) from error
-        self._fresh = {size: FreshOutputs() for size in metadata.batch_sizes}
+        self._fresh = {name: FreshOutputs() for name in names}
         order = None if metadata.device_type == "cpu" else self._order
         weakref.finalize(self, _free, order, self._functions, self._fresh).atexit = False
 
@@ -73,8 +75,8 @@ class CompiledNetwork:
 
         Args:
             inputs: one array for each of `metadata.inputs`, in that order, with a batch of at least 1: numpy arrays,
-                or torch tensors on the network's device. Contiguous memory on a boundary of 64 bytes is not copied,
-                unless numpy arrays have to go to a GPU.
+                or torch tensors on the network's device, of one of the image sizes that the library is for. Contiguous
+                memory on a boundary of 64 bytes is not copied, unless numpy arrays have to go to a GPU.
 
         Returns:
             The outputs as arrays of the same kind, one alone not in a tuple.
@@ -85,21 +87,23 @@ class CompiledNetwork:
         """
         self._check_process()
         kind = array_kind(inputs, self.device)
-        batch = self._check(inputs, kind)
-        if batch in self._functions:
-            outputs = self._call(batch, kind, inputs)
+        signature = self._choose(inputs)
+        batch = self._check(signature, inputs, kind)
+        if batch in self.metadata.batch_sizes:
+            outputs = self._call(signature, batch, kind, inputs)
         else:
-            outputs = self._call_in_pieces(batch, kind, inputs)
+            outputs = self._call_in_pieces(signature, batch, kind, inputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def warm_up(self) -> None:
-        """Call the network once with each of its batch sizes, on zeros.
+        """Call the network once with each of its batch and image sizes, on zeros.
 
         What the first call does is then done: memory is taken, and on a GPU the kernels are captured as CUDA graphs.
         While they are, no other thread may use CUDA, so call it before other threads do.
         """
-        for size in self.metadata.batch_sizes:
-            self(*(np.zeros(spec.shape_for(size), numpy_dtype(spec.dtype)) for spec in self.metadata.inputs))
+        for signature in self._signatures:
+            for size in self.metadata.batch_sizes:
+                self(*(np.zeros(spec.shape_for(size), numpy_dtype(spec.dtype)) for spec in signature.inputs))
 
     def run(self, *inputs: Any) -> dict[str, Any]:
         """Run the network and return its outputs by name."""
@@ -113,9 +117,11 @@ class CompiledNetwork:
             ", ".join(f"{spec.name} {spec.dtype}[{', '.join(map(str, spec.shape))}]" for spec in specs)
             for specs in (self.metadata.inputs, self.metadata.outputs)
         )
+        others = [f"{height}x{width}" for height, width in (form.image_size for form in self.metadata.forms[1:])]
+        also = f", also for {', '.join(others)}" if others else ""
         sizes = ", ".join(map(str, self.metadata.batch_sizes))
         return (
-            f"<CompiledNetwork {self.metadata.name}: {inputs} -> {outputs}; batch sizes {sizes}; on "
+            f"<CompiledNetwork {self.metadata.name}: {inputs} -> {outputs}{also}; batch sizes {sizes}; on "
             f"{self.device_name}; {self._source.path}>"
         )
 
@@ -127,7 +133,7 @@ class CompiledNetwork:
         """`cpu`, or `cuda:N`."""
         return self.device[0] if self.device[0] == "cpu" else f"{self.device[0]}:{self.device[1]}"
 
-    def _call_in_pieces(self, batch: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
+    def _call_in_pieces(self, signature: Signature, batch: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
         """Serve a batch that the library has no function for with those that it has."""
         pieces = []
         position = 0
@@ -135,21 +141,21 @@ class CompiledNetwork:
             taken = min(size, batch - position)
             parts = [
                 _padded(spec, _pictures(spec, array, position, position + taken), size, kind)
-                for spec, array in zip(self.metadata.inputs, inputs, strict=True)
+                for spec, array in zip(signature.inputs, inputs, strict=True)
             ]
-            outputs = zip(self.metadata.outputs, self._call(size, kind, parts), strict=True)
+            outputs = zip(signature.outputs, self._call(signature, size, kind, parts), strict=True)
             pieces.append([_pictures(spec, output, 0, taken) for spec, output in outputs])
             position += taken
         return [
             parts[0] if len(parts) == 1 or spec.batch_axis is None else kind.concatenate(parts, spec.batch_axis)
-            for spec, parts in zip(self.metadata.outputs, zip(*pieces, strict=True), strict=True)
+            for spec, parts in zip(signature.outputs, zip(*pieces, strict=True), strict=True)
         ]
 
-    def _call(self, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
+    def _call(self, signature: Signature, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
         """Call the function for batches of `size`."""
         with self._turn(), kind.stream(self._order):
             try:
-                return self._call_in_turn(size, kind, inputs)
+                return self._call_in_turn(signature, size, kind, inputs)
             # without their frames, which would hold tensors on the GPU beyond the turn
             except UserError as error:
                 raise error.with_traceback(None) from error.__cause__
@@ -159,13 +165,14 @@ class CompiledNetwork:
                     "compile it again"
                 ) from error.with_traceback(None)
 
-    def _call_in_turn(self, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
+    def _call_in_turn(self, signature: Signature, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
         """Call the function; when this returns, its tensors on the GPU are freed, but for those that are returned."""
         given = [kind.to_tvm(array) for array in inputs]
-        returned = self._on_device(self._functions[size], *given)
+        name = signature.function(size)
+        returned = self._on_device(self._functions[name], *given)
         results = [returned] if isinstance(returned, tvm_ffi.Tensor) else list(returned)
-        self._check_results(results, size)
-        fresh = self._fresh[size].which(results, given)
+        self._check_results(signature, results, size)
+        fresh = self._fresh[name].which(results, given)
         arrays = [kind.from_tvm(result) for result in results]
         return [array if own else kind.copy(array) for array, own in zip(arrays, fresh, strict=True)]
 
@@ -186,11 +193,32 @@ class CompiledNetwork:
         if self.device[0] != "cpu" and os.getpid() != self._process:
             raise UserError(f"{self.metadata.name} runs on a GPU, which a forked process cannot use; start it by spawn")
 
-    def _check(self, inputs: Sequence[Any], kind: ArrayKind) -> int:
-        specs, sizes, name = self.metadata.inputs, self.metadata.batch_sizes, self.metadata.name
+    def _choose(self, inputs: Sequence[Any]) -> Signature:
+        """Return the signature whose image size the inputs have."""
+        specs = self.metadata.inputs
         if len(inputs) != len(specs):
             names = ", ".join(spec.name for spec in specs)
-            raise UserError(f"{name} takes {len(specs)} inputs ({names}), got {len(inputs)}")
+            raise UserError(f"{self.metadata.name} takes {len(specs)} inputs ({names}), got {len(inputs)}")
+        if len(self._signatures) == 1:
+            return self._signatures[0]
+        fitting = [
+            [_fits(spec, array) for spec, array in zip(signature.inputs, inputs, strict=True)]
+            for signature in self._signatures
+        ]
+        for signature, fits in zip(self._signatures, fitting, strict=True):
+            if all(fits):
+                return signature
+        # of inputs that fit apart, the first that does not fit those before it
+        position = next(i for i in range(len(specs)) if not any(all(fits[: i + 1]) for fits in fitting))
+        shapes = dict.fromkeys(_shape_text(signature.inputs[position].shape) for signature in self._signatures)
+        beside = " beside the other inputs" * any(fits[position] for fits in fitting)
+        raise UserError(
+            f"input {specs[position].name!r} must have shape {' or '.join(shapes)}{beside}, got "
+            f"{tuple(int(d) for d in inputs[position].shape)}"
+        )
+
+    def _check(self, signature: Signature, inputs: Sequence[Any], kind: ArrayKind) -> int:
+        specs, sizes, name = signature.inputs, self.metadata.batch_sizes, self.metadata.name
         batch = sizes[0]
         for spec, array in zip(specs, inputs, strict=True):
             if spec.batch_axis is not None:
@@ -205,8 +233,8 @@ class CompiledNetwork:
             )
         return batch
 
-    def _check_results(self, results: Sequence[Any], size: int) -> None:
-        specs = self.metadata.outputs
+    def _check_results(self, signature: Signature, results: Sequence[Any], size: int) -> None:
+        specs = signature.outputs
         if len(results) != len(specs) or not all(map(_is_as_said, results, specs, [size] * len(specs))):
             found = [f"{r.dtype}{list(r.shape)}" if isinstance(r, tvm_ffi.Tensor) else str(r) for r in results]
             raise UserError(
@@ -276,7 +304,7 @@ def _start(path: Path, devices: Sequence[int]) -> Any:
     return machine
 
 
-def _free(order: StreamOrder | None, *holders: dict[int, Any]) -> None:
+def _free(order: StreamOrder | None, *holders: dict[str, Any]) -> None:
     # functions hold their machine, and that what it returned last
     for holder in holders:
         if order is None:
@@ -308,12 +336,23 @@ def _is_as_said(result: Any, spec: TensorSpec, size: int) -> bool:
     return UNKNOWN in spec.shape or tuple(result.shape) == spec.shape_for(size)
 
 
+def _fits(spec: TensorSpec, array: Any) -> bool:
+    """Whether an array has the shape of an input but for the batch."""
+    shape = tuple(int(d) for d in array.shape)
+    return len(shape) == len(spec.shape) and all(
+        axis == spec.batch_axis or d == wanted for axis, (d, wanted) in enumerate(zip(shape, spec.shape, strict=True))
+    )
+
+
+def _shape_text(shape: Sequence[int | str]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
 def _check_input(spec: TensorSpec, array: Any, batch: int, kind: ArrayKind) -> None:
     shape = tuple(int(d) for d in array.shape)
     if shape != spec.shape_for(batch) or batch < 1:
-        text = ", ".join(str(d) for d in spec.shape)
         least = " with a batch of at least 1" if spec.batched else ""
-        raise UserError(f"input {spec.name!r} must have shape ({text}){least}, got {shape}")
+        raise UserError(f"input {spec.name!r} must have shape {_shape_text(spec.shape)}{least}, got {shape}")
     dtype = str(array.dtype).removeprefix("torch.")
     if dtype != spec.dtype:
         raise UserError(

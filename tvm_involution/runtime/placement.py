@@ -7,6 +7,7 @@ input is filled up with zeros at the right and the bottom.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +59,16 @@ class Placement:
             better = (shown > best) | (np.isnan(shown) & ~np.isnan(best))
             best[better], labels[better] = shown[better], label
         return labels
+
+
+def best_size(photograph: tuple[int, int], image_sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the image size that shows the whole photograph largest, of several the one with the fewest pixels."""
+
+    def shown(size: tuple[int, int]) -> tuple[int, int]:
+        height, width = Placement.fit(photograph, size).resized
+        return height * width, -size[0] * size[1]
+
+    return max(image_sizes, key=shown)
 
 
 def place_picture(

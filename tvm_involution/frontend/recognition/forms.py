@@ -34,6 +34,8 @@ class Product:
     """Sums of products of an element of `paths[0][0]` with one of `paths[1][0]`."""
 
     paths: tuple[Path, Path]
+    path: Path
+    """from what multiplied or added last: where it is itself a factor, as x * sigmoid(x) of windows may be"""
 
 
 Form: TypeAlias = Fixed | Moved | Product
@@ -72,17 +74,16 @@ def _form(node: Node, forms: dict[Node, Form]) -> Form | None:
         return _joined(moving, node)
     if node.target in ADDITIONS and len(operands) == 1 and node.args[1] == 0:  # where Python's `sum` begins
         return _joined(moving, node)
-    if node.target in PRODUCTS and len(operands) == 2 and all(isinstance(form, Moved) for form in sources):
-        return Product((sources[0].path, sources[1].path))  # type: ignore[union-attr]
+    if node.target in PRODUCTS and len(operands) == 2 and Fixed() not in sources:
+        return Product((sources[0].path, sources[1].path), (node,))  # type: ignore[union-attr]
     if node.target in PICKS:
         return _joined(moving, node) if isinstance(sources[0], (Moved, Product)) and len(moving) == 1 else None
     if node.target in MOVEMENTS or node.meta.get("one_hot"):
         return _joined(moving, node)
-    if node.target in SUMS and isinstance(moving[0], Product):
-        return _joined(moving, node)
-    if node.target in ADDITIONS and len(operands) == 2 and all(isinstance(form, Product) for form in sources):
-        return _joined(moving, node)
-    return None
+    sums = node.target in SUMS and isinstance(moving[0], Product)
+    adds = node.target in ADDITIONS and len(operands) == 2 and all(isinstance(form, Product) for form in sources)
+    joined = _joined(moving, node) if sums or adds else None
+    return Product(joined.paths, (node,)) if isinstance(joined, Product) else None
 
 
 def _is_floating(node: Node) -> bool:
@@ -114,11 +115,13 @@ def _merged(a: Form, b: Form) -> Form | None:
         straight = (_common(a.paths[0], b.paths[0]), _common(a.paths[1], b.paths[1]))
         crossed = (_common(a.paths[0], b.paths[1]), _common(a.paths[1], b.paths[0]))
         best = max(straight, crossed, key=lambda pair: min(len(pair[0]), len(pair[1])))
-        return Product(best) if all(best) else None
+        return Product(best, _common(a.path, b.path)) if all(best) else None
     return None
 
 
 def _end(form: Form, node: Node) -> Form:
+    if isinstance(form, Product):
+        return Product(form.paths, (*form.path, node))
     return Moved((*form.path, node)) if isinstance(form, Moved) else form
 
 

@@ -19,7 +19,7 @@ from .operators import ADDITIONS, CONVOLUTION, PAD, PRODUCTS, SUMS, WINDOWS
 from .probing import NotAnInvolution, equal, probe
 from .region import Region, between
 from .replacement import OPERATORS, Replacement
-from .windows import call, pad_before
+from .windows import call, pad_before, wrap_before
 
 _ATEN = torch.ops.aten
 
@@ -55,6 +55,7 @@ class _Recognition:
     def run(self) -> list[str]:
         activate_before_repetition(self._graph)
         pad_before(self._graph, self._weights.get)
+        wrap_before(self._graph, self._weights.get)
         # an involution's result may be what another is made of, which shows once the first is one call
         found = True
         while found:
@@ -124,9 +125,13 @@ class _Recognition:
         return None
 
     def _pairs(self, x_path: Path, kernel_path: Path, result: Node) -> Iterator[tuple[Node, Node, bool]]:
-        """Yield what may be x, the kernel, and whether x has its channels last; what is made first comes first."""
+        """Yield what may be x, the kernel, and whether x has its channels last.
+
+        Windows lie inside of x, so what is padded further on comes last; else what is made first comes first.
+        """
         total = math.prod(shape_of(result))
-        for channels_last, x in itertools.product((False, True), x_path):
+        padded = {node: sum(later.target is PAD for later in x_path[i + 1 :]) for i, node in enumerate(x_path)}
+        for channels_last, x in itertools.product((False, True), sorted(x_path, key=padded.__getitem__)):
             shape = shape_of(x)
             if len(shape) - 2 not in OPERATORS or x in kernel_path:
                 continue
@@ -165,14 +170,13 @@ class _Recognition:
 
 def _recognised(region: Region) -> Replacement | None:
     region.reduce_batch()
-    if not region.fits:
+    if not region.fits and not region.reduce_size():
         return None
     inner, padding = _without_padding(region)
-    full, x_shape, kernel_shape = region.x_shape(inner), region.x_shape(region.x), region.resized(region.kernel)
-    x_shape = (region.batch, *x_shape[1:])
+    full, x_shape, kernel_shape = region.x_shape(inner), region.evaluated(region.x), region.resized(region.kernel)
     try:
         wiring = probe(region, x_shape, kernel_shape)
-        tried = Replacement(wiring, (region.batch, *full[1:]), region.resized(region.result), padding)
+        tried = Replacement(wiring, region.evaluated(inner), region.resized(region.result), padding)
         cut = [width for before, behind in reversed(padding) for width in (-before, -behind)]
 
         def twin(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
@@ -185,6 +189,8 @@ def _recognised(region: Region) -> Replacement | None:
 
         if not equal(padded, twin, x_shape, kernel_shape):
             return None
+        if any(region.removed):
+            return tried.enlarged(full, shape_of(region.result), region.removed)
         return Replacement(wiring, full, shape_of(region.result), padding)
     except (NotAnInvolution, RuntimeError):
         return None

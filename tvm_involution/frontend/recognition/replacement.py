@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -61,9 +63,29 @@ class Replacement:
         self._wiring, self._batch = wiring, x_shape[0]
         self._result_shape = list(result_shape)
         self._kernel_shape = [self._batch, *wiring.kernel.shape[1:]]
-        self._place_windows(x_shape[2:], [before for before, _ in padding])
+        self._padded = [before for before, _ in padding]
+        self._place_windows(x_shape[2:])
         self._order_channels()
         self._order_kernel()
+
+    def enlarged(self, x_shape: Sequence[int], result_shape: Sequence[int], more: Sequence[int]) -> Replacement:
+        """Return the same for a tensor that has more pixels along each spatial axis, and perhaps more pictures.
+
+        Raises:
+            NotAnInvolution: its windows are not as many as the results.
+        """
+        wiring = self._wiring
+        steps = list(zip(wiring.out_size, more, wiring.stride, strict=True))
+        out_size = tuple(size + pixels // stride for size, pixels, stride in steps)
+        whole = all(pixels % stride == 0 for _, pixels, stride in steps)
+        if not whole or math.prod((*x_shape[:2], *out_size)) != math.prod(result_shape):
+            raise NotAnInvolution("it has other windows in a larger picture")
+        other = copy.copy(self)
+        other._wiring, other._batch = dataclasses.replace(wiring, out_size=out_size), x_shape[0]
+        other._result_shape = list(result_shape)
+        other._kernel_shape = [x_shape[0], len(wiring.channels), *wiring.kernel_size, *out_size]
+        other._place_windows(x_shape[2:])
+        return other
 
     def __call__(self, write: Writer, x: Any, kernel: Any, made_to_order: bool = False) -> Any:
         """Write the involution of `x` and `kernel`.
@@ -98,8 +120,8 @@ class Replacement:
         kernel = write(_ATEN.index_select.default, kernel, 1, write.constant(self._kernel_channels))
         return write.reshape(kernel, self._kernel_shape)
 
-    def _place_windows(self, sizes: Sequence[int], padded: Sequence[int]) -> None:
-        wiring = self._wiring
+    def _place_windows(self, sizes: Sequence[int]) -> None:
+        wiring, padded = self._wiring, self._padded
         before, behind, fits = [], [], []
         for axis, size in enumerate(sizes):
             stride, count = wiring.stride[axis], wiring.out_size[axis]

@@ -15,6 +15,9 @@ from torch import fx
 from .forms import Node, shape_of
 from .operators import CONVOLUTION, IM2COL, PAD
 
+_ATEN = torch.ops.aten
+# a tensor that is rolled in fewer ways makes no windows
+_FEWEST_WAYS = 3
 # a window that picks elements has few weights; larger ones are not looked at
 _MOST_WEIGHTS = 1 << 20
 
@@ -40,10 +43,83 @@ def pad_before(graph: fx.Graph, value_of: Callable[[Node], torch.Tensor | None])
                 )
 
 
+def wrap_before(graph: fx.Graph, value_of: Callable[[Node], torch.Tensor | None]) -> None:
+    """Make windows of rolled tensors: a tensor that is rolled in several ways is padded with its other side, once.
+
+    What is rolled so is then a slice of that, which lies inside of it.
+    """
+    sources: dict[Node, Node] = {}
+    shifts: dict[Node, dict[int, int]] = {}
+    for node in graph.nodes:
+        if (own := _shifts(node, value_of)) is not None:
+            before = shifts.get(node.args[0], {})
+            sources[node] = sources.get(node.args[0], node.args[0])
+            shifts[node] = {axis: before.get(axis, 0) + own.get(axis, 0) for axis in before | own}
+    for source in dict.fromkeys(sources.values()):
+        _wrap(graph, source, {node: shifts[node] for node, origin in sources.items() if origin is source})
+
+
+def _wrap(graph: fx.Graph, source: Node, rolls: dict[Node, dict[int, int]]) -> None:
+    sizes = shape_of(source)
+    axes = sorted({axis for shifts in rolls.values() for axis in shifts})
+    most = {axis: max(abs(shifts.get(axis, 0)) for shifts in rolls.values()) for axis in axes}
+    ways = {tuple(shifts.get(axis, 0) for axis in axes) for shifts in rolls.values()}
+    if len(ways) < _FEWEST_WAYS or any(2 * most[axis] >= sizes[axis] for axis in axes):
+        return
+    first = next(iter(rolls))
+    wrapped = source
+    with graph.inserting_before(first):
+        for axis in axes:
+            size, width = sizes[axis], most[axis]
+            sides = [
+                call(graph, _ATEN.slice.Tensor, (wrapped, axis, start, stop), first)
+                for start, stop in ((size - width, size), (0, width))
+            ]
+            wrapped = call(graph, _ATEN.cat.default, ([sides[0], wrapped, sides[1]], axis), first)
+    for node, shifts in rolls.items():
+        moved = wrapped
+        with graph.inserting_before(node):
+            for axis in axes:
+                start = most[axis] - shifts.get(axis, 0)
+                moved = call(graph, _ATEN.slice.Tensor, (moved, axis, start, start + sizes[axis]), node)
+        node.replace_all_uses_with(moved)
+
+
+def _shifts(node: Node, value_of: Callable[[Node], torch.Tensor | None]) -> dict[int, int] | None:
+    """Return how far a roll goes along which axes, also one that is written as a selection; None of another call."""
+    rank = len(shape_of(node))
+    if node.target is _ATEN.roll.default and len(node.args) > 2 and node.args[2]:
+        shifts = dict.fromkeys((axis % rank for axis in node.args[2]), 0)
+        for axis, shift in zip(node.args[2], node.args[1], strict=True):
+            shifts[axis % rank] += shift
+    elif node.target is _ATEN.index_select.default:
+        index = _known(node.args[2], value_of)
+        size = shape_of(node.args[0])[node.args[1]]
+        if index is None or len(index) != size or not bool(((index - index[0]) % size == torch.arange(size)).all()):
+            return None
+        shifts = {node.args[1] % rank: -int(index[0])}
+    else:
+        return None
+    # the shorter way round
+    return {axis: (shift + (n := shape_of(node)[axis]) // 2) % n - n // 2 for axis, shift in shifts.items()}
+
+
+def _known(node: Node, value_of: Callable[[Node], torch.Tensor | None]) -> torch.Tensor | None:
+    """Return the whole numbers that `node` holds, None where they depend on an input."""
+    if node.op == "placeholder":
+        return value_of(node)
+    if node.op == "get_attr":
+        return getattr(node.graph.owning_module, node.target)
+    values = {source: _known(source, value_of) for source in node.all_input_nodes}
+    if node.op != "call_function" or any(value is None for value in values.values()):
+        return None
+    return node.target(*fx.map_arg(node.args, values.__getitem__), **fx.map_arg(node.kwargs, values.__getitem__))
+
+
 def call(graph: fx.Graph, target: Any, args: tuple, like: Node, keywords: dict[str, Any] | None = None) -> Node:
     """Add a call at the point of insertion, with what is known of its result, and the source line of `like`."""
     node = graph.call_function(target, args, keywords or {})
-    values = [arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in args]
+    values = fx.map_arg(args, lambda arg: arg.meta["val"])
     node.meta["val"] = target(*values, **(keywords or {}))
     for key in ("stack_trace", "nn_module_stack"):
         if key in like.meta:
