@@ -136,7 +136,7 @@ class _Recognition:
             if len(shape) - 2 not in OPERATORS or x in kernel_path:
                 continue
             channels = shape[-1] if channels_last else shape[1]
-            if not total or total % (shape[0] * channels):
+            if not math.prod(shape) or not total or total % (shape[0] * channels):
                 continue
             windows, sizes = total // channels, set()
             for kernel in kernel_path:
