@@ -80,6 +80,7 @@ def compile(  # the contract's verb
     target: str | tvm.target.Target = "llvm",
     *,
     checkpoint: str | Path | Mapping[str, Any] | None = None,
+    checkpoint_key: str | None = None,
     batch: Size | Sequence[Size] | None = None,
     dtype: str | None = None,
     image_size: tuple[Size, Size] | None = None,
@@ -97,7 +98,9 @@ def compile(  # the contract's verb
             tensor, a tuple of positional arguments or a dictionary of arguments by name, each of which is a tensor
             or a tuple, list or dictionary of tensors.
         target: `llvm` (this CPU), `cuda` (this GPU), a tag or JSON that `tvm.target.Target` takes, or a target.
-        checkpoint: weights for the network: official OpenMMLab files, state dicts (also one in memory), safetensors.
+        checkpoint: weights for the network: files of trainers, state dicts (also one in memory), safetensors; see
+            `nn.load_checkpoint`.
+        checkpoint_key: which of several state dicts in the file to take, such as `ema_state_dict`.
         batch: the batch sizes to build for; 1 by default, for a `.pt2` file the one it was exported for.
         dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
         image_size: height and width in pixels; the zoo's own by default.
@@ -116,7 +119,7 @@ def compile(  # the contract's verb
     if resolved.kind.name == "cuda":
         check_cuda_compiler(str(resolved.attrs["arch"]))
     linker_of(resolved)  # that there is none is told at once
-    network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
+    network = resolve_network(model, checkpoint=checkpoint, checkpoint_key=checkpoint_key, image_size=image_size)
     batches = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)
     network.check_weights(wanted)

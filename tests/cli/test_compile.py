@@ -80,9 +80,24 @@ def test_checkpoint_and_dump(tmp_path: Path) -> None:
     torch.testing.assert_close(ti.load(tmp_path / "small.so")(x), network(x).detach(), rtol=1e-4, atol=1e-4)
 
 
+def test_one_of_several_state_dicts_of_a_checkpoint(tmp_path: Path) -> None:
+    own = small_network().state_dict()
+    torch.save({"model": own, "ema_state_dict": {f"module.{k}": v + 1 for k, v in own.items()}}, tmp_path / "w.pth")
+    words = ("compile", MODEL, "--image-size", "6x6", "-o", tmp_path / "x.so", "--checkpoint", tmp_path / "w.pth")
+    result = run_cli(*words, "--checkpoint-key", "ema_state_dict")
+    assert result.status == 0, result.err
+    assert "ema_state_dict was taken; there are also model" in result.out
+    network = small_network()
+    network.load_state_dict({k: v + 1 for k, v in own.items()})
+    x = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(ti.load(tmp_path / "x.so")(x), network(x).detach(), rtol=1e-4, atol=1e-4)
+    assert "has no state dict 'ema'" in run_cli(*words, "--checkpoint-key", "ema").error_line()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([MODEL, "--checkpoint-key", "ema"], "--checkpoint-key names a part of a checkpoint"),
         (["rednet5O"], "unknown model 'rednet5O': did you mean rednet50"),
         (["none.pt2"], "none.pt2 does not exist"),
         (["no.such.module:build"], "cannot import no.such.module:build"),

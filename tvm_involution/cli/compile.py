@@ -24,7 +24,8 @@ from .words import BatchSizes, ImageSize, kernels_text
     "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The shared library to write.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: OpenMMLab .pth, state dict, safetensors.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: .pth or .pt of any trainer, safetensors.")
+@click.option("--checkpoint-key", help="Which of several state dicts in the checkpoint to take: ema_state_dict ...")
 @click.option("--batch", type=BatchSizes(), help="Batch sizes to build for. [default: 1]")
 @click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
 @click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
@@ -40,6 +41,7 @@ def compile_command(
     target: str,
     output: Path,
     checkpoint: Path | None,
+    checkpoint_key: str | None,
     batch: tuple[int, ...] | None,
     dtype: str | None,
     image_size: tuple[int, int] | None,
@@ -78,6 +80,7 @@ def compile_command(
             model,
             target,
             checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key,
             batch=batch,
             dtype=dtype,
             image_size=image_size,

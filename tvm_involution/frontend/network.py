@@ -8,7 +8,7 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .. import zoo
 from ..arguments import Size, checked
 from ..errors import UserError
 from ..nn import build_model, load_checkpoint
+from ..nn.checkpoint_file import Checkpoint, read_checkpoint
 from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
 from .batch_axes import BatchAxes, compare_batches, fixed
 from .exported_program import load_program
@@ -59,6 +60,8 @@ class Network:
     colours: tuple[tuple[int, int, int], ...] | None = None
     output_names: tuple[str, ...] = field(default=())
     was_training: bool = False
+    remarks: list[str] = field(default_factory=list)
+    """what was chosen of a checkpoint"""
     _programs: dict[int, torch.export.ExportedProgram] = field(default_factory=dict, repr=False)
     """those exported so far, by batch size"""
 
@@ -119,9 +122,8 @@ class Network:
 
     def notes(self) -> list[str]:
         """Return what the network's author might want to know of how it is taken."""
-        if self.was_training:
-            return ["the module is in training mode; it is compiled as for inference, as after module.eval()"]
-        return []
+        training = ["the module is in training mode; it is compiled as for inference, as after module.eval()"]
+        return self.remarks + training * self.was_training
 
     def check_weights(self, dtype: str) -> None:
         """Check that the weights are numbers in `dtype`, too: float16 ends at 65504.
@@ -246,6 +248,7 @@ def resolve_network(
     model: Any,
     *,
     checkpoint: str | Path | Mapping[str, Any] | None = None,
+    checkpoint_key: str | None = None,
     image_size: tuple[Size, Size] | None = None,
 ) -> Network:
     """Return the network of a zoo name, a `.pt2` file, `package.module:function`, or a module.
@@ -257,6 +260,8 @@ def resolve_network(
     Raises:
         UserError: unknown name, unreadable file, a function that returns no module, a checkpoint that does not fit.
     """
+    if checkpoint_key is not None and checkpoint is None:
+        raise UserError("--checkpoint-key names a part of a checkpoint; give that as --checkpoint")
     if not isinstance(model, (str, Path)):
         network = _given(model, "the model", "is")
         assert network.module is not None
@@ -285,7 +290,7 @@ def resolve_network(
         network.module.float()
         network.arguments, network.keywords = tree_map(_to_single, (network.arguments, network.keywords))
     if checkpoint is not None:
-        load_checkpoint(network.module, checkpoint)
+        _load(network, read_checkpoint(checkpoint, checkpoint_key))
         network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
     if network.examples:
         if image_size is not None:
@@ -293,6 +298,19 @@ def resolve_network(
     else:
         network.image_size = image_size or network.image_size or (224, 224)
     return network
+
+
+def _load(network: Network, checkpoint: Checkpoint) -> None:
+    """Fill the network's module, and take the checkpoint's mean and deviation of pixels."""
+    assert network.module is not None
+    network.remarks += load_checkpoint(network.module, checkpoint)
+    if checkpoint.mean is None or checkpoint.std is None:
+        return
+    if network.preprocessing is None:
+        network.remarks.append(f"{checkpoint.name} tells mean and std of pixels; how to resize, --preprocessing tells")
+    else:
+        network.preprocessing = replace(network.preprocessing, mean=checkpoint.mean, std=checkpoint.std)
+        network.remarks.append("mean and std of pixels are those of the checkpoint's data_preprocessor")
 
 
 def _check_fixed(name: str, program: torch.export.ExportedProgram) -> None:
