@@ -15,7 +15,7 @@ import tvm_involution
 from ..files import check_apart, check_writable
 from .command import Command
 from .interrupt import check_interrupt
-from .words import BatchSizes, ImageSize, kernels_text
+from .words import BatchSizes, ImageSize, kernels_text, warn_of_random_weights
 
 
 @click.command("compile", cls=Command)
@@ -29,6 +29,11 @@ from .words import BatchSizes, ImageSize, kernels_text
 @click.option("--batch", type=BatchSizes(), help="Batch sizes to build for. [default: 1]")
 @click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
 @click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
+@click.option("--num-classes", type=click.IntRange(1), help="[default: as the checkpoint's head has, else the zoo's]")
+@click.option("--classes", type=click.Path(path_type=Path), help="Names of the classes: a text file, a line each.")
+@click.option(
+    "--preprocessing", type=click.Path(path_type=Path), help="How a picture is prepared: a .toml, as in models/."
+)
 @click.option(
     "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: your own, the shipped]"
 )
@@ -45,25 +50,30 @@ def compile_command(
     batch: tuple[int, ...] | None,
     dtype: str | None,
     image_size: tuple[int, int] | None,
+    num_classes: int | None,
+    classes: Path | None,
+    preprocessing: Path | None,
     tuning_logs: Path | None,
     cuda_graph: bool,
     debug_dump: Path | None,
 ) -> None:
     """Compile MODEL to one shared library with code, weights and metadata.
 
-    MODEL is a zoo name (`tvm-involution models`), a .pt2 file of torch.export.save, or package.module:function that
-    returns an nn.Module or (module, example inputs): a tensor, a tuple of arguments or a dictionary of them by name.
+    MODEL is a zoo name (`tvm-involution models`), a .toml file like those in models/, a .pt2 file of
+    torch.export.save, or package.module:function that returns an nn.Module or (module, example inputs): a tensor, a
+    tuple of arguments or a dictionary of them by name.
 
     \b
     Examples:
       tvm-involution compile rednet50 -o rednet50.so --checkpoint rednet50.pth
       tvm-involution compile rednet26 --batch 1,8 --image-size 288x288 -o rednet26.so
       tvm-involution compile rednet50 --target nvidia/nvidia-h100 --dtype float16 -o rednet50-h100.so
-      tvm-involution compile exported.pt2 -o exported.so
+      tvm-involution compile rednet26 --checkpoint finetuned.pth --classes names.txt -o mine.so
+      tvm-involution compile exported.pt2 --classes names.txt --preprocessing pixels.toml -o exported.so
     """
     from ..frontend.user_function import source_file
 
-    check_apart(output, model, checkpoint, source_file(model))
+    check_apart(output, model, checkpoint, source_file(model), classes, preprocessing)
     check_writable(output)
     console = Console(stderr=True)
     start = time.monotonic()
@@ -84,6 +94,9 @@ def compile_command(
             batch=batch,
             dtype=dtype,
             image_size=image_size,
+            num_classes=num_classes,
+            classes=classes,
+            preprocessing=preprocessing,
             tuning_logs=tuning_logs,
             cuda_graph=cuda_graph,
             debug_dump=debug_dump,
@@ -96,6 +109,7 @@ def compile_command(
     click.echo(f"{output}: {metadata.name}, {size:.1f} MiB, {time.monotonic() - start:.1f} s")
     click.echo(f"  weights  {metadata.weights_origin}")
     click.echo(f"  code     {kernels_text(metadata.kernels)}")
+    warn_of_random_weights(metadata)
     for note in library.notes:
         click.echo(f"  note     {note}")
     if output.suffix == ".so" and (source := output.with_suffix(".py")).is_file():

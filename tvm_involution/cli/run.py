@@ -17,7 +17,7 @@ from .command import Command
 from .inputs import read_inputs
 from .photograph import report_photograph
 from .streams import can_show
-from .words import Number, print_json
+from .words import Number, print_json, warn_of_random_weights
 
 _BAR = 40
 
@@ -61,6 +61,7 @@ def run_command(
     if output is not None and draw is not None and output.resolve() == draw.resolve():
         raise UserError(f"--output and --draw are both {output}; name two files")
     network = load(library, device)
+    warn_of_random_weights(network.metadata)
     arrays, photograph = read_inputs(network.metadata, input_file)
     if draw is not None and photograph is None:
         raise UserError(f"--draw needs a picture and a network that finds things in it, not {network.metadata.task}")

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ..runtime.metadata import KernelCoverage
+from ..runtime.metadata import KernelCoverage, LibraryMetadata
 
 # longer numbers are no sizes: TVM counts elements in 32 bits
 _NUMBER = re.compile(r"0*[1-9][0-9]{0,8}")
@@ -84,3 +84,13 @@ def kernels_text(kernels: KernelCoverage) -> str:
         f"{kernels.total} kernels: {kernels.record} from tuning records{borrowed}, "
         f"{kernels.rule} from rules' defaults, {kernels.fallback} that no rule was made for"
     ) + (f" ({rules})" if rules else "")
+
+
+def warn_of_random_weights(metadata: LibraryMetadata) -> None:
+    """Say on standard error that answers mean nothing, where nobody trained the weights."""
+    if metadata.weights_are_random:
+        click.echo(
+            f"tvm-involution: warning: the weights of {metadata.name} are random, so its answers mean nothing; compile "
+            "it with --checkpoint",
+            err=True,
+        )
