@@ -41,6 +41,7 @@ def test_published_figures(name):
     assert spec.published["source"]
     assert (spec.task, spec.image_size, spec.weights_file) == ("classification", (224, 224), None)
     assert spec.preprocessing == {
+        "backend": "opencv",
         "resize": 256,
         "crop": 224,
         "mean": [123.675, 116.28, 103.53],
