@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from . import nn, te
     from .compiler import CompiledLibrary, compile
     from .runtime import CompiledNetwork, load
+    from .runtime.predictor import Predictor
     from .tuning.tuner import tune
     from .zoo import list_models
 
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CompiledLibrary",
     "CompiledNetwork",
+    "Predictor",
     "UserError",
     "compile",
     "list_models",
@@ -42,6 +44,7 @@ __all__ = [
 _LAZY: dict[str, tuple[str, str | None]] = {
     "CompiledLibrary": (".compiler", "CompiledLibrary"),
     "CompiledNetwork": (".runtime", "CompiledNetwork"),
+    "Predictor": (".runtime.predictor", "Predictor"),
     "compile": (".compiler", "compile"),
     "list_models": (".zoo", "list_models"),
     "load": (".runtime", "load"),

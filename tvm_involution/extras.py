@@ -14,6 +14,7 @@ _EXTRAS = {
     "tornado": "tune",
     "matplotlib": "bench",
     "ziglang": "cross",
+    "pyarrow": "parquet",
 }
 """module -> the extra in pyproject.toml that brings it"""
 

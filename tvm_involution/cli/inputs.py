@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
 from ..runtime import LibraryMetadata, TensorSpec
 from ..runtime.arrays import numpy_dtype
-from ..runtime.placement import Placement, place_picture
-from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
+from ..runtime.placement import Placement
+from ..runtime.prepare import prepare_picture
+from ..runtime.preprocessing import read_picture
 from .array_file import read_array, read_arrays
 
 
@@ -46,16 +46,11 @@ def read_inputs(metadata: LibraryMetadata, path: Path) -> tuple[list[np.ndarray]
 
 
 def _read_picture(metadata: LibraryMetadata, path: Path) -> tuple[np.ndarray, Photograph | None]:
-    preprocessing, spec = metadata.preprocessing, metadata.inputs[0]
-    if preprocessing is None:
-        raise UserError(f"{metadata.name} does not say how to prepare a picture; give an array in .npy or .npz")
-    height, width = (int(size) for size in spec.shape[2:])
-    picture, dtype = read_picture(path), numpy_dtype(spec.dtype)
-    if preprocessing.crop is None:
-        array, placement = place_picture(picture, preprocessing, (height, width))
-        return array.astype(dtype), Photograph(picture, placement)
-    cropped = crop_picture(picture, preprocessing, (height, width))
-    return picture_to_array(cropped, preprocessing).astype(dtype), None
+    if metadata.preprocessing is None:
+        prepare_picture(metadata, Image.new("RGB", (1, 1)))  # says what to do
+    picture = read_picture(path)
+    array, placement = prepare_picture(metadata, picture)
+    return array, None if placement is None else Photograph(picture, placement)
 
 
 def _restored(spec: TensorSpec, array: np.ndarray) -> np.ndarray:

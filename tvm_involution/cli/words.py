@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -62,6 +63,16 @@ class Number(click.FloatRange):
 def print_json(data: Any) -> None:
     """Print machine-readable output."""
     click.echo(json.dumps(data, indent=1))
+
+
+def print_json_line(data: Any) -> None:
+    """Print machine-readable output, on one line."""
+    click.echo(json.dumps(data))
+
+
+def storable(array: np.ndarray) -> np.ndarray:
+    """Return what the .npy format can hold: it has no bfloat16, and float32 has all of its values."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

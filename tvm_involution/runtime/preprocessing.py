@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,17 +42,17 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     check_input_file(file)
     Image.init()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures; the largest are an error
-            with Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as picture:
-                if 0 in picture.size:
-                    raise UnidentifiedImageError("it has no pixels")
-                with quiet_stderr() if picture.format == "TIFF" else contextlib.nullcontext():
-                    picture.load()
-                turned = ImageOps.exif_transpose(picture)
-                if turned.mode in _DEEP:
-                    return _to_8_bits(file, turned, picture.format)
-                return turned.convert("RGB")
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        # warnings are of large pictures; the largest are an error
+        with _without_warnings, Image.open(file, formats=formats) as picture:
+            if 0 in picture.size:
+                raise UnidentifiedImageError("it has no pixels")
+            with _quiet_tiff() if picture.format == "TIFF" else contextlib.nullcontext():
+                picture.load()
+            turned = ImageOps.exif_transpose(picture)
+            if turned.mode in _DEEP:
+                return _to_8_bits(file, turned, picture.format)
+            return turned.convert("RGB")
     except UserError:
         raise
     except Exception as error:  # decoders raise whatever damaged data leads them to
@@ -70,6 +72,40 @@ def check_input_file(file: Path) -> None:
         raise UserError(f"{file} does not exist; name a picture, or an array in .npy or .npz")
     kind = "a folder" if file.is_dir() else "a pipe or a device"
     raise UserError(f"{file} is {kind}; name a file: a picture, or an array in .npy or .npz")
+
+
+class _WithoutWarnings:
+    """Ignores warnings while any thread is inside: `warnings.catch_warnings` mixes up those of several."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._catcher.__exit__(None, None, None)
+
+
+_without_warnings = _WithoutWarnings()
+_tiff_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet_tiff() -> Iterator[None]:
+    """Swallow what libtiff says, for one thread after another: standard error is the process's."""
+    with _tiff_lock, quiet_stderr():
+        yield
 
 
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
