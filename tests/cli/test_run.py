@@ -170,7 +170,7 @@ def test_headers_that_promise_too_much(tmp_path: Path, affine: Path, suffix: str
 def test_inputs_that_are_no_files(tmp_path: Path, affine: Path, colour: Path) -> None:
     for name in ("folder", "folder.npy", "folder.npz"):
         (tmp_path / name).mkdir()
-        assert "is a folder; name a file" in run_cli("run", colour, "--input", tmp_path / name).error_line()
+        assert "has no pictures in it" in run_cli("run", colour, "--input", tmp_path / name).error_line()
     np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
     twice = ("--input", tmp_path / "x.npy", "--input", tmp_path / "y.npy")
     assert "'--input' was given more than once" in run_cli("run", affine, *twice).error_line()

@@ -143,7 +143,7 @@ def test_killed_it_goes_on(tmp_path: Path, colour: Path, suffix: str) -> None:
     if suffix == "parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
     (folder := tmp_path / "photos").mkdir()
-    picture = Image.new("RGB", (2000, 1500), COLOURS["green"])
+    picture = Image.new("RGB", (1200, 900), COLOURS["green"])
     picture.save(folder / "0.jpg")
     for i in range(1, 150):
         os.link(folder / "0.jpg", folder / f"{i}.jpg")
