@@ -21,6 +21,7 @@ from .extras import missing_extra
 if TYPE_CHECKING:
     from . import nn, te
     from .compiler import CompiledLibrary, compile
+    from .evaluation import evaluate
     from .runtime import CompiledNetwork, load
     from .runtime.predictor import Predictor
     from .tuning.tuner import tune
@@ -33,6 +34,7 @@ __all__ = [
     "Predictor",
     "UserError",
     "compile",
+    "evaluate",
     "list_models",
     "load",
     "nn",
@@ -46,6 +48,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "CompiledNetwork": (".runtime", "CompiledNetwork"),
     "Predictor": (".runtime.predictor", "Predictor"),
     "compile": (".compiler", "compile"),
+    "evaluate": (".evaluation", "evaluate"),
     "list_models": (".zoo", "list_models"),
     "load": (".runtime", "load"),
     "nn": (".nn", None),

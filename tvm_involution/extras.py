@@ -15,6 +15,7 @@ _EXTRAS = {
     "matplotlib": "bench",
     "ziglang": "cross",
     "pyarrow": "parquet",
+    "pycocotools": "evaluate",
 }
 """module -> the extra in pyproject.toml that brings it"""
 
