@@ -13,7 +13,7 @@ _BITS = 11
 
 
 def resize(pixels: np.ndarray, size: tuple[int, int], window: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """As `resize_linear`; by OpenCV itself, which is a hundred times as fast, where that is installed."""
+    """As `resize_linear`; by OpenCV itself, which is ten times as fast and more, where that is installed."""
     try:
         import cv2
     except ImportError:
@@ -49,17 +49,30 @@ def resize_linear(
     above, down = _taps(pixels.shape[0], height, top, rows)
     both = np.clip(np.stack([above, above + 1]), 0, pixels.shape[0] - 1)
     needed, places = np.unique(both, return_inverse=True)
-    taken = pixels[needed]
-    sums = np.multiply(taken[:, lefts], across[:, :1], dtype=np.int32)
-    sums += np.multiply(taken[:, rights], across[:, 1:], dtype=np.int32)
+    # rows as one line of numbers each: loops over three channels alone would take most of the time
+    channels = pixels.shape[2]
+    lines = pixels[needed].reshape(len(needed), -1)
+    sums = _product(lines, lefts, across[:, 0], channels)
+    sums += _product(lines, rights, across[:, 1], channels)
     sums >>= 4
     uppers, lowers = places.reshape(2, -1)
     # a product of 31 bits at most
-    result = (sums[uppers] * down[:, :1, None]) >> 16
-    result += (sums[lowers] * down[:, 1:, None]) >> 16
+    result = sums[uppers]
+    result *= down[:, :1]
+    result >>= 16
+    second = sums[lowers]
+    second *= down[:, 1:]
+    second >>= 16
+    result += second
     result += 2
     result >>= 2
-    return result.astype(np.uint8)
+    return result.astype(np.uint8).reshape(rows, columns, channels)
+
+
+def _product(lines: np.ndarray, columns: np.ndarray, weights: np.ndarray, channels: int) -> np.ndarray:
+    """Return some pixels of each line, each times its weight, in int32."""
+    places = (columns[:, None] * channels + np.arange(channels)).reshape(-1)
+    return np.multiply(lines.take(places, axis=1), np.repeat(weights, channels), dtype=np.int32)
 
 
 def _taps(length: int, wanted: int, start: int, count: int) -> tuple[np.ndarray, np.ndarray]:
