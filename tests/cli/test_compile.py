@@ -136,6 +136,7 @@ def test_one_of_several_state_dicts_of_a_checkpoint(tmp_path: Path) -> None:
     result = run_cli(*words, "--checkpoint-key", "ema_state_dict")
     assert result.status == 0, result.err
     assert "ema_state_dict was taken; there are also model" in result.out
+    assert read_metadata(tmp_path / "x.so").weights_origin == f"{tmp_path / 'w.pth'}:ema_state_dict"
     network = small_network()
     network.load_state_dict({k: v + 1 for k, v in own.items()})
     x = torch.randn(1, 3, 6, 6)

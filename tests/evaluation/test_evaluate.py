@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 
 import tvm_involution as ti
 from tvm_involution import UserError
+from tvm_involution.evaluation.against_torch import TorchModule
 from tvm_involution.evaluation.cityscapes import Cityscapes
 from tvm_involution.evaluation.coco import Coco
 from tvm_involution.runtime import LibraryMetadata, load
@@ -107,6 +109,20 @@ def test_against_torch(tmp_path: Path, folders: Path, monkeypatch: pytest.Monkey
         "differs from torch            6 of 8 pictures"
         in run_cli("evaluate", library, "--data", data, "--against", "torch").out
     )
+
+
+def test_the_weights_that_torch_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colour: Path) -> None:
+    """Of the file, and of the state dict in it, that the library was compiled with."""
+    monkeypatch.setitem(sys.modules, __name__, sys.modules[Means.__module__])
+    states = {key: {"conv.weight": torch.full((3, 3, 1, 1), value)} for key, value in (("model", 1.0), ("ema", 2.0))}
+    torch.save(states, tmp_path / "w.pth")
+    metadata = dataclasses.replace(load(colour).metadata, name=f"{__name__}:Means")
+    for origin, value in (("w.pth", 1.0), ("w.pth:model", 1.0), ("w.pth:ema", 2.0)):
+        peer = TorchModule(dataclasses.replace(metadata, weights_origin=str(tmp_path / origin)), 0.0)
+        assert (peer._module.conv.weight == value).all()
+    for origin in ("none.pth", "none.pth:ema", "a state dict"):
+        with pytest.raises(UserError, match="which are not there; leave out --against"):
+            TorchModule(dataclasses.replace(metadata, weights_origin=origin), 0.0)
 
 
 # ---------------------------------------------------------------- objects

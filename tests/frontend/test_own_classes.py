@@ -95,6 +95,9 @@ def test_pixels_of_a_checkpoint():
     network = resolve_network("rednet_photos", checkpoint=state | pixels)
     assert (network.preprocessing.mean, network.preprocessing.std) == ((1, 2, 3), (4, 5, 6))
     assert network.preprocessing.resize == 96 and "data_preprocessor" in network.notes()[0]
+    own = {"mean": (7, 8, 9), "std": (1, 1, 1), "resize": 96, "crop": 96}
+    network = resolve_network("rednet_photos", checkpoint=state | pixels, preprocessing=own)
+    assert network.preprocessing.mean == (7, 8, 9) and not network.notes()
 
 
 def test_a_backbone_alone_leaves_the_head_random():

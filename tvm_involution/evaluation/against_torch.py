@@ -25,8 +25,10 @@ class TorchModule:
     def __init__(self, metadata: LibraryMetadata, score_threshold: float) -> None:
         from ..frontend.network import resolve_network
 
-        origin = metadata.weights_origin
+        origin, key = metadata.weights_origin, None
         own = origin == RANDOM_WEIGHTS or origin.startswith("models/") or origin == "as built by the function"
+        if not own and not Path(origin).is_file() and Path(origin.rpartition(":")[0]).is_file():
+            origin, _, key = origin.rpartition(":")
         if not own and not Path(origin).is_file():
             raise UserError(
                 f"{metadata.name} has weights of {origin}, which torch needs and which are not there; leave out "
@@ -34,7 +36,10 @@ class TorchModule:
             )
         size = metadata.inputs[0].shape[2:]
         network = resolve_network(
-            metadata.name, checkpoint=None if own else origin, image_size=(int(size[0]), int(size[1]))
+            metadata.name,
+            checkpoint=None if own else origin,
+            checkpoint_key=key,
+            image_size=(int(size[0]), int(size[1])),
         )
         if network.module is None:
             raise UserError(f"{metadata.name} was compiled from a program without its module; leave out --against")

@@ -306,9 +306,13 @@ def resolve_network(
         if read is not None:
             random = network.weights_origin == RANDOM_WEIGHTS
             network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
+            if checkpoint_key is not None:
+                network.weights_origin += f":{checkpoint_key}"
             if _load(network, read) and random:
                 network.weights_origin += f", the rest {RANDOM_WEIGHTS}"
-            if read.classes is not None:
+            if prepared is None:
+                _take_pixels(network, read)
+            if named is None and read.classes is not None:
                 _take_classes(network, read)
         if network.examples:
             if image_size is not None:
@@ -374,22 +378,21 @@ def _take_classes(network: Network, checkpoint: Checkpoint) -> None:
 
 
 def _load(network: Network, checkpoint: Checkpoint) -> bool:
-    """Fill the network's module, and take the checkpoint's mean and deviation of pixels.
-
-    Returns:
-        Whether it has the backbone alone.
-    """
+    """Fill the network's module; return whether the checkpoint has the backbone alone."""
     assert network.module is not None
     network.remarks += load_checkpoint(network.module, checkpoint)
-    partly = fit_names(network.module, checkpoint.state).target is not network.module
+    return fit_names(network.module, checkpoint.state).target is not network.module
+
+
+def _take_pixels(network: Network, checkpoint: Checkpoint) -> None:
+    """Take the mean and deviation of pixels that a checkpoint tells."""
     if checkpoint.mean is None or checkpoint.std is None:
-        return partly
+        return
     if network.preprocessing is None:
         network.remarks.append(f"{checkpoint.name} tells mean and std of pixels; how to resize, --preprocessing tells")
     else:
         network.preprocessing = replace(network.preprocessing, mean=checkpoint.mean, std=checkpoint.std)
         network.remarks.append("mean and std of pixels are those of the checkpoint's data_preprocessor")
-    return partly
 
 
 def _check_fixed(name: str, program: torch.export.ExportedProgram) -> None:
