@@ -21,7 +21,9 @@ from .extras import missing_extra
 if TYPE_CHECKING:
     from . import nn, te
     from .compiler import CompiledLibrary, compile
+    from .evaluation import evaluate
     from .runtime import CompiledNetwork, load
+    from .runtime.predictor import Predictor
     from .tuning.tuner import tune
     from .zoo import list_models
 
@@ -29,8 +31,10 @@ __version__ = "0.1.0"
 __all__ = [
     "CompiledLibrary",
     "CompiledNetwork",
+    "Predictor",
     "UserError",
     "compile",
+    "evaluate",
     "list_models",
     "load",
     "nn",
@@ -42,7 +46,9 @@ __all__ = [
 _LAZY: dict[str, tuple[str, str | None]] = {
     "CompiledLibrary": (".compiler", "CompiledLibrary"),
     "CompiledNetwork": (".runtime", "CompiledNetwork"),
+    "Predictor": (".runtime.predictor", "Predictor"),
     "compile": (".compiler", "compile"),
+    "evaluate": (".evaluation", "evaluate"),
     "list_models": (".zoo", "list_models"),
     "load": (".runtime", "load"),
     "nn": (".nn", None),

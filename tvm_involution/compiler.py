@@ -17,7 +17,7 @@ from tvm import relax
 
 from . import __version__, lowering
 from .arguments import UNCHECKED, Size, checked
-from .errors import told_in_one_line
+from .errors import UserError, told_in_one_line
 from .files import atomic_write, check_apart, check_room
 from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
@@ -31,7 +31,7 @@ from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
 from .runtime.arrays import numpy_dtype
 from .runtime.library_file import seal
-from .runtime.metadata import Form, LibraryMetadata, TensorSpec, function_name
+from .runtime.metadata import Form, LibraryMetadata, TensorSpec, function_name, picture_problems
 from .runtime.threads import thread_count
 from .runtime.tvm_runtime import tvm_version
 from .target import as_target, cpu_features
@@ -83,9 +83,13 @@ def compile(  # the contract's verb
     target: str | tvm.target.Target = "llvm",
     *,
     checkpoint: str | Path | Mapping[str, Any] | None = None,
+    checkpoint_key: str | None = None,
     batch: Size | Sequence[Size] | None = None,
     dtype: str | None = None,
     image_size: tuple[Size, Size] | Sequence[tuple[Size, Size]] | None = None,
+    num_classes: Size | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    preprocessing: str | Path | Mapping[str, Any] | None = None,
     tuning_logs: str | Path | None = None,
     cuda_graph: bool = True,
     debug_dump: str | Path | None = None,
@@ -95,16 +99,25 @@ def compile(  # the contract's verb
     """Compile a network for a target.
 
     Args:
-        model: a zoo name (`rednet50`), a `.pt2` file of `torch.export.save`, `package.module:function` that returns
-            a module, a module itself, or a program of `torch.export`. Inputs of modules are (N, C, H, W), or those of
-            the examples in (module, inputs): a tensor, a tuple of positional arguments or a dictionary of arguments
-            by name, each of which is a tensor or a tuple, list or dictionary of tensors.
+        model: a zoo name (`rednet50`) or a `.toml` file like the zoo's, a `.pt2` file of `torch.export.save`,
+            `package.module:function` that returns a module, a module itself, or a program of `torch.export`. Inputs of
+            modules are (N, C, H, W), or those of the examples in (module, inputs): a tensor, a tuple of positional
+            arguments or a dictionary of arguments by name, each of which is a tensor or a tuple, list or dictionary of
+            tensors.
         target: `llvm` (this CPU), `cuda` (this GPU), a tag or JSON that `tvm.target.Target` takes, or a target.
-        checkpoint: weights for the network: official OpenMMLab files, state dicts (also one in memory), safetensors.
+        checkpoint: weights for the network: files of trainers, state dicts (also one in memory), safetensors; see
+            `nn.load_checkpoint`.
+        checkpoint_key: which of several state dicts in the file to take, such as `ema_state_dict`.
         batch: the batch sizes to build for; 1 by default, for a program with one batch size that.
         dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
         image_size: height and width in pixels, or several of them, of which the input chooses; the zoo's own by
             default, for a `.pt2` file the one it was exported with.
+        num_classes: by default as many as the checkpoint's head has, else the zoo's; of a function, an argument of it.
+        classes: their names, or a file of them, a line each; by default those that the checkpoint tells, else the
+            zoo's. With names, a network of the user's with an output (batch, classes) or (batch, classes, height,
+            width) is taken for a classifier of pictures or of pixels.
+        preprocessing: how a picture becomes an input: `mean` and `std`, where wanted `resize`, `crop` and `backend`; a
+            table, or a `.toml` file of it. By default the zoo's.
         tuning_logs: folder of tuning logs; the shipped ones by default.
         cuda_graph: on GPUs, launch a network's kernels as one CUDA graph, where they can be captured.
         debug_dump: folder for the module's text after each phase.
@@ -120,7 +133,15 @@ def compile(  # the contract's verb
     if resolved.kind.name == "cuda":
         check_cuda_compiler(str(resolved.attrs["arch"]))
     linker_of(resolved)  # that there is none is told at once
-    network = resolve_network(model, checkpoint=checkpoint, image_size=image_size)
+    network = resolve_network(
+        model,
+        checkpoint=checkpoint,
+        checkpoint_key=checkpoint_key,
+        image_size=image_size,
+        num_classes=num_classes,
+        classes=classes,
+        preprocessing=preprocessing,
+    )
     batches = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)
     network.check_weights(wanted)
@@ -137,6 +158,12 @@ def compile(  # the contract's verb
     mod = tvm.IRModule(functions)
     axes = [network.batch_axes(batches, image_size) for image_size in sizes]
     first, program = functions[function_name(batches[0], sizes[0])], network.export(batches[0])
+    inputs = _input_specs(first, axes[0], wanted, "NCHW" if network.takes_pictures else "")
+    outputs = _output_specs(first, axes[0], wanted, network.output_names or output_names(program))
+    network.tell_task(outputs)
+    outputs = _output_specs(first, axes[0], wanted, network.output_names or output_names(program))
+    for problem in picture_problems(network.task, inputs, outputs, network.preprocessing, network.classes):
+        raise UserError(f"{network.name} cannot be given pictures as is said: {problem}")
 
     with told_in_one_line(f"cannot compile {network.name} for {resolved.kind.name}"):
         mod = pipeline.run(
@@ -157,8 +184,8 @@ def compile(  # the contract's verb
     metadata = LibraryMetadata(
         name=network.name,
         task=network.task,
-        inputs=_input_specs(first, axes[0], wanted, "NCHW" if network.takes_pictures else ""),
-        outputs=_output_specs(first, axes[0], wanted, network.output_names or output_names(program)),
+        inputs=inputs,
+        outputs=outputs,
         batch_sizes=batches,
         dtype=wanted,
         preprocessing=network.preprocessing,
@@ -184,7 +211,7 @@ def compile(  # the contract's verb
         cuda_graph=has_cuda_graphs(mod),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    read = [file for file in (model, checkpoint) if isinstance(file, (str, Path))]
+    read = [file for file in (model, checkpoint, classes, preprocessing) if isinstance(file, (str, Path))]
     return CompiledLibrary(executable, resolved, metadata, notes, read)
 
 

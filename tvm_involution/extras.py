@@ -14,6 +14,8 @@ _EXTRAS = {
     "tornado": "tune",
     "matplotlib": "bench",
     "ziglang": "cross",
+    "pyarrow": "parquet",
+    "pycocotools": "evaluate",
 }
 """module -> the extra in pyproject.toml that brings it"""
 

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from .errors import UserError
 
+_HEADER = struct.Struct("<4s5H3L2H")
 _END = struct.Struct("<4s4HLLH")
 _LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
@@ -70,6 +71,24 @@ def check_archive(path: str | os.PathLike[str]) -> None:
         damaged = archive.testzip() if any(entry.CRC for entry in archive.infolist()) else None
         if damaged is not None:
             raise UserError(f"{path} is damaged: the sum of {damaged} does not match; copy or fetch it again")
+
+
+def read_entry(archive: zipfile.ZipFile, name: str) -> bytearray:
+    """Return an entry's bytes, of an archive that has been checked: also of one without sums, which has none to match.
+
+    Raises:
+        KeyError: there is no such entry.
+        EOFError: the file ends within it.
+    """
+    entry, file = archive.getinfo(name), archive.fp
+    assert file is not None
+    file.seek(entry.header_offset)
+    *_, name_length, extra_length = _HEADER.unpack(file.read(_HEADER.size))
+    file.seek(name_length + extra_length, os.SEEK_CUR)
+    content = bytearray(entry.file_size)
+    if file.readinto(content) != entry.file_size:  # type: ignore[attr-defined]
+        raise EOFError(f"it ends within {name}")
+    return content
 
 
 def _is_ambiguous(archive: zipfile.ZipFile, file: BinaryIO) -> bool:

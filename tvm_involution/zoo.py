@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ else:
 
 
 _Kind = TypeVar("_Kind")
+TASKS = ("classification", "semantic_segmentation", "detection", "instance_segmentation")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,17 @@ def get_model(name: str) -> ModelSpec:
     return _read(known[name])
 
 
+def read_model(path: Path) -> ModelSpec:
+    """Return the network of a file that is written like those in models/.
+
+    Files that it names lie beside it; `classes_file` may also be one of models/classes.
+
+    Raises:
+        UserError: no such file, or one with a table or key that is missing, misspelt or of another type.
+    """
+    return _read(path)
+
+
 @dataclass(frozen=True)
 class _Input:
     image_size: tuple[int, int]
@@ -85,6 +97,7 @@ class _Preprocessing:
     std: tuple[float, float, float]
     resize: int | None = None
     crop: int | None = None
+    backend: str = "pillow"
 
 
 @dataclass(frozen=True)
@@ -108,9 +121,9 @@ class _File:
     """What models/*.toml may hold; [network] has `builder`, and that builder's arguments."""
 
     task: str
-    description: str
     network: dict[str, Any]
     input: _Input
+    description: str = ""
     published: _Published | None = None
     preprocessing: _Preprocessing | None = None
     weights: _Weights | None = None
@@ -119,7 +132,7 @@ class _File:
 
 
 @dataclass(frozen=True)
-class _Classes:
+class Classes:
     """What models/classes/*.toml may hold."""
 
     names: tuple[str, ...]
@@ -129,12 +142,20 @@ class _Classes:
 
 def _read(path: Path) -> ModelSpec:
     data, file = _decode(_File, path)
+    if file.task not in TASKS:
+        raise UserError(f"{path}: unknown task {file.task!r:.80}; expected one of {', '.join(TASKS)}")
+    if min(file.input.image_size) < 1:
+        raise UserError(f"{path}: image_size must be a height and a width in pixels")
     network = dict(file.network)
     if not isinstance(builder := network.pop("builder", None), str):
         raise UserError(f"{path}: [network] lacks a builder, an entry of BUILDERS in tvm_involution/nn/build.py")
-    classes = _Classes(file.classes) if file.classes else None
+    classes = Classes(file.classes) if file.classes else None
     if file.classes_file is not None:
-        _, classes = _decode(_Classes, path.parent / "classes" / f"{file.classes_file}.toml")
+        shipped = data_dir("models") / "classes" / f"{file.classes_file}.toml"
+        own = "/" in file.classes_file or not shipped.is_file()
+        classes = read_classes(path.parent / file.classes_file if own else shipped)
+    if classes is not None and network.get("num_classes", len(classes.names)) != len(classes.names):
+        raise UserError(f"{path}: {network['num_classes']} classes, and names of {len(classes.names)}")
     return ModelSpec(
         name=path.stem,
         task=file.task,
@@ -151,17 +172,70 @@ def _read(path: Path) -> ModelSpec:
     )
 
 
+def read_classes(path: Path) -> Classes:
+    """Return what a .toml file says of classes.
+
+    Raises:
+        UserError: it cannot be read, or a key is missing, misspelt or of another type.
+    """
+    _, classes = _decode(Classes, path)
+    for name, values in (("ids", classes.ids), ("colours", classes.colours)):
+        if not classes.names or (values is not None and len(values) != len(classes.names)):
+            raise UserError(f"{path}: there must be names, and as many {name} where there are some")
+    if any(not 0 <= part <= 255 for colour in classes.colours or () for part in colour):
+        raise UserError(f"{path}: colours must lie between 0 and 255")
+    return classes
+
+
+def read_preprocessing(path: Path) -> dict[str, Any]:
+    """Return the table [preprocessing] of a .toml file, which may also be without that heading.
+
+    Raises:
+        UserError: it cannot be read, or a key is missing, misspelt or of another type.
+    """
+    data = _read_toml(path)
+    return decode_preprocessing(data.get("preprocessing", data), path.name)
+
+
+def decode_preprocessing(data: Any, where: str) -> dict[str, Any]:
+    """Return a table as under [preprocessing].
+
+    Raises:
+        UserError: a key is missing, misspelt or of another type.
+    """
+    try:
+        table: _Preprocessing = decode(_Preprocessing, _as_in_json(data), where)
+    except ValueError as error:
+        raise UserError(f"{error}; expected mean, std, and where wanted resize, crop and backend") from error
+    return asdict(table)
+
+
+def _as_in_json(value: Any) -> Any:
+    """Return a table of Python's with lists for its tuples."""
+    if isinstance(value, dict):
+        return {key: _as_in_json(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _decode(kind: type[_Kind], path: Path) -> tuple[dict[str, Any], _Kind]:
     """Return the tables of a TOML file as they stand there, and as `kind`.
 
     Raises:
         UserError: no TOML, or a table or key that is missing, misspelt or of another type.
     """
+    data = _read_toml(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
         return data, decode(kind, data, path.name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the zoo's {path} cannot be read: {error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{path} cannot be read: {reason}; expected a TOML file") from error
 
 
 def _natural(spec: ModelSpec) -> tuple[str, int]:

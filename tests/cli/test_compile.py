@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import TESTS, default_signals, run_cli
+from PIL import Image
 
 import tvm_involution as ti
 from tvm_involution.runtime.library_file import read_metadata
@@ -80,9 +81,78 @@ def test_checkpoint_and_dump(tmp_path: Path) -> None:
     torch.testing.assert_close(ti.load(tmp_path / "small.so")(x), network(x).detach(), rtol=1e-4, atol=1e-4)
 
 
+class Means(torch.nn.Module):
+    """Two classes, red and blue, by the channels' means; `cli.test_compile:Means` on the command line."""
+
+    def __init__(self, num_classes: int = 2) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(1, 3, 1, 1))
+        self.num_classes = num_classes
+
+    def forward(self, x):
+        return (x * self.scale).mean((2, 3))[:, :: 3 - self.num_classes + 1][:, : self.num_classes]
+
+
+def test_own_classes_and_pictures(tmp_path: Path) -> None:
+    """Of a function and of a .pt2 file alike; what an answer says of weights that nobody trained is for the zoo's."""
+    (tmp_path / "names.txt").write_text("red\nblue\n")
+    (tmp_path / "pixels.toml").write_text("mean = [0, 0, 0]\nstd = [10, 10, 10]\nresize = 8\ncrop = 8\n")
+    Image.new("RGB", (20, 30), (20, 90, 70)).save(tmp_path / "x.png")
+    program = torch.export.export(Means().eval(), (torch.zeros(1, 3, 8, 8),))
+    torch.export.save(program, tmp_path / "means.pt2")
+    library, words = tmp_path / "x.so", ("--classes", tmp_path / "names.txt")
+    for model in (("cli.test_compile:Means", "--image-size", "8x8"), (tmp_path / "means.pt2",)):
+        result = run_cli("compile", *model, *words, "--preprocessing", tmp_path / "pixels.toml", "-o", library)
+        assert (result.status, result.err) == (0, "")
+        answer = run_cli("run", library, "--input", tmp_path / "x.png")
+        assert [line.split()[:2] for line in answer.out.splitlines()] == [["blue", "99.33%"], ["red", "0.67%"]]
+    (tmp_path / "names.txt").write_text("red\ngreen\nblue\n")
+    refused = run_cli("compile", "cli.test_compile:Means", *words, "-o", tmp_path / "y.so")
+    assert refused.status == 2 and refused.err.count("\n") == 1 and not (tmp_path / "y.so").exists()
+    assert "3 classes are named, and cli.test_compile:Means answers with (batch, 2)" in refused.err
+    many = run_cli("compile", "cli.test_compile:Means", "--num-classes", 3, *words, "-o", library)
+    assert (many.status, many.err) == (0, "")
+    assert read_metadata(library).outputs[0].shape == ("batch", 3)
+
+
+def test_random_weights_are_told(tmp_path: Path) -> None:
+    """When a library of the user's own zoo file is compiled, and whenever it is run."""
+    (tmp_path / "mine.toml").write_text(
+        'task = "classification"\nclasses = ["a", "b"]\n[network]\nbuilder = "rednet"\nstage_blocks = [1]\n'
+        "strides = [1]\ndilations = [1]\nout_indices = [0]\nbase_channels = 16\nnum_classes = 2\n"
+        "[input]\nimage_size = [16, 16]\n"
+    )
+    result = run_cli("compile", tmp_path / "mine.toml", "-o", tmp_path / "x.so")
+    assert result.status == 0 and "warning: the weights of mine are random" in result.err
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 16, 16), np.float32))
+    again = run_cli("run", tmp_path / "x.so", "--input", tmp_path / "x.npy")
+    assert again.status == 0 and again.err == result.err and again.err.count("\n") == 1
+
+
+def test_one_of_several_state_dicts_of_a_checkpoint(tmp_path: Path) -> None:
+    own = small_network().state_dict()
+    torch.save({"model": own, "ema_state_dict": {f"module.{k}": v + 1 for k, v in own.items()}}, tmp_path / "w.pth")
+    words = ("compile", MODEL, "--image-size", "6x6", "-o", tmp_path / "x.so", "--checkpoint", tmp_path / "w.pth")
+    result = run_cli(*words, "--checkpoint-key", "ema_state_dict")
+    assert result.status == 0, result.err
+    assert "ema_state_dict was taken; there are also model" in result.out
+    assert read_metadata(tmp_path / "x.so").weights_origin == f"{tmp_path / 'w.pth'}:ema_state_dict"
+    network = small_network()
+    network.load_state_dict({k: v + 1 for k, v in own.items()})
+    x = torch.randn(1, 3, 6, 6)
+    torch.testing.assert_close(ti.load(tmp_path / "x.so")(x), network(x).detach(), rtol=1e-4, atol=1e-4)
+    assert "has no state dict 'ema'" in run_cli(*words, "--checkpoint-key", "ema").error_line()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ([MODEL, "--checkpoint-key", "ema"], "--checkpoint-key names a part of a checkpoint"),
+        ([MODEL, "--num-classes", "7"], "cannot be called with num_classes"),
+        ([MODEL, "--classes", "none.txt"], "classes file none.txt cannot be read"),
+        ([MODEL, "--preprocessing", "none.toml"], "none.toml cannot be read"),
+        (["none.toml"], "none.toml cannot be read"),
+        (["none.pt2", "--num-classes", "7"], "leave out --checkpoint, --image-size, --num-classes"),
         (["rednet5O"], "unknown model 'rednet5O': did you mean rednet50"),
         (["none.pt2"], "none.pt2 does not exist"),
         (["no.such.module:build"], "cannot import no.such.module:build"),

@@ -170,10 +170,10 @@ def test_headers_that_promise_too_much(tmp_path: Path, affine: Path, suffix: str
 def test_inputs_that_are_no_files(tmp_path: Path, affine: Path, colour: Path) -> None:
     for name in ("folder", "folder.npy", "folder.npz"):
         (tmp_path / name).mkdir()
-        assert "is a folder; name a file" in run_cli("run", colour, "--input", tmp_path / name).error_line()
+        assert "has no pictures in it" in run_cli("run", colour, "--input", tmp_path / name).error_line()
     np.save(tmp_path / "x.npy", np.zeros((1, 4), np.float32))
-    twice = ("--input", tmp_path / "x.npy", "--input", tmp_path / "y.npy")
-    assert "'--input' was given more than once" in run_cli("run", affine, *twice).error_line()
+    twice = ("--output", tmp_path / "x.npz", "--output", tmp_path / "y.npz", "--input", tmp_path / "x.npy")
+    assert "'--output' was given more than once" in run_cli("run", affine, *twice).error_line()
 
 
 def test_an_output_that_is_no_file(tmp_path: Path, affine: Path) -> None:

@@ -28,7 +28,9 @@ WHOLE: dict[str, Callable[[Tensor], Tensor]] = {
     "shifts": lambda i: (i << 2) + (i >> 1) + (2 << i.clamp(0, 5)) + (i << i) + (77 * i >> (i - 2)),
     "remainder of a number": lambda i: 7 % (2 * i + 1),
     "bytes": lambda i: -i.to(torch.uint8) + i.to(torch.uint8) ** 3 + torch.tensor(300),
-    "numbers beyond": lambda i: torch.stack([i.to(torch.uint8) < -1, i.to(torch.int8) >= 200, i.to(torch.uint8) == 256]),
+    "numbers beyond": lambda i: torch.stack(
+        [i.to(torch.uint8) < -1, i.to(torch.int8) >= 200, i.to(torch.uint8) == 256]
+    ),
 }
 
 

@@ -3,8 +3,15 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import contextlib
+import datetime
+import enum
+import json
 import os
 import pickle
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -18,6 +25,7 @@ from safetensors.torch import save_file
 import tvm_involution as ti
 from tvm_involution import UserError
 from tvm_involution.nn import ImageClassifier, RedNet, build_model, load_checkpoint
+from tvm_involution.nn.checkpoint_file import read_checkpoint
 
 
 def make_model() -> ImageClassifier:
@@ -128,7 +136,9 @@ def test_another_depth(tmp_path):
     torch.save(official.checkpoint(50), file := tmp_path / "rednet50.pth")
     message = refuse(file, build_model("rednet38"))
     assert "surplus 100: backbone.layer1.2.conv1.weight" in message and "and 96 more" in message
-    assert "missing" not in message and "depth" in message
+    assert "missing" not in message
+    near = message.partition("nearest to backbone.layer1.2.conv1.weight in the network: ")[2].split(", ")
+    assert len(near) == 5 and "backbone.layer1.1.conv1.weight" in near
 
 
 def test_missing_surplus_and_wrong_shapes_are_named(tmp_path, state):
@@ -163,7 +173,7 @@ def test_damaged_anywhere(tmp_path, rng):
     """Whatever bytes are damaged, the file is refused in one line or read; nothing else comes out."""
     torch.save(make_model().state_dict(), whole := tmp_path / "a.pth", _use_new_zipfile_serialization=False)
     content, file = whole.read_bytes(), tmp_path / "b.pth"
-    for _ in range(150):
+    for _ in range(75):
         damaged = bytearray(content[:60_000])
         for place in rng.integers(0, 20_000, 20):
             damaged[place] = rng.integers(0, 256)
@@ -200,23 +210,263 @@ class Touch:
         return os.system, (f"touch {self.path}",)
 
 
-@pytest.mark.parametrize("place", ["meta", "state_dict", "bare pickle", "old pickle"])
-def test_code_in_a_file_is_refused_and_not_run(tmp_path, state, place):
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "old format"])
+@pytest.mark.parametrize("place", ["meta", "state_dict", "value", "bare pickle"])
+def test_code_in_a_file_is_not_run(tmp_path, state, place, old):
+    """Beside the weights it is passed over; in their place the file is refused, with the function's name."""
     evil, file = Touch(tmp_path / "ran"), tmp_path / "a.pth"
     if place == "bare pickle":
-        file.write_bytes(pickle.dumps(evil))
-    elif place == "old pickle":
-        file.write_bytes(pickle.dumps(evil, protocol=2))
+        file.write_bytes(pickle.dumps(evil, protocol=2 if old else 5))
     else:
-        torch.save({"meta": {}, "state_dict": state} | {place: evil}, file)
-    message = refuse(file)
+        inside = {"value": {"state_dict": state | {"head.fc.bias": evil}}}.get(place, {place: evil})
+        torch.save({"meta": {}, "state_dict": state} | inside, file, _use_new_zipfile_serialization=not old)
+    if place == "meta":
+        load_checkpoint(model := make_model(), file)
+        assert_loaded(model, state)
+    else:
+        message = refuse(file)
+        assert place == "bare pickle" or "posix.system" in message
     assert not (tmp_path / "ran").exists()
-    assert "refused" in message or place == "bare pickle"
+
+
+_ARGUMENT = b"(S'touch ran'\n"
+# programs, in the opcodes that make or change objects; whether Python's own unpickler would run os.system
+_PROGRAMS = {
+    "inst": (_ARGUMENT + b"ios\nsystem\n.", True),
+    "obj": (b"(cos\nsystem\n" + _ARGUMENT[1:] + b"o.", True),
+    "reduce": (b"cos\nsystem\n" + _ARGUMENT + b"tR.", True),
+    "eval": (b'c__builtin__\neval\n(S\'__import__("os").system("touch ran")\'\ntR.', True),
+    "stack global": (b"S'os'\nS'system'\n\x93" + _ARGUMENT + b"tR.", True),
+    "nested": (b"ctorch._utils\n_rebuild_parameter\n(cos\nsystem\n" + _ARGUMENT + b"tRI0\nNtR.", True),
+    "of type": (b"ctorch._tensor\n_rebuild_from_type_v2\n(cos\nsystem\nNS'touch ran'\n\x85NtR.", True),
+    "newobj": (b"cos\nsystem\n" + _ARGUMENT + b"t\x81.", False),
+    "newobj_ex": (b"cos\nsystem\n" + _ARGUMENT + b"t}\x92.", False),
+    "appends": (b"cos\nsystem\n(S'touch ran'\ne.", False),
+    "set items": (b"cos\nsystem\n(S'touch ran'\nNu.", False),
+    "build": (b"ccollections\nOrderedDict\n(tR(S'__setstate__'\ncos\nsystem\nd\x94b.", False),
+    "extension": (b"\x82\x01" + _ARGUMENT + b"tR.", False),
+}
+
+
+@pytest.mark.parametrize("name", _PROGRAMS)
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "old format"])
+def test_malicious_pickles_run_nothing(tmp_path, monkeypatch, name, old):
+    """Each is the whole of the file's pickle."""
+    monkeypatch.chdir(tmp_path)
+    (program, runs), file = _PROGRAMS[name], tmp_path / "a.pth"
+    if old:
+        head = [pickle.dumps(x, protocol=2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+        file.write_bytes(b"".join([*head, program, pickle.dumps([], protocol=2)]))
+    else:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("a/data.pkl", program)
+    refuse(file)
+    assert not Path("ran").exists()
+    with contextlib.suppress(Exception):
+        pickle.loads(program)
+    assert Path("ran").exists() == runs
 
 
 def test_a_whole_pickled_model_is_refused_by_its_class(tmp_path):
     torch.save(make_model(), file := tmp_path / "a.pth")
-    assert "ImageClassifier" in (message := refuse(file)) and "state dict alone" in message
+    assert "ImageClassifier" in (message := refuse(file)) and "save its state dict" in message
+    torch.save({"model": make_model(), "epoch": 3}, file)
+    assert "ImageClassifier" in refuse(file)
+
+
+def test_tensors_stay_within_their_storages(tmp_path, state):
+    """A pickle that says of a tensor that it is larger than the storage that the file has for it."""
+    torch.save(state, whole := tmp_path / "a.pth")
+    size, larger = b"K\x0aM\x00\x02\x86", b"K\x0bM\x00\x02\x86"
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(tmp_path / "b.pth", "w") as target:
+        for item in source.infolist():
+            content = source.read(item)
+            if item.filename.endswith("data.pkl"):
+                assert content.count(size) == 1
+                content = content.replace(size, larger)
+            target.writestr(item.filename, content)
+    refuse(tmp_path / "b.pth")
+
+
+# ---------------------------------------------------------------- what trainers write
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "net.", "_orig_mod.", "module._orig_mod.", "model.module."])
+@pytest.mark.parametrize("container", ["state_dict", "model", "model_state_dict", "ema_state_dict", "state_dict_ema"])
+def test_wrappers_and_containers(tmp_path, state, prefix, container):
+    torch.save({container: {prefix + name: t for name, t in state.items()}, "epoch": 3}, tmp_path / "a.PTH")
+    model = make_model()
+    assert load_checkpoint(model, tmp_path / "a.PTH") == ()
+    assert_loaded(model, state)
+
+
+def test_a_part_that_torch_compiled(state):
+    compiled = {name.replace("backbone.", "backbone._orig_mod."): tensor for name, tensor in state.items()}
+    load_checkpoint(model := make_model(), compiled)
+    assert_loaded(model, state)
+
+
+def test_a_network_whose_own_names_begin_like_a_wrapper(state):
+    model = torch.nn.Sequential()
+    model.add_module("model", make_model())
+    load_checkpoint(model, {f"model.{name}": tensor for name, tensor in state.items()})
+    assert_loaded(model.model, state)
+    load_checkpoint(model, {f"module.model.{name}": tensor + 1 for name, tensor in state.items()})
+    assert_loaded(model.model, {name: tensor + 1 for name, tensor in state.items()})
+
+
+def test_what_trainers_keep_outside_of_the_network_is_left_out(state):
+    """An averaged model's counter, without a word; a loss of Lightning's module by name."""
+    averaged = {"n_averaged": torch.tensor(3), **{f"module.{name}": tensor for name, tensor in state.items()}}
+    model = make_model()
+    assert load_checkpoint(model, averaged) == ()
+    assert_loaded(model, state)
+    lightning = {**{f"model.{name}": tensor for name, tensor in state.items()}, "criterion.weight": torch.ones(10)}
+    (note,) = load_checkpoint(model := make_model(), {"state_dict": lightning})
+    assert "criterion.weight" in note and "model." in note
+    assert_loaded(model, state)
+
+
+def test_one_of_several_state_dicts(tmp_path, state):
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    averaged = {"steps": torch.tensor(7), **{f"module.{name}": tensor for name, tensor in other.items()}}
+    torch.save({"ema_state_dict": averaged, "state_dict": state, "mine": other}, file := tmp_path / "a.pth")
+    (note,) = load_checkpoint(model := make_model(), file)
+    assert_loaded(model, state)
+    assert "state_dict was taken; there are also ema_state_dict, mine" in note
+    for key in ("ema_state_dict", "mine"):
+        (note,) = load_checkpoint(model := make_model(), file, key=key)
+        assert_loaded(model, other)
+        assert f"{key} was taken" in note
+    with pytest.raises(UserError, match="has no state dict 'ema'; it has state_dict, ema_state_dict, mine"):
+        load_checkpoint(model, file, key="ema")
+
+
+def test_average_buffers_of_emahook_and_a_preprocessor(state):
+    buffers = {f"ema_{name.replace('.', '_')}": t + 1 for name, t in state.items() if "running" not in name}
+    pixels = {"data_preprocessor.mean": torch.tensor([1.0, 2, 3]).view(3, 1, 1), "data_preprocessor.std": torch.ones(3)}
+    notes = load_checkpoint(model := make_model(), state | buffers | pixels)
+    assert_loaded(model, state)
+    assert len(notes) == 1 and "EMAHook" in notes[0]
+    checkpoint = read_checkpoint({"state_dict": {f"module.{name}": t for name, t in (state | pixels).items()}})
+    assert (checkpoint.mean, checkpoint.std) == ((1, 2, 3), (1, 1, 1))
+    load_checkpoint(model := make_model(), checkpoint)
+    assert_loaded(model, state)
+
+
+class HistoryBuffer:
+    """As mmengine's in a message hub: of a module that the reader has not."""
+
+    def __init__(self) -> None:
+        self.values = np.arange(5.0)
+
+
+class ConfigDict(dict):
+    """As mmengine's: a mapping of a class of its own, with attributes."""
+
+
+class Kind(enum.Enum):
+    """As in a configuration."""
+
+    FINE = 1
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "old format"])
+def test_objects_of_other_classes_are_passed_over(tmp_path, state, old):
+    config = ConfigDict(lr=0.1)
+    config.extra = ConfigDict(a=[1])
+    deep: list = []
+    for _ in range(3000):
+        deep = [deep]
+    content = {
+        "state_dict": collections.OrderedDict(state),
+        "meta": {
+            **{"cfg": config, "when": datetime.datetime(2024, 1, 2), "where": Path("/a"), "kind": {Kind.FINE: 1}},
+            **{"args": argparse.Namespace(x=1), "counts": collections.Counter("aab"), "set": {1, frozenset("a")}},
+            **{
+                "ranges": (range(3), slice(1), complex(1, 2), bytearray(b"x"), b"y"),
+                "random": np.random.RandomState(1),
+            },
+            **{"default": collections.defaultdict(list, a=[1]), "arrays": [np.zeros(3), np.array(["a"], object)]},
+            "dataset_meta": ConfigDict(classes=("cat", "dog"), palette=[[1, 2, 3], [4, 5, 6]]),
+        },
+        "message_hub": {"log_scalars": {"loss": HistoryBuffer()}, "times": np.datetime64("2024-01-02")},
+        "optimizer": {"state": {0: {"step": 3}}, "param_groups": [{"lr": np.float64(0.1)}]},
+        "rng": torch.get_rng_state(),
+        "dtype": (torch.float16, torch.device("cpu"), torch.Size([1]), torch.strided),
+    }
+    recursion = sys.getrecursionlimit()
+    sys.setrecursionlimit(50_000)
+    content["deep"] = deep if not old else []
+    torch.save(content, file := tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
+    sys.setrecursionlimit(recursion)
+    checkpoint = read_checkpoint(file)
+    load_checkpoint(model := make_model(), checkpoint)
+    assert_loaded(model, state)
+    assert checkpoint.classes == ("cat", "dog") and checkpoint.colours == ((1, 2, 3), (4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    "meta", [{"CLASSES": ["cat", "dog"]}, {"dataset_meta": {"CLASSES": ("cat", "dog")}}, {"classes": ["cat", "dog"]}]
+)
+def test_names_of_classes(state, meta):
+    assert read_checkpoint({"state_dict": state, "meta": meta}).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("bad", [[], "cat", [1, 2], ["a\x1b[31m"], [""], None, 3, {"a": 1}], ids=str)
+def test_what_are_no_names_of_classes(state, bad):
+    for meta in ({"CLASSES": bad}, {"dataset_meta": bad}, bad):
+        assert read_checkpoint({"state_dict": state, "meta": meta}).classes is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.float64])
+def test_every_floating_type(tmp_path, state, dtype):
+    held = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    held["head.fc.weight"] = torch.nn.Parameter(held["head.fc.weight"].t().contiguous().t())
+    held["head.fc.weight"].tag = "an attribute"
+    torch.save(held, tmp_path / "a.pth")
+    load_checkpoint(model := make_model(), tmp_path / "a.pth")
+    assert_loaded(model, {name: tensor.to(state[name].dtype) for name, tensor in held.items()})
+
+
+def save_shards(folder: Path, state: dict[str, torch.Tensor]) -> Path:
+    """Write `state` to two safetensors files and their index, as huggingface_hub does."""
+    names = list(state)
+    shards = {f"model-0000{i + 1}-of-00002.safetensors": names[i::2] for i in range(2)}
+    for shard, held in shards.items():
+        save_file({name: state[name] for name in held}, folder / shard)
+    table = {name: shard for shard, held in shards.items() for name in held}
+    (index := folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": table}))
+    return index
+
+
+def test_shards(tmp_path, state):
+    load_checkpoint(model := make_model(), save_shards(tmp_path, state))
+    assert_loaded(model, state)
+
+
+@pytest.mark.parametrize(
+    "what", ["{", "[]", "{}", '{"weight_map": {"a": "../x.safetensors"}}', '{"weight_map": {"a": 1}}']
+)
+def test_what_is_no_index(tmp_path, what):
+    (file := tmp_path / "model.safetensors.index.json").write_text(what)
+    assert "is no index of safetensors files" in refuse(file)
+
+
+def test_shards_that_are_not_all_there(tmp_path, state):
+    index = save_shards(tmp_path, state)
+    second = tmp_path / "model-00002-of-00002.safetensors"
+    save_file({"a": torch.zeros(1)}, second)
+    assert "lacks it" in refuse(index)
+    second.unlink()
+    assert "names model-00002-of-00002.safetensors, which is not beside it" in refuse(index)
+
+
+def test_the_nearest_names_are_told(tmp_path, state):
+    torch.save({name.replace("head.fc", "cls_head.fc_1"): t for name, t in state.items()}, file := tmp_path / "a.pth")
+    message = refuse(file)
+    near = message.partition("nearest to head.fc.weight in the file: ")[2].split(", ")
+    assert near[0] == "cls_head.fc_1.weight" and len(near) == 2
 
 
 @pytest.mark.parametrize("kind", ["zip", "safetensors"])

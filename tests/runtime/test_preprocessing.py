@@ -36,7 +36,7 @@ def test_centre_crop(rng: np.random.Generator, height: int, width: int) -> None:
     """The short side already has the wanted length: only the centre is cut, nothing is resampled."""
     pixels = random_picture(rng, height, width)
     cut = np.asarray(crop_picture(Image.fromarray(pixels), IMAGENET, (224, 224)))
-    top, left = (height - 224) // 2, (width - 224) // 2
+    top, left = round((height - 224) / 2), round((width - 224) / 2)
     np.testing.assert_array_equal(cut, pixels[top : top + 224, left : left + 224])
 
 
@@ -48,6 +48,46 @@ def test_every_picture_fits_every_size(shape: tuple[int, int], size: tuple[int, 
     assert cut.shape == (*size, 3)
     # the crop lies within the picture: nowhere the black of outside
     assert np.abs(cut.astype(int) - (10, 200, 30)).max() <= 1
+
+
+# whose long side is cut, and whose offset is rounded to even
+_ODD = [(300, 451), (427, 640), (1281, 1920), (257, 258), (256, 257), (451, 300), (333, 500), (97, 2000), (31, 33)]
+
+
+@pytest.mark.parametrize("shape", _ODD, ids=str)
+@pytest.mark.parametrize("size", [(224, 224), (97, 97)], ids=str)
+def test_bit_equal_to_torchvision(rng: np.random.Generator, shape: tuple[int, int], size: tuple[int, int]) -> None:
+    """`Resize(side)`, `CenterCrop(size)`, their arithmetic as in torchvision/transforms/functional.py."""
+    picture = Image.fromarray(random_picture(rng, *shape))
+    side = round(256 * max(size) / 224)
+    short, long = sorted(picture.size)
+    new_short, new_long = side, int(side * long / short)
+    new_size = (new_short, new_long) if picture.width <= picture.height else (new_long, new_short)
+    resized = picture.resize(new_size, Image.Resampling.BILINEAR)
+    top, left = round((resized.height - size[0]) / 2.0), round((resized.width - size[1]) / 2.0)
+    expected = resized.crop((left, top, left + size[1], top + size[0]))
+    np.testing.assert_array_equal(np.asarray(crop_picture(picture, IMAGENET, size)), np.asarray(expected))
+
+
+@pytest.mark.parametrize(
+    ("shape", "whole", "corner"),
+    [
+        # int(256 * 451 / 300) = 384 and int(256 * 640 / 427) = 383; (383 - 224) / 2 = 79.5 is rounded to even
+        ((300, 451), (256, 384), (16, 80)),
+        ((427, 640), (256, 383), (16, 80)),
+        ((1281, 1920), (256, 383), (16, 80)),
+        ((640, 427), (383, 256), (80, 16)),
+        ((400, 603), (256, 385), (16, 80)),
+    ],
+)
+def test_sizes_and_places(
+    rng: np.random.Generator, shape: tuple[int, int], whole: tuple[int, int], corner: tuple[int, int]
+) -> None:
+    """What torchvision's Resize(256) and CenterCrop(224) do, as worked out by hand."""
+    picture = Image.fromarray(random_picture(rng, *shape))
+    resized = np.asarray(picture.resize(whole[::-1], Image.Resampling.BILINEAR))
+    expected = resized[corner[0] : corner[0] + 224, corner[1] : corner[1] + 224]
+    np.testing.assert_array_equal(np.asarray(crop_picture(picture, IMAGENET, (224, 224))), expected)
 
 
 def test_bilinear_resize_keeps_a_ramp() -> None:

@@ -15,7 +15,7 @@ import tvm_involution
 from ..files import check_apart, check_writable
 from .command import Command
 from .interrupt import check_interrupt
-from .words import BatchSizes, ImageSizes, kernels_text
+from .words import BatchSizes, ImageSizes, kernels_text, warn_of_random_weights
 
 
 @click.command("compile", cls=Command)
@@ -24,13 +24,19 @@ from .words import BatchSizes, ImageSizes, kernels_text
     "--target", default="llvm", show_default=True, help="llvm (this CPU), cuda (this GPU), a TVM tag or JSON."
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The shared library to write.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: OpenMMLab .pth, state dict, safetensors.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: .pth or .pt of any trainer, safetensors.")
+@click.option("--checkpoint-key", help="Which of several state dicts in the checkpoint to take: ema_state_dict ...")
 @click.option("--batch", type=BatchSizes(), help="Batch sizes to build for. [default: 1]")
 @click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
 @click.option(
     "--image-size",
     type=ImageSizes(),
     help="Heights and widths, of which the input chooses. [default: the network's own]",
+)
+@click.option("--num-classes", type=click.IntRange(1), help="[default: as the checkpoint's head has, else the zoo's]")
+@click.option("--classes", type=click.Path(path_type=Path), help="Names of the classes: a text file, a line each.")
+@click.option(
+    "--preprocessing", type=click.Path(path_type=Path), help="How a picture is prepared: a .toml, as in models/."
 )
 @click.option(
     "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: your own, the shipped]"
@@ -44,17 +50,22 @@ def compile_command(
     target: str,
     output: Path,
     checkpoint: Path | None,
+    checkpoint_key: str | None,
     batch: tuple[int, ...] | None,
     dtype: str | None,
     image_size: tuple[tuple[int, int], ...] | None,
+    num_classes: int | None,
+    classes: Path | None,
+    preprocessing: Path | None,
     tuning_logs: Path | None,
     cuda_graph: bool,
     debug_dump: Path | None,
 ) -> None:
     """Compile MODEL to one shared library with code, weights and metadata.
 
-    MODEL is a zoo name (`tvm-involution models`), a .pt2 file of torch.export.save, or package.module:function that
-    returns an nn.Module or (module, example inputs): a tensor, a tuple of arguments or a dictionary of them by name.
+    MODEL is a zoo name (`tvm-involution models`), a .toml file like those in models/, a .pt2 file of
+    torch.export.save, or package.module:function that returns an nn.Module or (module, example inputs): a tensor, a
+    tuple of arguments or a dictionary of them by name.
 
     \b
     Examples:
@@ -62,10 +73,12 @@ def compile_command(
       tvm-involution compile rednet26 --batch 1,8 --image-size 288x288 -o rednet26.so
       tvm-involution compile rednet50 --target nvidia/nvidia-h100 --dtype float16 -o rednet50-h100.so
       tvm-involution compile exported.pt2 --image-size 224x224,320x320 -o exported.so
+      tvm-involution compile rednet26 --checkpoint finetuned.pth --classes names.txt -o mine.so
+      tvm-involution compile exported.pt2 --classes names.txt --preprocessing pixels.toml -o exported.so
     """
     from ..frontend.user_function import source_file
 
-    check_apart(output, model, checkpoint, source_file(model))
+    check_apart(output, model, checkpoint, source_file(model), classes, preprocessing)
     check_writable(output)
     console = Console(stderr=True)
     start = time.monotonic()
@@ -82,9 +95,13 @@ def compile_command(
             model,
             target,
             checkpoint=checkpoint,
+            checkpoint_key=checkpoint_key,
             batch=batch,
             dtype=dtype,
             image_size=image_size,
+            num_classes=num_classes,
+            classes=classes,
+            preprocessing=preprocessing,
             tuning_logs=tuning_logs,
             cuda_graph=cuda_graph,
             debug_dump=debug_dump,
@@ -97,6 +114,7 @@ def compile_command(
     click.echo(f"{output}: {metadata.name}, {size:.1f} MiB, {time.monotonic() - start:.1f} s")
     click.echo(f"  weights  {metadata.weights_origin}")
     click.echo(f"  code     {kernels_text(metadata.kernels)}")
+    warn_of_random_weights(metadata)
     for note in library.notes:
         click.echo(f"  note     {note}")
     if output.suffix == ".so" and (source := output.with_suffix(".py")).is_file():

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
 from ..runtime import LibraryMetadata, TensorSpec
 from ..runtime.arrays import numpy_dtype
-from ..runtime.placement import Placement, best_size, place_picture
-from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
+from ..runtime.placement import Placement
+from ..runtime.prepare import prepare_picture
+from ..runtime.preprocessing import read_picture
 from .array_file import read_array, read_arrays
 
 
@@ -47,17 +47,9 @@ def read_inputs(metadata: LibraryMetadata, path: Path) -> tuple[list[np.ndarray]
 
 
 def _read_picture(metadata: LibraryMetadata, path: Path) -> tuple[np.ndarray, Photograph | None]:
-    preprocessing, spec = metadata.preprocessing, metadata.inputs[0]
-    if preprocessing is None:
-        read_picture(path)  # what is no picture is said first
-        raise UserError(f"{metadata.name} does not say how to prepare a picture; give an array in .npy or .npz")
-    sizes = [(int(height), int(width)) for *_, height, width in (one.inputs[0].shape for one in metadata.signatures)]
-    picture, dtype = read_picture(path), numpy_dtype(spec.dtype)
-    if preprocessing.crop is None:
-        array, placement = place_picture(picture, preprocessing, best_size((picture.height, picture.width), sizes))
-        return array.astype(dtype), Photograph(picture, placement)
-    cropped = crop_picture(picture, preprocessing, sizes[0])
-    return picture_to_array(cropped, preprocessing).astype(dtype), None
+    picture = read_picture(path)  # what is no picture is said first
+    array, placement = prepare_picture(metadata, picture)
+    return array, None if placement is None else Photograph(picture, placement)
 
 
 def _restored(spec: TensorSpec, array: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..extras import missing_extra
 from .bench import bench_command
 from .compile import compile_command
+from .evaluate import evaluate_command
 from .explain import explain_command
 from .inspect import inspect_command
 from .interrupt import received_signal, watch_interrupts
@@ -54,6 +55,7 @@ for _command in (
     explain_command,
     compile_command,
     run_command,
+    evaluate_command,
     inspect_command,
     bench_command,
 ):

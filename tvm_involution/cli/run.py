@@ -13,29 +13,45 @@ import numpy as np
 from ..errors import UserError
 from ..files import atomic_write, check_apart
 from ..runtime import CompiledNetwork, load
+from ..runtime.results import softmax
 from .command import Command
 from .inputs import read_inputs
+from .many_pictures import means_many, run_many
 from .photograph import report_photograph
 from .streams import can_show
-from .words import Number, print_json
+from .words import Number, print_json, storable, warn_of_random_weights
 
 _BAR = 40
 
 
 @click.command("run", cls=Command)
 @click.argument("library", type=click.Path(path_type=Path))
-@click.option("--input", "input_file", required=True, type=click.Path(path_type=Path), help="A picture, .npy or .npz.")
-@click.option("--output", type=click.Path(path_type=Path), help="An .npz for the outputs, under their names.")
+@click.option(
+    *("--input", "inputs"),
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A picture, .npy or .npz; or pictures: a folder, a pattern, several of these options.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    help="An .npz for the outputs, under their names; or .jsonl, .csv, .parquet for the answers, written as they come.",
+)
 @click.option("--device", help="cpu, cuda or cuda:N. [default: what the library was compiled for]")
 @click.option("--top-k", type=click.IntRange(min=1), default=5, show_default=True, help="Classes to show.")
-@click.option("--draw", type=click.Path(path_type=Path), help="A picture of what was found: boxes, masks, colour map.")
+@click.option(
+    "--draw",
+    type=click.Path(path_type=Path),
+    help="A picture of what was found: boxes, masks, colour map; of several a folder.",
+)
 @click.option(
     "--score-threshold", type=Number(0, 1), default=0.3, show_default=True, help="Objects below are left out."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; of objects, in COCO's results format.")
 def run_command(
     library: Path,
-    input_file: Path,
+    inputs: tuple[Path, ...],
     output: Path | None,
     device: str | None,
     top_k: int,
@@ -43,10 +59,13 @@ def run_command(
     score_threshold: float,
     as_json: bool,
 ) -> None:
-    """Run a compiled LIBRARY on a picture or an array.
+    """Run a compiled LIBRARY on pictures or an array.
 
     A picture is prepared as the library's metadata says; an array is passed as it is. Boxes, masks and classes of
     pixels are shown on the photograph. Needs neither torch nor the compiler.
+
+    Of several pictures, those of a folder or of a pattern, each is read while the library runs on others. Answers are
+    written as they come; where a run was killed, the same command goes on behind what it wrote.
 
     A library is a program: load what you trust.
 
@@ -54,20 +73,34 @@ def run_command(
     Examples:
       tvm-involution run rednet50.so --input photo.jpg
       tvm-involution run rednet50.so --input batch.npy --output logits.npz
+      tvm-involution run rednet50.so --input photos --input 'more/**/*.png' --output answers.jsonl
       tvm-involution run mask_rcnn.so --input photo.jpg --draw found.png
     """
     for written in (output, draw):
-        check_apart(written, library, input_file)
+        check_apart(written, library, *inputs)
     if output is not None and draw is not None and output.resolve() == draw.resolve():
         raise UserError(f"--output and --draw are both {output}; name two files")
     network = load(library, device)
-    arrays, photograph = read_inputs(network.metadata, input_file)
+    warn_of_random_weights(network.metadata)
+    if means_many(inputs, output):
+        run_many(
+            network,
+            library,
+            inputs,
+            output=output,
+            top_k=top_k,
+            draw=draw,
+            score_threshold=score_threshold,
+            as_json=as_json,
+        )
+        return
+    arrays, photograph = read_inputs(network.metadata, inputs[0])
     if draw is not None and photograph is None:
         raise UserError(f"--draw needs a picture and a network that finds things in it, not {network.metadata.task}")
     outputs = network.run(*arrays)
     if output is not None:
         with atomic_write(output) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **{name: _storable(value) for name, value in outputs.items()})  # type: ignore[arg-type]
+            np.savez(file, **{name: storable(value) for name, value in outputs.items()})  # type: ignore[arg-type]
     if photograph is not None:
         report_photograph(network.metadata, photograph, outputs, draw, score_threshold, as_json)
     elif network.metadata.task == "classification":
@@ -79,15 +112,8 @@ def run_command(
             click.echo(f"{name}: {value.dtype} {list(value.shape)}")
 
 
-def _storable(array: np.ndarray) -> np.ndarray:
-    """Return what the .npy format can hold: it has no bfloat16, and float32 has all of its values."""
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-
-
 def _print_classes(network: CompiledNetwork, logits: np.ndarray, top_k: int, as_json: bool) -> None:
-    values = np.asarray(logits, dtype=np.float64)
-    exponentials = np.exp(values - values.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    probabilities = softmax(logits)
     names = network.metadata.classes
     answers: list[list[dict[str, Any]]] = []
     for row in probabilities:

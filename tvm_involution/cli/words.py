@@ -9,10 +9,11 @@ import re
 from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..runtime.metadata import KernelCoverage
+from ..runtime.metadata import KernelCoverage, LibraryMetadata
 
 # longer numbers are no sizes: TVM counts elements in 32 bits
 _NUMBER = re.compile(r"0*[1-9][0-9]{0,8}")
@@ -74,6 +75,16 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=1))
 
 
+def print_json_line(data: Any) -> None:
+    """Print machine-readable output, on one line."""
+    click.echo(json.dumps(data))
+
+
+def storable(array: np.ndarray) -> np.ndarray:
+    """Return what the .npy format can hold: it has no bfloat16, and float32 has all of its values."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
 def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table as wide as the terminal, or as it needs where there is none."""
     table = Table(*columns, title=title, title_justify="left")
@@ -94,3 +105,13 @@ def kernels_text(kernels: KernelCoverage) -> str:
         f"{kernels.total} kernels: {kernels.record} from tuning records{borrowed}, "
         f"{kernels.rule} from rules' defaults, {kernels.fallback} that no rule was made for"
     ) + (f" ({rules})" if rules else "")
+
+
+def warn_of_random_weights(metadata: LibraryMetadata) -> None:
+    """Say on standard error that answers mean nothing, where nobody trained the weights."""
+    if metadata.weights_are_random:
+        click.echo(
+            f"tvm-involution: warning: the weights of {metadata.name} are random, so its answers mean nothing; compile "
+            "it with --checkpoint",
+            err=True,
+        )

@@ -8,7 +8,7 @@ import copy
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .. import zoo
 from ..arguments import Size, checked
 from ..errors import UserError
-from ..nn import build_model, load_checkpoint
-from ..runtime.metadata import DTYPES, Preprocessing, preprocessing_from
+from ..nn import load_checkpoint
+from ..nn.build import build_model, count_classes, with_classes
+from ..nn.checkpoint import fit_names
+from ..nn.checkpoint_file import Checkpoint, read_checkpoint
+from ..runtime.metadata import BATCH, DTYPES, RANDOM_WEIGHTS, Preprocessing, TensorSpec, preprocessing_from
 from .batch_axes import BatchAxes, compare_batches, fixed
 from .dynamic_sizes import DynamicSizes, ImageSize
 from .exported_program import load_program
@@ -31,6 +34,7 @@ from .rebatch import no_torch_log, other_batch, rebatched_axes
 from .retype import retyped
 from .sizes import check_size
 from .training_mode import for_inference
+from .user_data import read_classes, read_preprocessing
 from .user_function import call_user_function
 
 _DETECTIONS = ("boxes", "scores", "labels")
@@ -63,8 +67,12 @@ class Network:
     classes: tuple[str, ...] | None = None
     class_ids: tuple[int, ...] | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
+    num_classes: int | None = None
+    """of a network of the zoo"""
     output_names: tuple[str, ...] = field(default=())
     was_training: bool = False
+    remarks: list[str] = field(default_factory=list)
+    """what was chosen of a checkpoint"""
     _programs: dict[tuple[int, ImageSize | None], torch.export.ExportedProgram] = field(
         default_factory=dict, repr=False
     )
@@ -119,6 +127,24 @@ class Network:
             self.arguments, self.keywords = tree_map(_to_float, (self.arguments, self.keywords))
         return dtype or self.own_dtype
 
+    def tell_task(self, outputs: Sequence[TensorSpec]) -> None:
+        """Take a user's network with named classes for what its one output shows: classes of pictures or of pixels.
+
+        Raises:
+            UserError: it shows neither.
+        """
+        if self.task != "unknown" or self.classes is None:
+            return
+        kinds = {2: "classification", 4: "semantic_segmentation"}
+        shape = outputs[0].shape if len(outputs) == 1 else ()
+        if len(shape) not in kinds or shape[0] != BATCH or shape[1] != len(self.classes):
+            shapes = ", ".join(f"({', '.join(map(str, spec.shape))})" for spec in outputs)
+            raise UserError(
+                f"{len(self.classes)} classes are named, and {self.name} answers with {shapes}; expected one output, "
+                f"(batch, {len(self.classes)}) or (batch, {len(self.classes)}, height, width)"
+            )
+        self.task, self.output_names = kinds[len(shape)], ("logits",)
+
     @property
     def own_dtype(self) -> str:
         """The half type that all floating-point weights of the module have, or all examples where it has none."""
@@ -129,10 +155,9 @@ class Network:
 
     def notes(self) -> list[str]:
         """Return what the network's author might want to know of how it is taken."""
-        if self.was_training:
-            what = "the module is" if self.module is not None else "the program was exported"
-            return [f"{what} in training mode; it is compiled as for inference, as after module.eval()"]
-        return []
+        what = "the module is" if self.module is not None else "the program was exported"
+        training = [f"{what} in training mode; it is compiled as for inference, as after module.eval()"]
+        return self.remarks + training * self.was_training
 
     def check_weights(self, dtype: str) -> None:
         """Check that the weights are numbers in `dtype`, too: float16 ends at 65504.
@@ -263,9 +288,13 @@ def resolve_network(
     model: Any,
     *,
     checkpoint: str | Path | Mapping[str, Any] | None = None,
+    checkpoint_key: str | None = None,
     image_size: tuple[Size, Size] | Sequence[tuple[Size, Size]] | None = None,
+    num_classes: Size | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    preprocessing: str | Path | Mapping[str, Any] | None = None,
 ) -> Network:
-    """Return the network of a zoo name, a `.pt2` file, `package.module:function`, a program, or a module.
+    """Return the network of a zoo name, of a file like the zoo's, a `.pt2` file, a function, a program or a module.
 
     A module, given or returned by the function, may come as (module, inputs) with example inputs: a tensor, a tuple of
     positional arguments or a dictionary of arguments by name; each is a tensor, or a tuple, list or dictionary of them.
@@ -274,13 +303,61 @@ def resolve_network(
     Args:
         image_size: height and width, or several of them.
 
+    Args:
+        num_classes: of a network of the zoo, by default as the checkpoint's head has; of a function, its argument.
+        classes, preprocessing: see `user_data`; by default those of the checkpoint, else of the zoo.
+
     Raises:
         UserError: unknown name, unreadable file, a function that returns no module, a checkpoint that does not fit.
     """
+    if checkpoint_key is not None and checkpoint is None:
+        raise UserError("--checkpoint-key names a part of a checkpoint; give that as --checkpoint")
+    named = read_classes(classes) if classes is not None else None
+    prepared = read_preprocessing(preprocessing) if preprocessing is not None else None
     image_sizes = _as_sizes(image_size)
-    if isinstance(model, torch.export.ExportedProgram):
-        return _from_program(_class_name(model), "as given", model, checkpoint, image_sizes)
+    saved = isinstance(model, (str, Path)) and str(model).endswith(".pt2")
+    if saved or isinstance(model, torch.export.ExportedProgram):
+        name, origin = (Path(model).stem, str(model)) if saved else (_class_name(model), "as given")
+        shown = origin if saved else name
+        if (checkpoint, num_classes) != (None, None):
+            raise UserError(f"{shown} has its weights and classes; leave out --checkpoint and --num-classes")
+        network = _from_program(name, origin, load_program(Path(model)) if saved else model, image_sizes)
+    else:
+        read = read_checkpoint(checkpoint, checkpoint_key) if checkpoint is not None else None
+        network = _with_module(model, read, num_classes)
+        if read is not None:
+            random = network.weights_origin == RANDOM_WEIGHTS
+            network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
+            if checkpoint_key is not None:
+                network.weights_origin += f":{checkpoint_key}"
+            if _load(network, read) and random:
+                network.weights_origin += f", the rest {RANDOM_WEIGHTS}"
+            if prepared is None:
+                _take_pixels(network, read)
+            if named is None and read.classes is not None:
+                _take_classes(network, read)
+        if network.examples:
+            if image_sizes:
+                raise UserError(f"{network.name} comes with example inputs, which have sizes; leave out --image-size")
+        else:
+            network.image_sizes = image_sizes or network.image_sizes or ((224, 224),)
+    if named is not None:
+        if network.num_classes not in (None, len(named.names)):
+            raise UserError(
+                f"{network.name} has {network.num_classes} classes, and {len(named.names)} are named; expected a name "
+                "for each, in the order of the logits"
+            )
+        network.classes, network.class_ids, network.colours = named.names, named.ids, named.colours
+    if prepared is not None:
+        network.preprocessing = prepared
+    return network
+
+
+def _with_module(model: Any, checkpoint: Checkpoint | None, num_classes: int | None) -> Network:
+    """Return a network with a module, which is not yet filled from `checkpoint`."""
     if not isinstance(model, (str, Path)):
+        if num_classes is not None:
+            raise UserError("a module has the classes that it was built with; leave out num_classes")
         network = _given(model, "the model", "is")
         assert network.module is not None
         _check_values(type(network.module).__name__, _tensors(network.module))
@@ -288,29 +365,24 @@ def resolve_network(
         network.was_training = _acts_in_training(network.module)
         # a copy: compiling must not change the mode, the dtype or the weights of the caller's module
         network.module = _copy(network.module).eval()
-    elif str(model).endswith(".pt2"):
-        return _from_program(Path(model).stem, str(model), load_program(Path(model)), checkpoint, image_sizes)
     elif ":" in str(model):
-        network = _given(call_user_function(str(model)), str(model), "returned")
+        arguments = {} if num_classes is None else {"num_classes": num_classes}
+        network = _given(call_user_function(str(model), **arguments), str(model), "returned")
         network.weights_origin = "as built by the function"
         assert network.module is not None
         if checkpoint is None:
             _check_values(type(network.module).__name__, _tensors(network.module))
     else:
-        refuse_other_file(str(model))
-        network = _from_zoo(str(model), own_weights=checkpoint is None)
+        if str(model).lower().endswith(".toml"):
+            spec = zoo.read_model(Path(model))
+        else:
+            refuse_other_file(str(model))
+            spec = zoo.get_model(str(model))
+        network = _from_zoo(spec, checkpoint, num_classes)
     assert network.module is not None
     if network.own_dtype == "float32":
         network.module.float()
         network.arguments, network.keywords = tree_map(_to_single, (network.arguments, network.keywords))
-    if checkpoint is not None:
-        load_checkpoint(network.module, checkpoint)
-        network.weights_origin = "a state dict" if isinstance(checkpoint, Mapping) else str(checkpoint)
-    if network.examples:
-        if image_sizes:
-            raise UserError(f"{network.name} comes with example inputs, which have sizes; leave out --image-size")
-    else:
-        network.image_sizes = image_sizes or network.image_sizes or ((224, 224),)
     return network
 
 
@@ -325,19 +397,13 @@ def _as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> tuple[Image
     if not image_size:
         raise UserError("image_size must have at least one size, got none; for example --image-size 224x224,320x320")
     sizes = [image_size] if isinstance(image_size[0], int) else image_size
-    return tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))  # type: ignore[misc]
+    return tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))  # type: ignore[misc, arg-type]
 
 
 def _from_program(
-    name: str,
-    origin: str,
-    program: torch.export.ExportedProgram,
-    checkpoint: object,
-    image_sizes: tuple[ImageSize, ...],
+    name: str, origin: str, program: torch.export.ExportedProgram, image_sizes: tuple[ImageSize, ...]
 ) -> Network:
     shown = origin if origin.endswith(".pt2") else name
-    if checkpoint is not None:
-        raise UserError(f"{shown} has its weights; leave out --checkpoint")
     _check_values(shown, itertools.chain(program.state_dict.items(), program.constants.items()))
     inference = for_inference(program)
     was_training = inference is not program
@@ -358,6 +424,37 @@ def _class_name(program: torch.export.ExportedProgram) -> str:
     stacks = (node.meta.get("nn_module_stack") for node in program.graph.nodes)
     first = next((next(iter(stack.values())) for stack in stacks if stack), ("", "program"))
     return str(first[1]).rpartition(".")[2]
+
+
+def _take_classes(network: Network, checkpoint: Checkpoint) -> None:
+    """Take the names of classes that a checkpoint tells, where they are as many as the network's."""
+    assert checkpoint.classes is not None
+    if network.classes is not None and [x.replace("_", " ") for x in checkpoint.classes] == list(network.classes):
+        return  # the zoo knows the data set's numbers and colours, too
+    if network.num_classes in (None, len(checkpoint.classes)):
+        network.classes, network.class_ids, network.colours = checkpoint.classes, None, checkpoint.colours
+    else:
+        network.remarks.append(
+            f"{checkpoint.name} names {len(checkpoint.classes)} classes, of {network.num_classes}; they are not taken"
+        )
+
+
+def _load(network: Network, checkpoint: Checkpoint) -> bool:
+    """Fill the network's module; return whether the checkpoint has the backbone alone."""
+    assert network.module is not None
+    network.remarks += load_checkpoint(network.module, checkpoint)
+    return fit_names(network.module, checkpoint.state).target is not network.module
+
+
+def _take_pixels(network: Network, checkpoint: Checkpoint) -> None:
+    """Take the mean and deviation of pixels that a checkpoint tells."""
+    if checkpoint.mean is None or checkpoint.std is None:
+        return
+    if network.preprocessing is None:
+        network.remarks.append(f"{checkpoint.name} tells mean and std of pixels; how to resize, --preprocessing tells")
+    else:
+        network.preprocessing = replace(network.preprocessing, mean=checkpoint.mean, std=checkpoint.std)
+        network.remarks.append("mean and std of pixels are those of the checkpoint's data_preprocessor")
 
 
 def _acts_in_training(module: torch.nn.Module) -> bool:
@@ -417,19 +514,25 @@ def _to_float(x: torch.Tensor) -> torch.Tensor:
     return x.float() if x.is_floating_point() else x
 
 
-def _from_zoo(name: str, own_weights: bool) -> Network:
-    spec = zoo.get_model(name)
-    shipped = spec.weights_file if own_weights else None
+def _from_zoo(spec: zoo.ModelSpec, checkpoint: Checkpoint | None, num_classes: int | None) -> Network:
+    if num_classes is not None and "num_classes" not in spec.network:
+        raise UserError(f"[network] of {spec.name}.toml has no num_classes; leave out --num-classes")
+    if checkpoint is not None and num_classes is None:
+        num_classes = count_classes(spec, checkpoint.state)
+    if num_classes is not None:
+        spec = with_classes(spec, num_classes)
+    shipped = spec.weights_file if checkpoint is None else None
     return Network(
         name=spec.name,
         task=spec.task,
-        weights_origin=f"models/{shipped.name}" if shipped else "random initialisation (seed 0)",
-        module=build_model(spec),
+        weights_origin=f"models/{shipped.name}" if shipped else RANDOM_WEIGHTS,
+        module=build_model(spec, pretrained=shipped is not None),
         image_sizes=(spec.image_size,),
         preprocessing=preprocessing_from(spec.preprocessing) if spec.preprocessing else None,
         classes=tuple(spec.classes) if spec.classes else None,
         class_ids=spec.class_ids,
         colours=spec.colours,
+        num_classes=spec.network.get("num_classes"),
         output_names=_OUTPUT_NAMES[spec.task],
     )
 

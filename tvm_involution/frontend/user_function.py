@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +18,8 @@ from ..errors import UserError
 from ..runtime.library_file import read_metadata
 
 
-def call_user_function(reference: str) -> Any:
-    """Return what `package.module:function` returns.
+def call_user_function(reference: str, **arguments: Any) -> Any:
+    """Return what `package.module:function` returns when it is called with `arguments`.
 
     Modules are looked for in the current folder too, which `python -m` does and a console script does not; but there
     last, so that a file that is called like somebody's module is not taken for it.
@@ -38,9 +38,9 @@ def call_user_function(reference: str) -> Any:
         raise UserError(f"cannot import {reference}: it ends the process ({error}); guard what it runs") from error
     if not callable(function):
         raise UserError(f"{reference} is a {type(function).__name__}; expected a function that returns a module")
-    _check_without_arguments(function, reference)
+    _check_arguments(function, reference, arguments)
     try:
-        return function()
+        return function(**arguments)
     except UserError:
         raise
     except (Exception, SystemExit) as error:
@@ -80,14 +80,19 @@ def _is_library(path: str) -> bool:
     return True
 
 
-def _check_without_arguments(function: Callable[..., Any], reference: str) -> None:
+def _check_arguments(function: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> None:
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some built-in functions do not tell
         return
     try:
-        signature.bind()
+        signature.bind(**arguments)
     except TypeError as error:
+        if arguments:
+            raise UserError(
+                f"{reference} cannot be called with {', '.join(arguments)} ({error}); leave that out, or have the "
+                "function take it"
+            ) from error
         raise UserError(
             f"{reference} cannot be called without arguments ({error}); expected a function of none that returns a "
             "module"

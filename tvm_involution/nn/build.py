@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..arguments import checked
 from ..errors import UserError
 from ..zoo import ModelSpec, get_model
-from .checkpoint import load_checkpoint
+from .checkpoint import fit_names, load_checkpoint
 from .classifier import ImageClassifier
 from .detector import faster_rcnn, mask_rcnn, retinanet
 from .involution import Involution
@@ -58,8 +59,38 @@ def build_model(model: str | ModelSpec, *, seed: int = 0, pretrained: bool = Tru
     return module.eval()
 
 
+def count_classes(spec: ModelSpec, state: Mapping[str, Any]) -> int | None:
+    """Return how many classes the head of a checkpoint for `spec` has; None where it does not tell.
+
+    It is told by those tensors whose shapes change with `num_classes`.
+    """
+    if (own := spec.network.get("num_classes")) is None:
+        return None
+    with torch.device("meta"):
+        few, more = (_build(with_classes(spec, count)) for count in (own, own + 1))
+    larger = more.state_dict()
+    fitted = fit_names(few, state)
+    for name, tensor in fitted.target.state_dict().items() if fitted.target is few else ():
+        size, step = tensor.shape[:1], larger[name].shape[:1]
+        given = fitted.state.get(name)
+        if size == step or not isinstance(given, Tensor) or given.dim() != tensor.dim():
+            continue
+        each = step[0] - size[0]
+        count, rest = divmod(given.shape[0] - (size[0] - own * each), each)
+        return count if count > 0 and not rest and given.shape[1:] == tensor.shape[1:] else None
+    return None
+
+
+def with_classes(spec: ModelSpec, num_classes: int) -> ModelSpec:
+    """Return a network of the zoo with another number of classes, whose weights and names are not the zoo's."""
+    if num_classes == spec.network.get("num_classes"):
+        return spec
+    network = {**spec.network, "num_classes": num_classes}
+    return replace(spec, network=network, weights_file=None, classes=None, class_ids=None, colours=None)
+
+
 def _build(spec: ModelSpec) -> nn.Module:
-    where = f"[network] of models/{spec.name}.toml"
+    where = f"[network] of {spec.name}.toml"
     if spec.builder not in BUILDERS:
         raise UserError(f"{where}: no builder {spec.builder!r}, expected one of {', '.join(BUILDERS)}")
     try:

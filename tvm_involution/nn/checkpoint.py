@@ -1,116 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load weights: official OpenMMLab files, bare state dicts, safetensors. No file ever runs code.
+"""Fill a network with a checkpoint's weights, whatever wrapped it when it was saved.
 
-Nothing is taken that the network would compute nonsense with: a file's sums are checked where it has some (a zip
-archive's entries do; safetensors and files from before torch 1.6 do not), and every value must be a finite number.
+Nothing is taken that the network would compute nonsense with: every tensor must be there, of its shape, and every
+value a finite number.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
-import re
-import warnings
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..arguments import checked
 from ..errors import UserError
-from ..zip_archives import check_archive, is_zip
+from .checkpoint_file import Checkpoint, read_checkpoint
+from .torch_file import Foreign, Unfit
 
-_SHOWN = 4
+_SHOWN, _NEAREST = 4, 5
 _COUNTER = "num_batches_tracked"
-
-# OpenMMLab's `meta` may hold NumPy scalars (a best score, a seed). Reading one only copies its bytes.
-_scalar = np.float64().__reduce__()[0]
-_NUMPY_SCALARS: list[Any] = [
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_scalar, "numpy._core.multiarray.scalar"),
-    np.dtype,
-    *{type(np.dtype(code)) for code in "?bhilqBHILQefd"},
-]
+# of torch's AveragedModel and mmengine's, beside the network they wrap
+_WRAPPERS_OWN = ("n_averaged", "steps")
+_COMPILED = "_orig_mod."
+# DataParallel and averaged models, modules of trainers
+_WRAPPERS = ("module.", "model.", "net.")
+_PREPROCESSOR = "data_preprocessor."
 
 
 @checked
-def load_checkpoint(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> None:
+def load_checkpoint(
+    model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any] | Checkpoint, *, key: str | None = None
+) -> tuple[str, ...]:
     """Fill `model` from a file or a state dict; the model is left as it was where anything does not fit.
 
-    Takes `{"state_dict": ..., "meta": ...}` as OpenMMLab writes it, a bare state dict (read with `weights_only=True`),
-    and `.safetensors`. A `module.` before the names (DataParallel) is dropped; a backbone's own checkpoint, without
-    `backbone.`, fills the backbone alone. `num_batches_tracked` may be missing.
+    Takes files of `torch.save`, of which nothing is run, with a state dict in `state_dict`, `model`,
+    `model_state_dict`, `ema_state_dict` or `state_dict_ema`, or bare; `.safetensors`, and the `.index.json` of several.
+    `module.`, `model.`, `net.` and `_orig_mod.` before the names are dropped where they wrap the network, and so is
+    what lies outside; so are mmengine's `data_preprocessor.` and the `ema_...` buffers of mmcv's EMAHook. A backbone's
+    own checkpoint, without `backbone.`, fills the backbone alone. `num_batches_tracked` may be missing.
+
+    Args:
+        key: which of several state dicts to take, see `read_checkpoint`.
+
+    Returns:
+        What was chosen or left out, a line each.
 
     Raises:
         UserError: a missing, damaged or foreign file, or one with missing, surplus or wrongly shaped tensors, with
             others than real numbers in plain memory where floats are expected, or with values that are not finite in
-            the model's dtype; listed by name.
+            the model's dtype; listed by name, with the five nearest names.
     """
-    if isinstance(source, Mapping):
-        name, content = "the state dict", source
-    else:
-        name, content = str(source), _read(Path(source))
-    state = _strip_prefix(_state_dict(content, name), "module.")
-    target: nn.Module = model
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source, key)
+    fitted = fit_names(model, checkpoint.state)
+    _check(fitted.target, fitted.state, checkpoint.name)
+    fitted.target.load_state_dict(fitted.state, strict=False)
+    return (*checkpoint.notes, *fitted.notes)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A state dict under a module's own names; what it holds has not been looked at."""
+
+    target: nn.Module
+    """the model, or its backbone"""
+    state: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def fit_names(model: nn.Module, state: Mapping[str, Any]) -> Fitted:
+    """Return the state dict without what wrapped the network, by the names of `model` that it then has."""
     backbone = getattr(model, "backbone", None)
-    if isinstance(backbone, nn.Module) and not any(entry.startswith("backbone.") for entry in state):
-        target = backbone
-    _check(target, state, name)
-    target.load_state_dict(state, strict=False)
+    best: tuple[int, nn.Module, dict[str, Any], str] | None = None
+    for inner, wrapper in _unwrapped(dict(state)):
+        target = model
+        if isinstance(backbone, nn.Module) and not any(name.startswith("backbone.") for name in inner):
+            target = backbone
+        shared = len(target.state_dict().keys() & inner.keys())
+        if best is None or shared > best[0]:
+            best = shared, target, inner, wrapper
+    assert best is not None
+    _, target, inner, wrapper = best
+    own = target.state_dict()
+    notes = []
+    if target is not model:
+        notes.append(f"the checkpoint is of the backbone alone: the rest of {type(model).__name__} is as it was")
+    inside = [name for name in state if _plain(name).startswith(wrapper)]
+    if outside := [name for name in state if name not in inside and name not in _WRAPPERS_OWN]:
+        notes.append(f"left out, as they are not in {wrapper}: {_shorten(outside)}")
+    parameters = {f"ema_{name.replace('.', '_')}" for name in own}
+    if averages := [name for name in inner if name not in own and name in parameters]:
+        notes.append(f"left out: {len(averages)} buffers ema_... of EMAHook")
+    left_out = {*averages, *(name for name in inner if name not in own and name.startswith(_PREPROCESSOR))}
+    fitted = {name: value for name, value in inner.items() if name not in left_out and not _is_extra(name, value)}
+    return Fitted(target, fitted, tuple(notes))
 
 
-def _read(file: Path) -> Mapping[str, Any]:
-    if not file.is_file():
-        raise UserError(f"checkpoint {file} is no file; name a .pth, .pt or .safetensors file")
-    if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(file)
-        except Exception as error:  # what a damaged header may name is more than the reader's own errors
-            raise UserError(
-                f"{file} is no safetensors file, or is truncated: {_reason(error)}; fetch it again"
-            ) from error
-    try:
-        if is_zip(file):
-            check_archive(file)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY_SCALARS):
-            warnings.simplefilter("ignore")  # what torch would warn of ends in an error below
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:  # damaged pickles raise whatever their bytes lead the reader to
-        if foreign := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise UserError(
-                f"{file} holds {foreign[1]}, and reading that may run code, which is refused; save its state dict "
-                "alone, best as .safetensors"
-            ) from error
-        raise UserError(
-            f"{file} is no checkpoint, or is truncated; expected what torch.save or safetensors wrote, whole"
-        ) from error
-    return content
+def _is_extra(name: str, value: Any) -> bool:
+    """Return whether an entry is a module's extra state, which torch writes beside the tensors."""
+    return name.endswith("_extra_state") and not isinstance(value, Tensor)
 
 
-def _state_dict(content: Any, name: str) -> dict[str, Tensor]:
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    named = isinstance(content, Mapping) and all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    )
-    if not named or not content:
-        raise UserError(f"{name} holds no state dict; expected names with tensors, or a `state_dict` entry with them")
-    return dict(content)
+def _unwrapped(state: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield a state dict, and what is left of it without one wrapper after another around most of its names."""
+    yield state, ""
+    plain = {_plain(name): value for name, value in state.items()}
+    if len(plain) == len(state) and plain.keys() != state.keys():
+        state = plain
+        yield state, ""
+    dropped = ""
+    while wrapper := next((w for w in _WRAPPERS if 2 * sum(n.startswith(w) for n in state) > len(state)), None):
+        state = {name.removeprefix(wrapper): value for name, value in state.items() if name.startswith(wrapper)}
+        dropped += wrapper
+        yield state, dropped
 
 
-def _strip_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    if state and all(name.startswith(prefix) for name in state):
-        return {name[len(prefix) :]: tensor for name, tensor in state.items()}
-    return state
+def _plain(name: str) -> str:
+    """Return a name without what torch.compile adds, wherever in it that is."""
+    return name.replace(_COMPILED, "")
 
 
-def _check(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
+def _check(model: nn.Module, state: dict[str, Any], name: str) -> None:
     own = model.state_dict()
     shared = [entry for entry in own if entry in state]
     strange = {entry: what for entry in shared if (what := _strangeness(state[entry], own[entry]))}
@@ -124,10 +137,8 @@ def _check(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
         ],
     }
     if any(problems.values()):
-        raise UserError(
-            f"{name} does not fit {type(model).__name__}: {_listed(problems)}; is it a checkpoint of another network "
-            "or depth?"
-        )
+        near = _nearest(problems, list(own), list(state))
+        raise UserError(f"{name} does not fit {type(model).__name__}: {_listed(problems)}{near}")
     if strange:
         wrong = [f"{entry} is {what}" for entry, what in strange.items()]
         raise UserError(
@@ -139,8 +150,25 @@ def _check(model: nn.Module, state: dict[str, Tensor], name: str) -> None:
         )
 
 
-def _strangeness(tensor: Tensor, own: Tensor) -> str:
-    """Return what is wrong with the kind of a tensor that shall fill `own`; nothing where it will do."""
+def _nearest(problems: Mapping[str, list[str]], own: list[str], given: list[str]) -> str:
+    """Return the names nearest to the first that does not fit, from the other side."""
+    if problems["missing"]:
+        wanted, pool, where = problems["missing"][0], problems["surplus"] or given, "the file"
+    elif problems["surplus"]:
+        wanted, pool, where = problems["surplus"][0], own, "the network"
+    else:
+        return "; for another number of classes say --num-classes, for other sizes name the network they are of"
+    pool = [name for name in pool if len(name) < 200][:5000]
+    near = difflib.get_close_matches(wanted[:200], pool, n=_NEAREST, cutoff=0)
+    return f"; nearest to {_shown(wanted)} in {where}: {', '.join(map(_shown, near))}"
+
+
+def _strangeness(tensor: Any, own: Tensor) -> str:
+    """Return what is wrong with the kind of what shall fill `own`; nothing where it will do."""
+    if isinstance(tensor, Unfit):
+        return tensor.kind
+    if isinstance(tensor, Foreign):
+        return f"a {_shown(tensor.origin)}"
     if type(tensor) not in (Tensor, nn.Parameter):
         return f"a {type(tensor).__name__}"
     if tensor.is_nested or tensor.layout != torch.strided:
@@ -165,10 +193,10 @@ def _listed(problems: Mapping[str, list[str]]) -> str:
     return "; ".join(f"{what} {len(names)}: {_shorten(names)}" for what, names in problems.items() if names)
 
 
-def _reason(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _shorten(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
+def _shorten(names: Sequence[str]) -> str:
+    shown = ", ".join(map(_shown, names[:_SHOWN]))
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def _shown(name: str) -> str:
+    return (name if name.isprintable() else ascii(name))[:200]

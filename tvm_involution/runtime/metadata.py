@@ -7,7 +7,7 @@ import datetime
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -39,6 +39,10 @@ _ANSWERS: dict[str, dict[str, int]] = {
     "detection": _BOXES,
     "instance_segmentation": {**_BOXES, "masks": 4},
 }
+RANDOM_WEIGHTS = "random initialisation (seed 0)"
+"""how the origin of weights that nobody trained ends"""
+BACKENDS = ("pillow", "opencv")
+"""whose resizing a picture is prepared with"""
 _WHOLE_PICTURES = ("semantic_segmentation", "detection", "instance_segmentation")
 _LARGEST_ZOOM = 16
 
@@ -130,6 +134,8 @@ class Preprocessing:
     crop: int | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    backend: str = "pillow"
+    """one of `BACKENDS`"""
 
 
 @dataclass(frozen=True)
@@ -189,6 +195,11 @@ class LibraryMetadata:
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT
+
+    @property
+    def weights_are_random(self) -> bool:
+        """Whether nobody trained the weights, or a part of them."""
+        return self.weights_origin.endswith(RANDOM_WEIGHTS)
 
     @property
     def signatures(self) -> tuple[Signature, ...]:
@@ -308,39 +319,57 @@ def _problems_of_tensors(where: str, specs: tuple[TensorSpec, ...]) -> Iterator[
 
 def _problems_of_pictures(metadata: LibraryMetadata) -> Iterator[str]:
     """Yield what would go wrong when a picture is prepared, and when the answer is shown with names and colours."""
-    preprocessing, classes = metadata.preprocessing, metadata.classes
-    answer = _ANSWERS.get(metadata.task, {})
-    if preprocessing is not None:
-        for signature in metadata.signatures:
-            shape = signature.inputs[0].shape if len(signature.inputs) == 1 else ()
-            if len(shape) != 4 or shape[:2] != (BATCH, 3) or any(isinstance(d, str) or not d for d in shape[2:]):
-                yield "preprocessing is for one input of pictures, (batch, 3, height, width)"
-        resize, crop = preprocessing.resize, preprocessing.crop
-        if (resize is None) != (crop is None):
-            yield "preprocessing must have both resize and crop, or neither"
-        elif resize is not None and crop is not None and not 0 < crop <= resize <= _LARGEST_ZOOM * crop:
-            yield f"preprocessing must crop something, not less than 1 / {_LARGEST_ZOOM} of the resized side"
-        elif resize is None and metadata.task not in _WHOLE_PICTURES:
-            yield f"preprocessing without a crop is for {' or '.join(_WHOLE_PICTURES)}"
-        if not all(abs(value) < 1e6 for value in preprocessing.mean):
-            yield "preprocessing must have a mean of pixels"
-        if not all(1e-6 < value < 1e6 for value in preprocessing.std):
-            yield "preprocessing must have a positive deviation of pixels"
     for name, values in (("class_ids", metadata.class_ids), ("colours", metadata.colours)):
-        if values is not None and len(values) != len(classes or ()):
+        if values is not None and len(values) != len(metadata.classes or ()):
             yield f"{name} must be as many as classes"
     if any(not 0 <= part <= 255 for colour in metadata.colours or () for part in colour):
         yield "colours must lie between 0 and 255"
     for signature in metadata.signatures:
-        shapes = {spec.name: spec.shape for spec in signature.outputs}
-        for name, rank in answer.items():
-            shape = shapes.get(name, ())
-            if len(shape) != rank or shape[0] != BATCH or any(isinstance(d, str) for d in shape[1:]):
-                yield f"the task {metadata.task} has an output {name} of {rank} axes, batch first"
-            elif name == "logits" and classes is not None and shape[1] != len(classes):
-                yield "classes must be as many as logits"
+        yield from picture_problems(
+            metadata.task, signature.inputs, signature.outputs, metadata.preprocessing, metadata.classes
+        )
+
+
+def picture_problems(
+    task: str,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    preprocessing: Preprocessing | None,
+    classes: Sequence[str] | None,
+) -> Iterator[str]:
+    """Yield where preprocessing, task and classes do not fit the inputs and outputs, or each other."""
+    if preprocessing is not None:
+        shape = inputs[0].shape if len(inputs) == 1 else ()
+        if len(shape) != 4 or shape[:2] != (BATCH, 3) or any(isinstance(d, str) or not d for d in shape[2:]):
+            yield "preprocessing is for one input of pictures, (batch, 3, height, width)"
+        yield from preprocessing_problems(preprocessing)
+        if preprocessing.resize is None and task not in _WHOLE_PICTURES:
+            yield f"preprocessing without a crop is for {' or '.join(_WHOLE_PICTURES)}"
+    shapes = {spec.name: spec.shape for spec in outputs}
+    for name, rank in _ANSWERS.get(task, {}).items():
+        answer = shapes.get(name, ())
+        if len(answer) != rank or answer[0] != BATCH or any(isinstance(d, str) for d in answer[1:]):
+            yield f"the task {task} has an output {name} of {rank} axes, batch first"
+        elif name == "logits" and classes is not None and answer[1] != len(classes):
+            yield "classes must be as many as logits"
+
+
+def preprocessing_problems(preprocessing: Preprocessing) -> Iterator[str]:
+    """Yield the values that prepare no picture."""
+    resize, crop = preprocessing.resize, preprocessing.crop
+    if (resize is None) != (crop is None):
+        yield "preprocessing must have both resize and crop, or neither"
+    elif resize is not None and crop is not None and not 0 < crop <= resize <= _LARGEST_ZOOM * crop:
+        yield f"preprocessing must crop something, not less than 1 / {_LARGEST_ZOOM} of the resized side"
+    if not all(abs(value) < 1e6 for value in preprocessing.mean):
+        yield "preprocessing must have a mean of pixels"
+    if not all(1e-6 < value < 1e6 for value in preprocessing.std):
+        yield "preprocessing must have a positive deviation of pixels"
+    if preprocessing.backend not in BACKENDS:
+        yield f"preprocessing must have a backend of {' or '.join(BACKENDS)}"
 
 
 def preprocessing_from(data: dict[str, Any]) -> Preprocessing:
     """Return the `Preprocessing` of a JSON or TOML table."""
-    return Preprocessing(data.get("resize"), data.get("crop"), tuple(data["mean"]), tuple(data["std"]))
+    backend = data.get("backend", "pillow")
+    return Preprocessing(data.get("resize"), data.get("crop"), tuple(data["mean"]), tuple(data["std"]), backend)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .metadata import Preprocessing
-from .preprocessing import picture_to_array
+from .preprocessing import picture_to_array, resize_picture
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Placement:
         """Return the largest placement of the whole photograph in an input of `image_size`."""
         scale = min(image_size[0] / photograph[0], image_size[1] / photograph[1])
         height, width = (
-            max(1, min(limit, round(side * scale))) for side, limit in zip(photograph, image_size, strict=True)
+            max(1, min(limit, int(side * scale + 0.5))) for side, limit in zip(photograph, image_size, strict=True)
         )
         return cls(photograph, (height, width))
 
@@ -50,12 +50,11 @@ class Placement:
     def labels(self, logits: np.ndarray) -> np.ndarray:
         """Return the best class of each pixel of the photograph (H, W) from logits (C, H, W) of the input."""
         height, width = self.resized
-        size = (self.photograph[1], self.photograph[0])
-        best = np.full((size[1], size[0]), -np.inf, np.float32)
+        best = np.full(self.photograph, -np.inf, np.float32)
         labels = np.zeros(best.shape, np.intp)
         # one class after the other: of all of them a photograph's size would not fit into memory
         for label, plane in enumerate(np.ascontiguousarray(logits[:, :height, :width], np.float32)):
-            shown = np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BILINEAR))
+            shown = _resized(plane, self.photograph)
             better = (shown > best) | (np.isnan(shown) & ~np.isnan(best))
             best[better], labels[better] = shown[better], label
         return labels
@@ -77,7 +76,24 @@ def place_picture(
     """Return the input (1, 3, H, W) float32 of `image_size` with the whole picture in it, and where that lies."""
     placement = Placement.fit((picture.height, picture.width), image_size)
     height, width = placement.resized
-    resized = picture.resize((width, height), Image.Resampling.BILINEAR)
+    resized = resize_picture(picture, preprocessing, (height, width))
     array = np.zeros((1, 3, *image_size), np.float32)
     array[:, :, :height, :width] = picture_to_array(resized, preprocessing)
     return array, placement
+
+
+def _resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return a plane (H, W) float32 in another size as torch interpolates it, bilinearly with `align_corners=False`."""
+    if plane.shape == size:
+        return plane
+    if plane.shape[0] <= size[0] and plane.shape[1] <= size[1]:  # where Pillow shrinks, it averages
+        return np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BILINEAR))
+    for axis in (0, 1):
+        places = (np.arange(size[axis]) + 0.5) * (plane.shape[axis] / size[axis]) - 0.5
+        places = np.clip(places, 0, plane.shape[axis] - 1)
+        first = places.astype(np.intp)
+        share = (places - first).astype(np.float32)
+        share = share[:, None] if axis == 0 else share
+        second = np.minimum(first + 1, plane.shape[axis] - 1)
+        plane = plane.take(first, axis) * (1 - share) + plane.take(second, axis) * share
+    return plane

@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
 from ..quiet import quiet_stderr
+from . import opencv_resize
 from .metadata import Preprocessing
 
 # what Pillow logs of a damaged file it raises too
@@ -39,17 +42,17 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     check_input_file(file)
     Image.init()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures; the largest are an error
-            with Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN]) as picture:
-                if 0 in picture.size:
-                    raise UnidentifiedImageError("it has no pixels")
-                with quiet_stderr() if picture.format == "TIFF" else contextlib.nullcontext():
-                    picture.load()
-                turned = ImageOps.exif_transpose(picture)
-                if turned.mode in _DEEP:
-                    return _to_8_bits(file, turned, picture.format)
-                return turned.convert("RGB")
+        formats = [name for name in _FORMATS if name in Image.OPEN]
+        # warnings are of large pictures; the largest are an error
+        with _without_warnings, Image.open(file, formats=formats) as picture:
+            if 0 in picture.size:
+                raise UnidentifiedImageError("it has no pixels")
+            with _quiet_tiff() if picture.format == "TIFF" else contextlib.nullcontext():
+                picture.load()
+            turned = ImageOps.exif_transpose(picture)
+            if turned.mode in _DEEP:
+                return _to_8_bits(file, turned, picture.format)
+            return turned.convert("RGB")
     except UserError:
         raise
     except Exception as error:  # decoders raise whatever damaged data leads them to
@@ -69,6 +72,40 @@ def check_input_file(file: Path) -> None:
         raise UserError(f"{file} does not exist; name a picture, or an array in .npy or .npz")
     kind = "a folder" if file.is_dir() else "a pipe or a device"
     raise UserError(f"{file} is {kind}; name a file: a picture, or an array in .npy or .npz")
+
+
+class _WithoutWarnings:
+    """Ignores warnings while any thread is inside: `warnings.catch_warnings` mixes up those of several."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._catcher.__exit__(None, None, None)
+
+
+_without_warnings = _WithoutWarnings()
+_tiff_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _quiet_tiff() -> Iterator[None]:
+    """Swallow what libtiff says, for one thread after another: standard error is the process's."""
+    with _tiff_lock, quiet_stderr():
+        yield
 
 
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
@@ -96,15 +133,23 @@ _LONGEST = 32
 
 
 def crop_picture(picture: Image.Image, preprocessing: Preprocessing, image_size: tuple[int, int]) -> Image.Image:
-    """Resize the short side and cut the centre, as the metadata says, scaled to `image_size` (height, width)."""
+    """Resize the short side and cut the centre, as the metadata says, scaled to `image_size` (height, width).
+
+    Sizes and places are those of torchvision's `Resize` and `CenterCrop`, which are mmcls's too.
+    """
     assert preprocessing.resize is not None and preprocessing.crop is not None
     height, width = image_size
     # a library compiled for another size keeps the proportion of resized side to crop
     side = round(preprocessing.resize * max(height, width) / preprocessing.crop)
-    scale = side / min(picture.size)
-    whole = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
-    left, top = (whole[0] - width) // 2, (whole[1] - height) // 2
-    if max(whole) <= _LONGEST * max(image_size):
+    long = int(side * max(picture.size) / min(picture.size))
+    whole = (side, long) if picture.width <= picture.height else (long, side)
+    left, top = round((whole[0] - width) / 2), round((whole[1] - height) / 2)
+    large = max(whole) > _LONGEST * max(image_size)
+    if preprocessing.backend == "opencv":
+        # what is cut is all that the NumPy form computes
+        resize = opencv_resize.resize_linear if large else opencv_resize.resize
+        return Image.fromarray(resize(np.asarray(picture), whole[::-1], (top, left, height, width)))
+    if not large:
         return picture.resize(whole, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
     # only what is cut is resized, which rounds a little differently: the whole would not fit into memory
     across, down = picture.width / whole[0], picture.height / whole[1]
@@ -113,8 +158,19 @@ def crop_picture(picture: Image.Image, preprocessing: Preprocessing, image_size:
     return picture.resize((width, height), Image.Resampling.BILINEAR, box)
 
 
+def resize_picture(picture: Image.Image, preprocessing: Preprocessing, size: tuple[int, int]) -> Image.Image:
+    """Return the whole picture in `size` (height, width)."""
+    if preprocessing.backend == "opencv":
+        return Image.fromarray(opencv_resize.resize(np.asarray(picture), size))
+    return picture.resize(size[::-1], Image.Resampling.BILINEAR)
+
+
 def picture_to_array(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Return the picture as (1, 3, H, W) float32, normalized by the metadata's mean and deviation."""
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
-    normalized = (np.asarray(picture, dtype=np.float32) - mean) / std
-    return np.ascontiguousarray(normalized.transpose(2, 0, 1)[None])
+    pixels = np.asarray(picture, dtype=np.float32) - mean
+    if preprocessing.backend == "opencv":  # mmcv multiplies by the inverse, in float64
+        np.multiply(pixels, 1 / std.astype(np.float64), out=pixels, casting="same_kind")
+    else:
+        pixels /= std
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])

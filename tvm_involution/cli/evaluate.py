@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`tvm-involution evaluate`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from ..files import atomic_write, check_apart, check_writable
+from ..runtime import load
+from .command import Command
+from .interrupt import check_interrupt
+from .words import warn_of_random_weights
+
+_WORDS = {
+    **{"top1": "top-1 accuracy", "top5": "top-5 accuracy", "box_ap": "AP of boxes", "mask_ap": "AP of masks"},
+    "miou": "mean intersection over union",
+}
+_REPORT_SECONDS = 10.0
+
+
+@click.command("evaluate", cls=Command)
+@click.argument("library", type=click.Path(path_type=Path))
+@click.option("--data", required=True, help="imagenet:DIR, coco:DIR or cityscapes:DIR.")
+@click.option("--device", help="cpu, cuda or cuda:N. [default: what the library was compiled for]")
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first N pictures.")
+@click.option("--against", type=click.Choice(["torch"]), help="Count where the module in torch answers otherwise.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="A file for the figures.")
+def evaluate_command(
+    library: Path, data: str, device: str | None, limit: int | None, against: str | None, json_file: Path | None
+) -> None:
+    """Run a compiled LIBRARY on a data set, and count how much is right, the published figure beside it.
+
+    \b
+    Examples:
+      tvm-involution evaluate rednet50.so --data imagenet:/data/imagenet
+      tvm-involution evaluate rednet50.so --data imagenet:/data/imagenet --limit 1000 --against torch
+      tvm-involution evaluate mask_rcnn.so --data coco:/data/coco --json figures.json
+    """
+    from ..evaluation import evaluate
+
+    check_apart(json_file, library)
+    if json_file is not None:
+        check_writable(json_file)
+    network = load(library, device)
+    warn_of_random_weights(network.metadata)
+    console = Console(stderr=True)
+    start = said = time.monotonic()
+    with console.status("reading pictures") if console.is_terminal else contextlib.nullcontext() as status:
+
+        def progress(done: int, of: int) -> None:
+            nonlocal said
+            check_interrupt()
+            now = time.monotonic()
+            text = f"{done} of {of} pictures, {done / max(now - start, 1e-9):.1f} pictures/s"
+            if status is not None:
+                status.update(text)
+            elif now - said > _REPORT_SECONDS:
+                said = now
+                click.echo(text, err=True)
+
+        found = evaluate(network, data, limit=limit, against=against, progress=progress)
+    if json_file is not None:
+        with atomic_write(json_file) as temporary:
+            temporary.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+    click.echo(f"{found.library} on {found.pictures} pictures of {found.data}, {found.seconds:.1f} s")
+    for name, value in found.figures.items():
+        beside = f"   published {found.published[name]:.2f}" if name in found.published else ""
+        click.echo(f"  {_WORDS[name]:<29} {value:6.2f} %{beside}")
+    if found.compared is not None and found.disagreements is not None:
+        what = "pixels" if "miou" in found.figures else "pictures"
+        click.echo(f"  differs from torch            {found.disagreements} of {found.compared} {what}")

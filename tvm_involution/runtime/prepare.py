@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one picture to a network's input, as the library's metadata say."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from .arrays import numpy_dtype
+from .metadata import LibraryMetadata
+from .placement import Placement, best_size, place_picture
+from .preprocessing import crop_picture, picture_to_array
+
+
+def prepare_picture(metadata: LibraryMetadata, picture: Image.Image) -> tuple[np.ndarray, Placement | None]:
+    """Return the input (1, 3, H, W), and where the picture lies in it, for networks that take whole ones.
+
+    Args:
+        picture: in RGB.
+
+    Raises:
+        UserError: the library does not say how.
+    """
+    preprocessing, spec = metadata.preprocessing, metadata.inputs[0]
+    if preprocessing is None:
+        raise UserError(
+            f"{metadata.name} does not say how to prepare a picture; give an array in .npy or .npz, or compile it with "
+            "--preprocessing"
+        )
+    sizes = [(int(height), int(width)) for *_, height, width in (one.inputs[0].shape for one in metadata.signatures)]
+    if preprocessing.crop is None:
+        array, placement = place_picture(picture, preprocessing, best_size((picture.height, picture.width), sizes))
+        return array.astype(numpy_dtype(spec.dtype), copy=False), placement
+    cropped = crop_picture(picture, preprocessing, sizes[0])
+    return picture_to_array(cropped, preprocessing).astype(numpy_dtype(spec.dtype), copy=False), None
