@@ -9,7 +9,7 @@ import click
 
 from .command import Command
 from .options import network_options
-from .words import print_table
+from .words import left_out_lines, print_table
 
 
 @click.group("logs")
@@ -90,4 +90,6 @@ def coverage_command(
         rows.append([task.name, str(task.calls), found.key if found is not None else "none"])
     print_table(model, ["task", "calls", "record of"], rows)
     covered = sum(row[2] != "none" for row in rows)
+    for line in left_out_lines([(task, task.calls * task.operations) for task in tasks], "operations"):
+        click.echo(line)
     click.echo(f"{covered} of {len(rows)} kernels have a record")

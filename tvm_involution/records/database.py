@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm import tirx
+from tvm.ir import Array, Map, save_json
 from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.meta_schedule import _ffi_api
 
 from ..errors import UserError
 from ..files import atomic_write
@@ -72,7 +75,7 @@ class TuningDatabase:
         if workload not in self._index:
             _append(self.folder / WORKLOADS, json.dumps(workload.as_json()))
             self._index[workload] = len(self._index)
-        _append(self.folder / RECORDS, json.dumps([self._index[workload], record.as_json()]))
+        _append(self.folder / RECORDS, json.dumps([self._index[workload], record_as_json(record)]))
         self.memory.commit_tuning_record(record)
 
     def records(self, mod: tvm.IRModule) -> list[ms.database.TuningRecord]:
@@ -84,6 +87,26 @@ class TuningDatabase:
     def all_records(self) -> list[ms.database.TuningRecord]:
         """Return every record, in no order."""
         return list(self.memory.get_all_tuning_records())
+
+
+def record_as_json(record: ms.database.TuningRecord) -> Any:
+    """Return what `TuningRecord.as_json` does, of traces with index maps too.
+
+    TVM 0.27 reads a map as a string of its own JSON, but does not write one in a record.
+    """
+    return _plain(_ffi_api.TuningRecordAsJSON(record))
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Array):
+        return [_plain(item) for item in node]
+    if isinstance(node, Map):
+        return {_plain(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, tirx.IndexMap):
+        return save_json(node)
+    if isinstance(node, tirx.IntImm | tirx.FloatImm):
+        return node.value
+    return str(node) if isinstance(node, str) else node
 
 
 def seconds(record: ms.database.TuningRecord) -> float:
@@ -121,7 +144,7 @@ def write_best(folder: Path, records: Iterable[ms.database.TuningRecord], keep: 
     (folder / WORKLOADS).unlink(missing_ok=True)
     with atomic_write(folder / RECORDS) as path:
         numbered = ((index, record) for index, found in enumerate(best.values()) for record in found)
-        path.write_text("".join(json.dumps([index, record.as_json()]) + "\n" for index, record in numbered))
+        path.write_text("".join(json.dumps([index, record_as_json(record)]) + "\n" for index, record in numbered))
 
 
 def exists(folder: Path) -> bool:
