@@ -139,6 +139,8 @@ def test_coverage_and_dry_run_name_the_records(logs):
 def test_merge_and_prune(logs, tmp_path):
     merged = run_cli("logs", "merge", logs, logs, "--into", tmp_path / "merged", "--keep", "2")
     assert merged.status == 0, merged
+    refused = run_cli("logs", "merge", logs, tmp_path / "missing", "--into", tmp_path / "whole")
+    assert "missing" in refused.error_line() and not (tmp_path / "whole").exists(), "half of a merge"
     pruned = run_cli("logs", "prune", tmp_path / "merged", "--keep", "1")
     assert pruned.status == 0, pruned
     best, kept = TuningDatabase(logs / KEY), TuningDatabase(tmp_path / "merged" / KEY)

@@ -29,7 +29,9 @@ from .words import BatchSizes, ImageSize, kernels_text
 @click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
 @click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
 @click.option(
-    "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: your own, the shipped]"
+    "--tuning-logs",
+    type=click.Path(path_type=Path),
+    help="Folder of tuning logs. [default: $XDG_DATA_HOME/tvm-involution/tuning_logs, the shipped]",
 )
 @click.option(
     "--cuda-graph/--no-cuda-graph", default=True, help="On GPUs: one launch for all kernels. [default: --cuda-graph]"

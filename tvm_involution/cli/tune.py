@@ -128,7 +128,7 @@ def _show_tasks(
                 str(task.calls),
                 f"{task.calls * task.operations / total:.1%}",
                 task.space or "none",
-                found.key if found is not None else "",
+                found.origin if found is not None else "",
             ]
         )
     columns = ["task", "shapes", "Mop", "calls", "weight", "space", "record"]

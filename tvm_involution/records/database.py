@@ -10,6 +10,7 @@ measured is appended, a line at a time; what is kept for `compile` is written wh
 from __future__ import annotations
 
 import json
+import logging
 import lzma
 import os
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ from tvm.s_tir.meta_schedule import _ffi_api
 
 from ..errors import UserError
 from ..files import atomic_write
+
+_log = logging.getLogger(__name__)
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 PACKED = f"{WORKLOADS}.xz"
@@ -155,11 +158,18 @@ def exists(folder: Path) -> bool:
 def databases(logs: Path) -> list[Path]:
     """Return the folders in `logs` that hold a database, sorted; none where `logs` does not exist.
 
+    One with a table missing is named in a warning.
+
     Raises:
         UserError: `logs` is no folder, or cannot be read.
     """
     try:
-        return sorted(path for path in logs.iterdir() if exists(path))
+        folders = sorted(path for path in logs.iterdir() if path.is_dir())
+        for path in folders:
+            if not exists(path) and ((path / RECORDS).is_file() or _workload_file(path).is_file()):
+                missing = WORKLOADS if (path / RECORDS).is_file() else RECORDS
+                _log.warning("tuning logs %s lack %s: skipped; tune again or remove them", path, missing)
+        return [path for path in folders if exists(path)]
     except FileNotFoundError:
         return []
     except OSError as error:
