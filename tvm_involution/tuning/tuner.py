@@ -262,14 +262,18 @@ class _Search:
             candidates = [Candidate(state.task.default, state.task.args_info) for state in states]
             for state, candidate, result in zip(states, candidates, self._measurer.measure(candidates), strict=True):
                 self._see_default(state, candidate, result)
-                if not result.lost and state.task.can_record(state.task.default):
-                    self._record(state.task, state.task.default, result)
 
     def _see_default(self, state: TaskState, candidate: Candidate, result: Measurement) -> None:
+        """Take a time of the default; a better one is recorded, so that nothing slower passes for faster."""
         if result.artifact is not None:
             self._defaults[state.task.name] = replace(candidate, artifact=result.artifact)
+        before = min(state.default_times, default=math.inf)
         if result.seconds is not None:
             state.default_times.append(result.seconds)
+        news = result.seconds is not None and result.seconds < before
+        failed = result.seconds is None and not result.lost and not state.default_times
+        if (news or failed) and state.task.can_record(state.task.default):
+            self._record(state.task, state.task.default, result)
 
     def spend_budget(self) -> None:
         """Search, task by task, until the budget is spent or nothing improves."""
@@ -417,12 +421,15 @@ class _Search:
     def _finalists(self, state: TaskState) -> list[s_tir.Schedule]:
         own = _trace_text(state.task.default.trace)
         found = []
-        for record in self._database.records(state.task.mod)[: _FINALISTS + 1]:
-            if seconds(record) < FAILED and _trace_text(record.trace) != own and len(found) < _FINALISTS:
-                sch = s_tir.Schedule(state.task.mod)
-                record.trace.apply_to_schedule(sch, remove_postproc=False)
-                found.append(sch)
+        for record in [r for r in self._fastest(state) if _trace_text(r.trace) != own][:_FINALISTS]:
+            found.append(s_tir.Schedule(state.task.mod))
+            record.trace.apply_to_schedule(found[-1], remove_postproc=False)
         return found
+
+    def _fastest(self, state: TaskState) -> list[ms.database.TuningRecord]:
+        """Return what ran, each schedule once, the fastest first."""
+        found = [record for record in self._database.records(state.task.mod) if seconds(record) < FAILED]
+        return list({_trace_text(record.trace): record for record in reversed(found)}.values())[::-1]
 
     def _decide(self, state: TaskState, results: list[tuple[s_tir.Schedule, Measurement]]) -> None:
         """Take the finalist with the least median, or the default where none is faster."""
@@ -476,7 +483,7 @@ class _Search:
         """Write the best records, and the manifest with `network` in it."""
         records = []
         for state in self._run.states:
-            records += self._final.get(state.task.name) or self._database.records(state.task.mod)[:_FINALISTS]
+            records += self._final.get(state.task.name) or self._fastest(state)[:_FINALISTS]
         folder = self._run.folder
         write_best(folder, [record for record in records if seconds(record) < FAILED])
         manifest = _manifest(folder, self._target)
