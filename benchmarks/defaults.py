@@ -101,7 +101,8 @@ def main() -> None:
     print(f"\n{cpu_name()}, target {arguments.target}, {arguments.dtype}, worst first")
     for row in rows:
         print(
-            f"{row['ratio']:6.2f}x {row['default_us']:9.1f} us, best {row['best_us']:9.1f}  {row['rule']}  {row['layer']}"
+            f"{row['ratio']:6.2f}x  {row['default_us']:9.1f} us, best {row['best_us']:9.1f}",
+            f" {row['rule']}  {row['layer']}",
         )
     if arguments.json:
         arguments.json.write_text(

@@ -11,8 +11,8 @@ the size of a way of most CPUs, and there are 8 or 12 ways. The input of a tile 
 another stride; all packs of output channels use the copy. With 16 registers it is always copied.
 
 The last pack of 196 output channels is filled up, and the lanes of what leaves a tile are asked one by one whether they
-are there. LLVM unrolls no loops of that over more than `_ASKED` numbers, and where an index is not known the sums lie in
-memory: 16 to 196 channels of 64x64 pixels took over ten times as long.
+are there. LLVM unrolls no loops of that over more than `_ASKED` numbers, and where an index is not known the sums lie
+in memory: 16 to 196 channels of 64x64 pixels took over ten times as long.
 
 A pack's weights that are larger than the second-level cache (a 3x3 convolution of 2048 channels) come from far away for
 every tile. Then a group of tiles takes turns with one pack before the next.
