@@ -41,7 +41,8 @@ class CompiledLibrary:
     """A compiled network, ready to be saved.
 
     Attributes:
-        notes: what its author might want to know, a line each: products with windows that are no involution.
+        notes: what its author might want to know, a line each: products with windows that are no involution, which
+            tuning records were used and why others did not fit.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ def compile(  # the contract's verb
             width) is taken for a classifier of pictures or of pixels.
         preprocessing: how a picture becomes an input: `mean` and `std`, where wanted `resize`, `crop` and `backend`; a
             table, or a `.toml` file of it. By default the zoo's.
-        tuning_logs: folder of tuning logs; the shipped ones by default.
+        tuning_logs: folder of tuning logs; by default the user's own, then the shipped ones.
         cuda_graph: on GPUs, launch a network's kernels as one CUDA graph, where they can be captured.
         debug_dump: folder for the module's text after each phase.
         tf32: multiply float32 on a GPU's tensor cores (from sm_80), which keep 10 bits of its mantissa.
@@ -177,6 +178,7 @@ def compile(  # the contract's verb
             progress=progress,
         )
         kernels = count_kernels(mod)
+        notes += records.notes(network.name, batches, wanted, network.input_size)
         progress("generate code")
         executable = lowering.build(mod, resolved)
 

@@ -39,7 +39,7 @@ def convolution(inputs: int, outputs: int, residual: bool = False, dtype: str = 
     """1x1 of 14x14 pixels, with bias, the residual where there is one, and ReLU."""
     x = te.placeholder((1, 14, 14, inputs), dtype, "x")
     pairs = (inputs // 2, 16, 2) if dtype == "bfloat16" else (inputs, 16)
-    weight = te.placeholder((outputs // 16, 1, 1, *pairs), dtype, "weight")
+    weight = te.placeholder((-(-outputs // 16), 1, 1, *pairs), dtype, "weight")
     bias = te.placeholder((1, 1, 1, outputs), dtype, "bias")
     arguments = [x, weight, bias]
     out = topi.add(conv2d_packed(x, weight, outputs), bias)

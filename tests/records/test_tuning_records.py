@@ -18,12 +18,14 @@ from tvm.s_tir import meta_schedule as ms
 
 import tvm_involution as ti
 from tvm_involution.frontend.importer import export_module, import_exported_program
-from tvm_involution.records.database import RECORDS, TuningDatabase
-from tvm_involution.records.manifest import Manifest, writable_manifest
+from tvm_involution.frontend.network import resolve_network
+from tvm_involution.records.database import RECORDS, WORKLOADS, TuningDatabase
+from tvm_involution.records.manifest import Manifest, TunedNetwork, writable_manifest
 from tvm_involution.records.tuning_records import TuningRecords, as_workload
 from tvm_involution.relax import pipeline
 from tvm_involution.runtime.tvm_runtime import tvm_version
 from tvm_involution.target import resolve_target, target_key
+from tvm_involution.tuning.tasks import extract_tasks
 
 SIZE = (32, 32)
 
@@ -67,6 +69,70 @@ def test_records_are_applied_and_counted(tmp_path, rng):
     with torch.no_grad():
         expected = tiny_rednet().double()(torch.from_numpy(x).double()).numpy()
     assert relative_norm(ti.load(tmp_path / "net.so")(x), expected) < 1e-5
+
+
+def record_last_variants(logs: Path, target: tvm.target.Target) -> set[str]:
+    """Record the last variant of each rule's space for the tiny network at batch 1; return the programs' rules."""
+    folder = logs / target_key(target)
+    folder.mkdir(parents=True)
+    manifest = Manifest(tvm_version(), json.loads(str(target)), "a test")
+    manifest.add(TunedNetwork("rednet_tiny", 1, "float32", SIZE, 1, 1, 1, 0.1, 1.0, 1.0, "2026-01-01"))
+    manifest.write(folder)
+    database = TuningDatabase(folder)
+    tasks = [task for task in extract_tasks(resolve_network(tiny_rednet(), image_size=SIZE), target) if task.spaces]
+    for task in tasks:
+        workload = database.memory.commit_workload(task.mod)
+        database.append(
+            task.mod, ms.database.TuningRecord(task.spaces[-1].trace, workload, [1e-6], target, task.args_info)
+        )
+    return {task.rule for task in tasks}
+
+
+def test_another_batch_lends_its_decisions(tmp_path, rng):
+    assert "Involution" in record_last_variants(tmp_path / "logs", resolve_target("llvm"))
+    library = ti.compile(tiny_rednet(), batch=2, image_size=SIZE, tuning_logs=tmp_path / "logs")
+    kernels = library.metadata.kernels
+    assert kernels.record == kernels.borrowed > 0
+    assert "at another batch or size" in kernels.borrowed_from
+    assert any(f"of another batch or size from {tmp_path / 'logs'}" in note for note in library.notes)
+    library.save(tmp_path / "net.so")
+    x = rng.standard_normal((2, 3, *SIZE)).astype("float32")
+    with torch.no_grad():
+        expected = tiny_rednet().double()(torch.from_numpy(x).double()).numpy()
+    assert relative_norm(ti.load(tmp_path / "net.so")(x), expected) < 1e-5
+
+
+def test_index_maps_are_recorded(tmp_path):
+    """TVM 0.27 writes no record of a layout that was changed."""
+    x = tvm.te.placeholder((8, 16), "float32", "x")
+    workload = as_workload(tvm.te.create_prim_func([x, tvm.te.compute((8, 16), lambda i, j: x[i, j] + 1, "out")]))
+    sch = Schedule(workload)
+    sch.cache_write(sch.get_sblock("out"), 0, "local")
+    sch.transform_layout(sch.get_sblock("out"), ("write", 0), lambda i, j: (j, i))
+    args = ms.arg_info.ArgInfo.from_prim_func(workload["main"])
+    database = TuningDatabase(tmp_path)
+    own = database.memory.commit_workload(workload)
+    database.append(workload, ms.database.TuningRecord(sch.trace, own, [1.0], tvm.target.Target("llvm"), args))
+    again = Schedule(workload)
+    TuningDatabase(tmp_path).records(workload)[0].trace.apply_to_schedule(again, remove_postproc=False)
+    tvm.ir.assert_structural_equal(again.mod, sch.mod)
+
+
+@pytest.mark.parametrize("table", [RECORDS, WORKLOADS])
+def test_torn_folders_are_named(tmp_path, caplog, table):
+    write_records(tmp_path / "logs", "involution2d")
+    (next((tmp_path / "logs").iterdir()) / table).unlink()
+    TuningRecords(resolve_target("llvm"), tmp_path / "logs")
+    assert f"lack {table}" in caplog.text
+
+
+def test_folders_of_other_networks_are_named(tmp_path):
+    write_records(tmp_path / "logs", "involution2d")
+    records = TuningRecords(resolve_target("llvm"), tmp_path / "logs")
+    x = tvm.te.placeholder((3,), "float32")
+    assert records.find(tvm.te.create_prim_func([x, tvm.te.compute((3,), lambda i: x[i] * 3.0)])) is None
+    (said,) = records.notes("unheard", (1,), "float32", SIZE)
+    assert "holds no records of unheard" in said
 
 
 def test_records_of_another_network_are_not_used(tmp_path):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import tvm
@@ -103,3 +105,15 @@ def test_groups_of_tiles_share_a_pack(rng, monkeypatch, name, target):
     arrays = [as_dtype(array, "float32").astype(np.float64) for array in arrays]
     expected = run(programs("float64")[name], arrays, "float64", tvm.target.Target("llvm"))
     assert relative_norm(run(default.mod["main"], arrays, "float32", resolved), expected) < TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize(("channels", "asked"), [(196, True), (392, True), (192, False)])
+def test_a_filled_up_pack_leaves_in_small_tiles(channels, asked):
+    """Lanes that are asked one by one whether they are there must not be more than LLVM unrolls."""
+    x = te.placeholder((1, 8, 64, 16), "float32", "x")
+    weight = te.placeholder((-(-channels // 16), 1, 1, 16, 16), "float32", "weight")
+    func = te.create_prim_func([x, weight, conv2d_packed(x, weight, channels)])
+    sch, rule = default_schedule(func, resolve_target(AVX2.replace("haswell", "znver4")))
+    assert rule == "PackedGemm"
+    extents = [int(sch.get(loop).extent) for loop in sch.get_loops(sch.get_sblock("conv2d_out"))][1:]
+    assert (math.prod(extents) <= 128) == asked

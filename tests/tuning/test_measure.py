@@ -66,9 +66,7 @@ def test_what_was_built_is_removed():
 
 def test_wrong_results_are_found(measurer):
     task_of = good()
-    task = TuningTask(
-        "add", task_of.schedule.mod, resolve_target("llvm"), 1, 64.0, "", default=task_of.schedule, spaces=[]
-    )
+    task = TuningTask("add", task_of.schedule.mod, resolve_target("llvm"), 1, 64.0, "", default=task_of.schedule)
     verifier = Verifier(task)
     right, wrong, crash = measurer.measure([good(), candidate(lambda x: x + 1.001), call("abort")])
     assert verifier.error(measurer, right.artifact) is None

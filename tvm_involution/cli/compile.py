@@ -39,7 +39,9 @@ from .words import BatchSizes, ImageSizes, kernels_text, warn_of_random_weights
     "--preprocessing", type=click.Path(path_type=Path), help="How a picture is prepared: a .toml, as in models/."
 )
 @click.option(
-    "--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: your own, the shipped]"
+    "--tuning-logs",
+    type=click.Path(path_type=Path),
+    help="Folder of tuning logs. [default: $XDG_DATA_HOME/tvm-involution/tuning_logs, the shipped]",
 )
 @click.option(
     "--cuda-graph/--no-cuda-graph", default=True, help="On GPUs: one launch for all kernels. [default: --cuda-graph]"

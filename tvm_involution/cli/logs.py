@@ -9,7 +9,7 @@ import click
 
 from .command import Command
 from .options import network_options
-from .words import print_table
+from .words import left_out_lines, print_table
 
 
 @click.group("logs")
@@ -60,7 +60,11 @@ def prune_command(logs: Path, keep: int) -> None:
 @logs_command.command("coverage", cls=Command)
 @click.argument("model")
 @network_options
-@click.option("--tuning-logs", type=click.Path(path_type=Path), help="Folder of logs. [default: your own, the shipped]")
+@click.option(
+    "--tuning-logs",
+    type=click.Path(path_type=Path),
+    help="Folder of logs. [default: $XDG_DATA_HOME/tvm-involution/tuning_logs, the shipped]",
+)
 def coverage_command(
     model: str,
     target: str,
@@ -87,7 +91,9 @@ def coverage_command(
     rows = []
     for task in tasks:
         found = records.find(task.mod["main"])
-        rows.append([task.name, str(task.calls), found.key if found is not None else "none"])
+        rows.append([task.name, str(task.calls), found.origin if found is not None else "none"])
     print_table(model, ["task", "calls", "record of"], rows)
     covered = sum(row[2] != "none" for row in rows)
+    for line in left_out_lines([(task, task.calls * task.operations) for task in tasks], "operations"):
+        click.echo(line)
     click.echo(f"{covered} of {len(rows)} kernels have a record")

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import click
@@ -19,7 +19,7 @@ from rich.text import Text
 from .command import Command
 from .interrupt import check_interrupt
 from .options import network_options
-from .words import Number, print_table
+from .words import Number, left_out_lines, print_table
 
 if TYPE_CHECKING:
     from ..tuning.scheduler import TaskState
@@ -32,10 +32,19 @@ _ROWS = 18
 @click.argument("model")
 @network_options
 @click.option("--trials", type=click.IntRange(1), help="Candidates to measure. [default: 2000 without --minutes]")
-@click.option("--minutes", type=Number(0, min_open=True), help="Time to spend.")
-@click.option("--log-dir", type=click.Path(path_type=Path), help="Folder of tuning logs. [default: the user's own]")
+@click.option("--minutes", type=Number(0, min_open=True), help="Time to spend, play-off and comparison included.")
+@click.option(
+    "--log-dir",
+    type=click.Path(path_type=Path),
+    help="Folder of tuning logs. [default: $XDG_DATA_HOME/tvm-involution/tuning_logs, in ~/.local/share where unset]",
+)
 @click.option("--rpc", metavar="HOST:PORT", help="Measure on devices registered at this TVM RPC tracker.")
 @click.option("--rpc-key", metavar="KEY", help="The devices' key at the tracker.")
+@click.option(
+    "--compare/--no-compare",
+    default=True,
+    help="At the end run the network without and with what was found. [default: --compare]",
+)
 @click.option("--dry-run", is_flag=True, help="Show the tasks and stop.")
 def tune_command(
     model: str,
@@ -48,6 +57,7 @@ def tune_command(
     log_dir: Path | None,
     rpc: str | None,
     rpc_key: str | None,
+    compare: bool,
     dry_run: bool,
 ) -> None:
     """Search the fastest schedules of MODEL's kernels for a target; `compile` uses what is found.
@@ -84,6 +94,7 @@ def tune_command(
             log_dir=log_dir,
             rpc=rpc,
             rpc_key=rpc_key,
+            compare=compare,
             progress=show,
         )
     _summarize(result)
@@ -116,12 +127,14 @@ def _show_tasks(
                 f"{task.operations / 1e6:.1f}",
                 str(task.calls),
                 f"{task.calls * task.operations / total:.1%}",
-                task.rule or "none",
-                found.key if found is not None else "",
+                task.space or "none",
+                found.origin if found is not None else "",
             ]
         )
     columns = ["task", "shapes", "Mop", "calls", "weight", "space", "record"]
     print_table(f"{model}: {len(tasks)} tasks, {total / 1e9:.2f} Gop", columns, rows)
+    for line in left_out_lines([(task, task.calls * task.operations) for task in tasks], "operations"):
+        click.echo(line)
 
 
 @contextmanager
@@ -150,29 +163,31 @@ def _display() -> Iterator[Callable[[TuningProgress], None]]:
 
 
 def _status(run: TuningProgress) -> str:
-    elapsed = (time.monotonic() - run.started) / 60
-    words = [f"[{elapsed:5.1f} min] {run.phase}: {run.trials} trials"]
+    words = [f"[{run.clock.elapsed / 60:5.1f} min] {run.phase}: {run.trials} trials"]
     if run.max_trials is not None:
         words[0] += f" of {run.max_trials}"
     if run.minutes_left is not None:
         words.append(f"{run.minutes_left:.1f} min left")
-    words.append(f"kernels {run.network_seconds(True) * 1e3:.2f} ms (defaults {run.network_seconds(False) * 1e3:.2f})")
-    done = sum(bool(state.stopped) for state in run.states)
-    words.append(f"{done} of {len(run.states)} tasks done")
+    if run.states:
+        before, after = run.network_seconds(False), run.network_seconds(True)
+        words.append(f"kernels {after * 1e3:.2f} ms (defaults {before * 1e3:.2f}, {_gain_text(run)})")
+        done = sum(bool(state.stopped) for state in run.states)
+        words.append(f"{done} of {len(run.states)} tasks done")
     return ", ".join(words)
+
+
+def _gain_text(run: TuningProgress) -> str:
+    low, high = run.gain
+    return f"{low:.2f}x" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f}x to {high:.2f}x"
 
 
 def _table(run: TuningProgress) -> Table:
     table = Table("task", "space", "calls", "trials", "failed", "default us", "best us", "gain", "network us", "")
-    for state in sorted(run.states, key=_share, reverse=True)[:_ROWS]:
+    for state in sorted(run.states, key=lambda state: state.seconds, reverse=True)[:_ROWS]:
         table.add_row(*_row(state))
     if len(run.states) > _ROWS:
         table.add_row(f"and {len(run.states) - _ROWS} shorter ones")
     return table
-
-
-def _share(state: TaskState) -> float:
-    return state.task.calls * (state.best or 0.0)
 
 
 def _row(state: TaskState) -> list[str]:
@@ -181,38 +196,53 @@ def _row(state: TaskState) -> list[str]:
     known = best is not None and best < 1e9
     return [
         state.task.name[:40],
-        state.task.rule or "none",
+        state.task.space or "none",
         str(state.task.calls),
         str(len(state.history)),
         str(failed or ""),
         f"{default * 1e6:.1f}" if default is not None else "?",
         f"{best * 1e6:.1f}" if known and best is not None else "?",
         f"{default / best:.2f}x" if known and best and default else "",
-        f"{_share(state) * 1e6:.0f}" if known else "",
+        f"{state.seconds * 1e6:.0f}" if known else "",
         state.stopped,
     ]
 
 
 def _summarize(run: TuningProgress) -> None:
-    from ..tuning.curves import draw_curves
-    from ..tuning.tuner import MEASURED
+    from ..tuning.tuner import MEASURED, REPORT
 
-    rows = [_row(state) for state in sorted(run.states, key=_share, reverse=True)]
+    rows = [_row(state) for state in sorted(run.states, key=lambda state: state.seconds, reverse=True)]
     print_table(
         "kernels",
         ["task", "space", "calls", "trials", "failed", "default us", "best us", "gain", "network us", "ended"],
         rows,
     )
-    before, after = run.network_seconds(False), run.network_seconds(True)
-    minutes = (time.monotonic() - run.started) / 60
-    click.echo(
-        f"{run.trials} trials, {minutes:.1f} min: the kernels take {after * 1e3:.2f} ms, {before * 1e3:.2f} ms with "
-        f"the rules' defaults ({before / after if after else 1.0:.2f}x)"
+    for line in left_out_lines([(state.task, state.seconds) for state in run.states], "the kernels' time"):
+        click.echo(line)
+    table = run.clock.table()
+    print_table(
+        "where the time went",
+        ["what", "s", "share"],
+        [[what, f"{value:.1f}", f"{value / run.clock.elapsed:.0%}"] for what, value in table.items()],
     )
+    before, after = run.network_seconds(False), run.network_seconds(True)
+    click.echo(
+        f"{run.own_trials} trials, {run.clock.elapsed / 60:.1f} min, {run.trials_a_second:.1f} trials a second: the "
+        f"kernels take {after * 1e3:.2f} ms, {before * 1e3:.2f} ms with the rules' defaults ({_gain_text(run)})"
+    )
+    if (found := run.side_by_side) is not None:
+        low, high = found.spread
+        click.echo(
+            f"  network  {median(found.tuned_ms):.2f} ms, {median(found.default_ms):.2f} ms untuned, in turns: "
+            f"{found.gain:.2f}x (half of the rounds {low:.2f}x to {high:.2f}x)"
+        )
+    else:
+        click.echo(f"  network  not run as a whole: {run.not_compared}")
     click.echo(f"  records  {run.folder}")
+    click.echo(f"  report   {run.folder / MEASURED / REPORT}")
     picture = run.folder / MEASURED / "curves.png"
     try:
-        draw_curves(run.folder / MEASURED, run.states, picture)
+        run.draw_curves(picture)
         click.echo(f"  curves   {picture}")
     except ImportError:
         click.echo("  curves   not drawn: pip install matplotlib")

@@ -6,7 +6,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -14,6 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime.metadata import KernelCoverage, LibraryMetadata
+
+if TYPE_CHECKING:
+    from ..tuning.tasks import TuningTask
 
 # longer numbers are no sizes: TVM counts elements in 32 bits
 _NUMBER = re.compile(r"0*[1-9][0-9]{0,8}")
@@ -95,6 +99,17 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     if not console.is_terminal:
         console = Console(width=160)
     console.print(table)
+
+
+def left_out_lines(tasks: Sequence[tuple[TuningTask, float]], of: str) -> list[str]:
+    """Name the tasks that tuning leaves out, and their share.
+
+    Args:
+        tasks: all tasks with their part of what the share is `of`.
+    """
+    total = sum(part for _, part in tasks) or 1.0
+    found = [(task, part) for task, part in tasks if task.left_out]
+    return [f"left out: {task.name}, {part / total:.1%} of {of}: {task.left_out}" for task, part in found]
 
 
 def kernels_text(kernels: KernelCoverage) -> str:

@@ -10,6 +10,7 @@ measured is appended, a line at a time; what is kept for `compile` is written wh
 from __future__ import annotations
 
 import json
+import logging
 import lzma
 import os
 from collections.abc import Iterable
@@ -17,10 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm import tirx
+from tvm.ir import Array, Map, save_json
 from tvm.s_tir import meta_schedule as ms
+from tvm.s_tir.meta_schedule import _ffi_api
 
 from ..errors import UserError
 from ..files import atomic_write
+
+_log = logging.getLogger(__name__)
 
 WORKLOADS, RECORDS = "database_workload.json", "database_tuning_record.json"
 PACKED = f"{WORKLOADS}.xz"
@@ -72,7 +78,7 @@ class TuningDatabase:
         if workload not in self._index:
             _append(self.folder / WORKLOADS, json.dumps(workload.as_json()))
             self._index[workload] = len(self._index)
-        _append(self.folder / RECORDS, json.dumps([self._index[workload], record.as_json()]))
+        _append(self.folder / RECORDS, json.dumps([self._index[workload], record_as_json(record)]))
         self.memory.commit_tuning_record(record)
 
     def records(self, mod: tvm.IRModule) -> list[ms.database.TuningRecord]:
@@ -84,6 +90,26 @@ class TuningDatabase:
     def all_records(self) -> list[ms.database.TuningRecord]:
         """Return every record, in no order."""
         return list(self.memory.get_all_tuning_records())
+
+
+def record_as_json(record: ms.database.TuningRecord) -> Any:
+    """Return what `TuningRecord.as_json` does, of traces with index maps too.
+
+    TVM 0.27 reads a map as a string of its own JSON, but does not write one in a record.
+    """
+    return _plain(_ffi_api.TuningRecordAsJSON(record))
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Array):
+        return [_plain(item) for item in node]
+    if isinstance(node, Map):
+        return {_plain(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, tirx.IndexMap):
+        return save_json(node)
+    if isinstance(node, tirx.IntImm | tirx.FloatImm):
+        return node.value
+    return str(node) if isinstance(node, str) else node
 
 
 def seconds(record: ms.database.TuningRecord) -> float:
@@ -121,7 +147,7 @@ def write_best(folder: Path, records: Iterable[ms.database.TuningRecord], keep: 
     (folder / WORKLOADS).unlink(missing_ok=True)
     with atomic_write(folder / RECORDS) as path:
         numbered = ((index, record) for index, found in enumerate(best.values()) for record in found)
-        path.write_text("".join(json.dumps([index, record.as_json()]) + "\n" for index, record in numbered))
+        path.write_text("".join(json.dumps([index, record_as_json(record)]) + "\n" for index, record in numbered))
 
 
 def exists(folder: Path) -> bool:
@@ -132,11 +158,18 @@ def exists(folder: Path) -> bool:
 def databases(logs: Path) -> list[Path]:
     """Return the folders in `logs` that hold a database, sorted; none where `logs` does not exist.
 
+    One with a table missing is named in a warning.
+
     Raises:
         UserError: `logs` is no folder, or cannot be read.
     """
     try:
-        return sorted(path for path in logs.iterdir() if exists(path))
+        folders = sorted(path for path in logs.iterdir() if path.is_dir())
+        for path in folders:
+            if not exists(path) and ((path / RECORDS).is_file() or _workload_file(path).is_file()):
+                missing = WORKLOADS if (path / RECORDS).is_file() else RECORDS
+                _log.warning("tuning logs %s lack %s: skipped; tune again or remove them", path, missing)
+        return [path for path in folders if exists(path)]
     except FileNotFoundError:
         return []
     except OSError as error:

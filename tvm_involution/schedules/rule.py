@@ -29,7 +29,8 @@ class ScheduleRule(ABC):
     """Turn a tensor program into a schedule, or say that it is not this rule's."""
 
     general: bool = False
-    """Whether the rule takes programs of any kind, so that convolutions and matrix products may fall to it"""
+    """Whether the rule takes programs of any kind, so that convolutions and matrix products may fall to it; tuning
+    searches MetaSchedule's own space beside the rule's"""
 
     @property
     def name(self) -> str:

@@ -22,9 +22,10 @@ def merge(sources: Sequence[Path], into: Path, keep: int = 3) -> dict[str, int]:
         The number of records now in the folder of each target.
 
     Raises:
-        UserError: a source holds no records, is damaged, or of another TVM than this.
+        UserError: a source holds no records, is damaged, or of another TVM than this; nothing has been written.
     """
-    counts: dict[str, int] = {}
+    # everything is read before anything is written
+    parts = []
     for source in sources:
         folders = databases(source)
         if not folders:
@@ -36,13 +37,17 @@ def merge(sources: Sequence[Path], into: Path, keep: int = 3) -> dict[str, int]:
                     f"{folder} is of TVM {manifest.tvm_version}, this is {tvm_version()}; tune again with this one"
                 )
             target = into / folder.name
-            own = writable_manifest(target, exists(target))
-            joined = own or Manifest(manifest.tvm_version, manifest.target, manifest.machine)
-            write_best(target, TuningDatabase(folder).all_records(), keep, replace=False)
-            for network in manifest.networks:
-                joined.add(network)
-            joined.write(target)
-            counts[folder.name] = len(TuningDatabase(target).all_records())
+            writable_manifest(target, exists(target))
+            parts.append((target, manifest, TuningDatabase(folder).all_records()))
+    counts: dict[str, int] = {}
+    for target, manifest, records in parts:
+        own = writable_manifest(target, exists(target))
+        joined = own or Manifest(manifest.tvm_version, manifest.target, manifest.machine)
+        write_best(target, records, keep, replace=False)
+        for network in manifest.networks:
+            joined.add(network)
+        joined.write(target)
+        counts[target.name] = len(TuningDatabase(target).all_records())
     return counts
 
 

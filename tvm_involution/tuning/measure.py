@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build candidates and time them, here or on devices registered at a TVM RPC tracker.
 
-Builder and runners are MetaSchedule's: each candidate is built and run in another process with a time limit, so one
-that crashes or hangs costs itself alone.
+Each candidate is built and run in another process with a time limit, so one that crashes or hangs costs itself alone.
+Here nothing is built while something is timed: kernels run on all cores, and their times would be those of a busy
+machine.
 """
 
 from __future__ import annotations
@@ -10,13 +11,9 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-import socket
-import subprocess
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,19 +23,23 @@ import tvm
 from tvm import rpc, s_tir
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
-from tvm.support.popen_pool import PopenPoolExecutor, StatusKind
 
 from .. import lowering
-from ..errors import UserError
 from ..lowering.link import export_library, linker_of
 from ..runtime.arrays import numpy_dtype
 from ..runtime.threads import physical_cores, run_on_pool
+from .clock import Clock
+from .fleet import WAIT_SECONDS, LostDeviceError, RpcTracker
+from .workers import Workers
 
 BUILD_SECONDS, RUN_SECONDS = 60.0, 30.0
-_CONNECT_SECONDS = 20
 _RANDOM_FILL = "tvm.contrib.random.random_fill_for_measure"
 # a worker that builds leaks a little
 _USES = 300
+# a candidate this many times slower than the fastest is timed once
+_HOPELESS = 2.0
+# on a fleet: devices that a candidate may cost, and failures that make one
+_TRIES = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Candidate:
 
     schedule: s_tir.Schedule
     args_info: Sequence[ms.arg_info.ArgInfo]
+    limit: float = float("inf")
+    """seconds of the fastest so far: far above it, one time is enough"""
+    artifact: Path | None = None
+    """the shared object, where it has been built"""
 
 
 @dataclass(frozen=True)
@@ -57,80 +62,44 @@ class Measurement:
     error: str | None = None
     artifact: Path | None = None
     """the shared object, until the measurer is closed"""
-
-
-@dataclass(frozen=True)
-class RpcTracker:
-    """Devices elsewhere: a tracker's address and the key under which the devices are registered."""
-
-    host: str
-    port: int
-    key: str
-
-    def config(self) -> ms.runner.RPCConfig:
-        """Return it as MetaSchedule's runner wants it."""
-        return ms.runner.RPCConfig(self.host, self.port, self.key, session_timeout_sec=int(RUN_SECONDS))
-
-    def servers(self) -> int:
-        """Return how many devices are registered.
-
-        Raises:
-            UserError: the tracker cannot be reached.
-        """
-        try:
-            # TVM's client goes on trying for a minute
-            socket.create_connection((self.host, self.port), timeout=5).close()
-            summary = rpc.connect_tracker(self.host, self.port).summary()
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"no RPC tracker at {self.host}:{self.port}; start one with `python -m tvm.exec.rpc_tracker --host "
-                f"0.0.0.0 --port {self.port}`"
-            ) from error
-        return sum(item["key"].split(":", 1)[-1] == self.key for item in summary["server_info"])
+    rounds: tuple[float, ...] = ()
+    """the seconds of each round"""
+    lost: bool = False
+    """whether it was not judged, because the devices that it ran on went"""
 
 
 class Measurer:
     """Builds and times candidates for `target`; a context manager that removes what it built."""
 
-    def __init__(self, target: tvm.target.Target, tracker: RpcTracker | None = None, repeat: int = 5) -> None:
+    def __init__(
+        self,
+        target: tvm.target.Target,
+        tracker: RpcTracker | None = None,
+        repeat: int = 5,
+        clock: Clock | None = None,
+    ) -> None:
         """Start the worker processes.
 
         Args:
             repeat: how often a candidate is timed, at least 10 ms each; the median counts.
+            clock: told what the time goes into.
 
         Raises:
             UserError: no device is registered at the tracker.
         """
-        self._target, self._tracker = target, tracker
+        self._target, self._tracker, self._repeat = target, tracker, repeat
+        self._clock = clock or Clock()
         self._device = "cuda" if target.kind.name == "cuda" else "cpu"
+        self._cores = int(target.attrs.get("num-cores") or 0)
         self._numbers = itertools.count()
+        self._linker = linker_of(target)
+        devices = 1 if tracker is None else tracker.check()
         self._folder = Path(tempfile.mkdtemp(prefix="tvm-involution-tune-"))
         # MetaSchedule's LocalBuilder starts its workers anew for each batch, which takes longer than the builds
-        self._builders = PopenPoolExecutor(
-            physical_cores(), timeout=BUILD_SECONDS, maximum_process_uses=_USES, stderr=subprocess.DEVNULL
-        )
-        self._linker = linker_of(target)
-        config = ms.runner.EvaluatorConfig(number=1, repeat=repeat, min_repeat_ms=10)
-        self._pool = PopenPoolExecutor(1, timeout=RUN_SECONDS, stderr=subprocess.DEVNULL)
-        if tracker is None:
-            self._runner = ms.runner.LocalRunner(
-                timeout_sec=RUN_SECONDS,
-                evaluator_config=config,
-                f_alloc_argument=_allocate,
-                f_run_evaluator=_evaluate,
-            )
-        else:
-            servers = tracker.servers()
-            if not servers:
-                raise UserError(_no_servers(tracker))
-            self._runner = ms.runner.RPCRunner(
-                rpc_config=tracker.config(),
-                evaluator_config=config,
-                max_workers=servers,
-                f_create_session=_connect,
-                f_alloc_argument=_allocate_remotely,
-                f_run_evaluator=partial(_evaluate_remotely, int(target.attrs.get("num-cores") or 0)),
-            )
+        self._builders = Workers(physical_cores(), _USES)
+        self._runners = Workers(devices)
+        self._builders.warm_up(_ready)
+        self._runners.warm_up(_ready)
 
     def __enter__(self) -> Measurer:
         return self
@@ -138,6 +107,8 @@ class Measurer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._builders.close()
+        self._runners.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def measure(self, candidates: Sequence[Candidate], rounds: int = 1) -> list[Measurement]:
@@ -146,72 +117,99 @@ class Measurer:
         Raises:
             UserError: no device is left at the tracker.
         """
-        jobs = [
-            (candidate.schedule.mod, self._target, str(self._folder / str(next(self._numbers))), self._linker)
-            for candidate in candidates
-        ]
-        built = self._builders.map_with_error_catching(lambda job: _build(*job), jobs)
-        results = [
-            Measurement(None, None, Path(build.value))
-            if build.status == StatusKind.COMPLETE
-            else Measurement(None, f"build: {_brief(build.value)}")
-            for build in built
-        ]
-        runnable = [i for i, result in enumerate(results) if result.artifact is not None]
-        for _ in range(rounds):
-            self._run(runnable, candidates, results)
-            if self._tracker is not None:
-                # a device that is taken away in the middle of a measurement is no fault of the candidate
-                self._run([i for i in runnable if results[i].seconds is None], candidates, results)
+        with self._clock.spent_in("build"):
+            results = self._build(candidates)
+        with self._clock.spent_in("time"):
+            runnable = [i for i, result in enumerate(results) if result.artifact is not None]
+            for _ in range(rounds):
+                self._time(runnable, candidates, results)
         return results
 
-    def _run(self, numbers: list[int], candidates: Sequence[Candidate], results: list[Measurement]) -> None:
-        if not numbers:
-            return
-        if self._tracker is not None and not self._tracker.servers():
-            raise UserError(_no_servers(self._tracker))
-        inputs = [
-            ms.runner.RunnerInput(str(results[i].artifact), self._device, list(candidates[i].args_info))
-            for i in numbers
+    def _build(self, candidates: Sequence[Candidate]) -> list[Measurement]:
+        results = [Measurement(None, artifact=candidate.artifact) for candidate in candidates]
+        missing = [i for i, candidate in enumerate(candidates) if candidate.artifact is None]
+        jobs = [
+            (candidates[i].schedule.mod, self._target, str(self._folder / str(next(self._numbers))), self._linker)
+            for i in missing
         ]
-        for i, future in zip(numbers, self._runner.run(inputs), strict=True):
-            result, before = future.result(), results[i]
-            if result.error_msg is not None:
-                results[i] = replace(before, error=_brief(result.error_msg))
+        for i, built in zip(missing, self._builders.map(_build, jobs, BUILD_SECONDS), strict=True):
+            failed = isinstance(built, BaseException)
+            results[i] = (
+                Measurement(None, f"build: {_brief(built)}") if failed else Measurement(None, artifact=Path(built))
+            )
+        return results
+
+    def _time(self, numbers: list[int], candidates: Sequence[Candidate], results: list[Measurement]) -> None:
+        jobs = {}
+        for i in numbers:
+            info = [info.as_json() for info in candidates[i].args_info]
+            jobs[i] = (str(results[i].artifact), self._device, info, self._repeat, candidates[i].limit)
+        for i, outcome in self._run(_time, jobs).items():
+            before = results[i]
+            if isinstance(outcome, BaseException):
+                lost = isinstance(outcome, LostDeviceError)
+                results[i] = replace(before, error=_brief(outcome), lost=lost and before.seconds is None)
             else:
-                median = float(np.median([float(value) for value in result.run_secs]))
-                results[i] = replace(before, seconds=min(median, before.seconds or median), error=None)
+                median = float(np.median(outcome))
+                fastest = min(median, before.seconds or median)
+                results[i] = replace(before, seconds=fastest, error=None, rounds=(*before.rounds, median))
+
+    def _run(self, function: Callable[..., Any], jobs: dict[int, tuple[Any, ...]]) -> dict[int, Any]:
+        """Return what `function(session, *job)`, called in a worker, returns or ends in, for each of `jobs`.
+
+        On a fleet what a device takes with it is done again on another, and what fails is tried once more.
+        """
+        if self._tracker is None:
+            here = [(function, None, 0, *job) for job in jobs.values()]
+            return dict(zip(jobs, self._runners.map(_here, here, RUN_SECONDS), strict=True))
+        outcomes: dict[int, Any] = {}
+        lost, failed = dict.fromkeys(jobs, 0), dict.fromkeys(jobs, 0)
+        waiting = list(jobs)
+        while waiting:
+            self._tracker.check()
+            remote = [(self._tracker, int(RUN_SECONDS), function, self._cores, *jobs[i]) for i in waiting]
+            limit = WAIT_SECONDS + 2 * RUN_SECONDS
+            for i, outcome in zip(waiting, self._runners.map(_there, remote, limit, self._look), strict=True):
+                outcomes[i] = outcome
+                lost[i] += isinstance(outcome, LostDeviceError)
+                failed[i] += isinstance(outcome, BaseException) and not isinstance(outcome, LostDeviceError)
+            waiting = [
+                i for i in waiting if isinstance(outcomes[i], BaseException) and max(lost[i], failed[i]) < _TRIES
+            ]
+        return outcomes
+
+    def _look(self) -> None:
+        assert self._tracker is not None
+        self._tracker.check()
 
     def run_once(self, artifact: Path, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run a built candidate on `arrays` (inputs and outputs) and return what they hold afterwards.
 
         Raises:
+            LostDeviceError: the devices that it ran on went.
             RuntimeError, TimeoutError: it crashed or took too long.
         """
-        tracker = None if self._tracker is None else self._tracker.config()
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             path = Path(folder) / "arrays.npz"
             np.savez(path, *[array.view(np.uint16) if array.dtype.itemsize == 2 else array for array in arrays])
             dtypes = [str(array.dtype) for array in arrays]
-            self._pool.submit(_run_once, str(artifact), self._device, str(path), dtypes, tracker).result()
-            with np.load(path) as stored:
+            outcome = self._run(_run_once, {0: (str(artifact), self._device, str(path), dtypes)})[0]
+            if isinstance(outcome, BaseException):
+                raise outcome
+            with np.load(outcome) as stored:
                 return [stored[name].view(array.dtype) for name, array in zip(stored.files, arrays, strict=True)]
-
-
-def _no_servers(tracker: RpcTracker) -> str:
-    return (
-        f"no device with key {tracker.key!r} at the tracker {tracker.host}:{tracker.port}; start one with `python -m "
-        f"tvm.exec.rpc_server --tracker {tracker.host}:{tracker.port} --key {tracker.key}`; what was measured is safe, "
-        "and the same command goes on"
-    )
 
 
 def _brief(message: object) -> str:
     lines = [line for line in str(message).strip().splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "unknown error"
+    return lines[-1][:300] if lines else type(message).__name__
 
 
 # What follows runs in the worker processes.
+
+
+def _ready() -> None:
+    """Nothing: that this module is there is enough."""
 
 
 def _build(mod: tvm.IRModule, target: tvm.target.Target, folder: str, linker: list[str]) -> str:
@@ -223,18 +221,44 @@ def _build(mod: tvm.IRModule, target: tvm.target.Target, folder: str, linker: li
     return path
 
 
-def _allocate(device: tvm.runtime.Device, info: Any, repeat: int) -> list[list[tvm.runtime.Tensor]]:
-    return _fill(tvm.get_global_func(_RANDOM_FILL), device, info, repeat)
+def _here(function: Callable[..., Any], session: None, cores: int, *job: Any) -> Any:
+    return run_on_pool(function, session, *job)
 
 
-def _allocate_remotely(
-    session: rpc.RPCSession, device: tvm.runtime.Device, info: Any, repeat: int
-) -> list[list[tvm.runtime.Tensor]]:
-    return _fill(session.get_function(_RANDOM_FILL), device, info, repeat)
+def _there(tracker: RpcTracker, seconds: int, function: Callable[..., Any], cores: int, *job: Any) -> Any:
+    def call(session: rpc.RPCSession) -> Any:
+        if cores:
+            session.get_function("runtime.config_threadpool")(1, cores)
+        return function(session, *job)
+
+    return tracker.use(call, seconds)
 
 
-def _fill(
-    random_fill: Callable[[tvm.runtime.Tensor], None], device: tvm.runtime.Device, info: Any, repeat: int
+def _load(session: rpc.RPCSession | None, artifact: str, kind: str) -> tuple[tvm.runtime.Module, tvm.runtime.Device]:
+    if session is None:
+        return tvm.runtime.load_module(artifact), tvm.device(kind, 0)
+    session.upload(artifact)
+    return session.load_module(Path(artifact).name), session.device(kind, 0)
+
+
+def _time(
+    session: rpc.RPCSession | None, artifact: str, kind: str, args_info: Any, repeat: int, limit: float
+) -> list[float]:
+    """Return the seconds of a candidate, `repeat` of them, or the first alone where it is far above `limit`."""
+    module, device = _load(session, artifact, kind)
+    find = tvm.get_global_func if session is None else session.get_function
+    (arguments,) = _allocate(find(_RANDOM_FILL), device, args_info)
+
+    def timed(times: int) -> list[float]:
+        config = ms.runner.EvaluatorConfig(number=1, repeat=times, min_repeat_ms=10)
+        return ms.runner.utils.run_evaluator_common(module, device, config, [arguments])
+
+    first = timed(1)
+    return first if first[0] > _HOPELESS * limit else first + timed(repeat - 1)
+
+
+def _allocate(
+    random_fill: Callable[[tvm.runtime.Tensor], None], device: tvm.runtime.Device, info: Any
 ) -> list[list[tvm.runtime.Tensor]]:
     """Return arguments with random numbers; whole ones, which may be indices, are 0: any size has that index."""
 
@@ -245,60 +269,20 @@ def _fill(
         else:
             random_fill(tensor)
 
-    return ms.runner.utils.alloc_argument_common(fill, device, info, repeat)
+    return ms.runner.utils.alloc_argument_common(fill, device, info, 1)
 
 
-def _evaluate(
-    module: tvm.runtime.Module,
-    device: tvm.runtime.Device,
-    config: ms.runner.EvaluatorConfig,
-    arguments: list[list[tvm.runtime.Tensor]],
-) -> list[float]:
-    return run_on_pool(ms.runner.utils.run_evaluator_common, module, device, config, arguments)
-
-
-def _evaluate_remotely(
-    cores: int,
-    session: rpc.RPCSession,
-    module: tvm.runtime.Module,
-    device: tvm.runtime.Device,
-    config: ms.runner.EvaluatorConfig,
-    arguments: list[list[tvm.runtime.Tensor]],
-) -> list[float]:
-    if cores:
-        session.get_function("runtime.config_threadpool")(1, cores)
-    return ms.runner.utils.run_evaluator_common(module, device, config, arguments)
-
-
-def _connect(config: ms.runner.RPCConfig) -> rpc.RPCSession:
-    """Connect to a device; the tracker's queue has no time limit of its own."""
-    found: list[rpc.RPCSession] = []
-    thread = threading.Thread(target=lambda: found.append(config.connect_server()), daemon=True)
-    thread.start()
-    thread.join(RUN_SECONDS + _CONNECT_SECONDS)
-    if not found:
-        raise TimeoutError(f"no device with key {config.tracker_key!r} is free")
-    return found[0]
-
-
-def _run_once(artifact: str, kind: str, path: str, dtypes: list[str], tracker: ms.runner.RPCConfig | None) -> None:
+def _run_once(session: rpc.RPCSession | None, artifact: str, kind: str, path: str, dtypes: list[str]) -> str:
     with np.load(path) as stored:
         arrays = [stored[name] for name in stored.files]
-    if tracker is None:
-        module, device = tvm.runtime.load_module(artifact), tvm.device(kind, 0)
-    else:
-        session = _connect(tracker)
-        session.upload(artifact)
-        module, device = session.load_module(Path(artifact).name), session.device(kind, 0)
+    module, device = _load(session, artifact, kind)
     tensors = []
     for array, dtype in zip(arrays, dtypes, strict=True):
         tensor = tvm.runtime.empty(array.shape, dtype, device)
         tensor.copyfrom(array.view(numpy_dtype(dtype)))
         tensors.append(tensor)
-    function = module["main"]
-    if tracker is None:
-        run_on_pool(function, *tensors)
-    else:
-        function(*tensors)
+    module["main"](*tensors)
     outputs = [tensor.numpy() for tensor in tensors]
-    np.savez(path, *[array.view(np.uint16) if array.dtype.itemsize == 2 else array for array in outputs])
+    results = f"{path}.results.npz"  # the inputs stay for another try
+    np.savez(results, *[array.view(np.uint16) if array.dtype.itemsize == 2 else array for array in outputs])
+    return results

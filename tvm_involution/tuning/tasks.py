@@ -4,12 +4,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from types import ModuleType
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import tvm
 import tvm_ffi
@@ -18,6 +16,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from ..frontend.importer import import_exported_program
 from ..frontend.network import Network
+from ..records.database import record_as_json
 from ..records.tuning_records import as_workload
 from ..relax import pipeline
 from ..relax.passes.apply_schedules import SOURCE_ATTR
@@ -39,10 +38,55 @@ class TuningTask:
     operations: float
     """floating-point operations of one run, a multiply-add counted as two"""
     rule: str
-    """the rule that gives the space, `MetaSchedule`, or "" where there is none"""
+    """the rule that gives the default, "" where there is none"""
     default: s_tir.Schedule
     """what runs where nothing is tuned"""
-    spaces: list[s_tir.Schedule] = field(repr=False, default_factory=list)
+
+    @cached_property
+    def spaces(self) -> list[s_tir.Schedule]:
+        """The structural variants of the rule's space, made when first asked for; those that a record can hold."""
+        for rule in rules_for(self.target):
+            try:
+                spaces = rule.apply(self.mod["main"], self.target, tunable=True)
+            except (RuntimeError, ValueError) as error:
+                _log.warning("%s has no space for %s: %s", rule.name, self.name, str(error).splitlines()[0])
+                continue
+            if spaces is not None:
+                assert isinstance(spaces, list)
+                held = [sch for sch in spaces if self.can_record(sch)]
+                if len(held) < len(spaces):
+                    _log.warning(
+                        "%s: no record can hold %d of %d variants of %s, which are left out",
+                        *(self.name, len(spaces) - len(held), len(spaces), rule.name),
+                    )
+                return held
+        return []
+
+    @property
+    def evolves(self) -> bool:
+        """Whether MetaSchedule's own space is searched too."""
+        return self._is_general and not self._aborts
+
+    @property
+    def space(self) -> str:
+        """What is searched, for reports: the rule's name, `MetaSchedule`, both or ""."""
+        return " + ".join([*([self.rule] if self.spaces else []), *([METASCHEDULE] if self.evolves else [])])
+
+    @property
+    def left_out(self) -> str:
+        """Why there is nothing to search, "" where there is something."""
+        if self.spaces or self.evolves:
+            return ""
+        return "MetaSchedule aborts on pooling" if self._aborts else f"{self.rule} has no space that a record can hold"
+
+    @property
+    def _is_general(self) -> bool:
+        return not self.rule or any(rule.name == self.rule and rule.general for rule in rules_for(self.target))
+
+    @property
+    def _aborts(self) -> bool:
+        # and takes the process with it
+        return self.target.kind.name == "cuda" and "pool" in self.name
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -54,12 +98,11 @@ class TuningTask:
         """The arguments as a record names them."""
         return ms.arg_info.ArgInfo.from_prim_func(self.mod["main"])
 
-    @property
-    def has_record(self) -> bool:
-        """Whether a record can hold the schedule: TVM 0.27 writes no trace with regions that were set by hand."""
+    def can_record(self, sch: s_tir.Schedule) -> bool:
+        """Return whether a record can hold a schedule of this task."""
         workload = ms.database.Workload(self.mod)
         try:
-            ms.database.TuningRecord(self.default.trace, workload, [], self.target, self.args_info).as_json()
+            record_as_json(ms.database.TuningRecord(sch.trace, workload, [], self.target, self.args_info))
         except TypeError:
             return False
         return True
@@ -126,80 +169,16 @@ def extract_tasks(
         UserError: a batch size or dtype that the network cannot have.
     """
     programs = extract_programs(network, target, batch=batch, dtype=dtype)
-    tasks = [_task(program.name, program.mod, target, program.calls) for program in programs]
-    return sorted((task for task in tasks if task.has_record), key=lambda task: -task.calls * task.operations)
+    tasks = [_task(program, target) for program in programs]
+    return sorted(tasks, key=lambda task: -task.calls * task.operations)
 
 
-def _task(name: str, workload: tvm.IRModule, target: tvm.target.Target, calls: int) -> TuningTask:
-    operations = float(s_tir.analysis.estimate_tir_flops(workload))
-    default, _ = default_schedule(workload["main"], target)
-    task = TuningTask(name, workload, target, calls, operations, "", default or s_tir.Schedule(workload))
-    for rule in rules_for(target):
-        try:
-            spaces = rule.apply(workload["main"], target, tunable=True)
-        except (RuntimeError, ValueError) as error:
-            _log.warning("%s has no space for %s: %s", rule.name, name, str(error).splitlines()[0])
-            continue
-        if spaces is not None:
-            assert isinstance(spaces, list)
-            task.rule, task.spaces = rule.name, spaces
-            return task
-    try:
-        task.spaces = list(_metaschedule_context(task).generate_design_space())
-        task.rule = METASCHEDULE
-    except (RuntimeError, ValueError) as error:  # what it cannot schedule keeps the default
-        _log.warning("MetaSchedule has no space for %s: %s", name, str(error).splitlines()[0])
-    return task
-
-
-def search_context(task: TuningTask, logger: logging.Logger, threads: int) -> ms.TuneContext:
-    """Return MetaSchedule's context for searching the spaces of `task`."""
-    if task.rule == METASCHEDULE:
-        return _metaschedule_context(task, logger, threads)
-    # A rule's space is small and every point of it is valid: sampling it and ranking by the cost model needs neither
-    # postprocessors nor generations.
-    with _no_tensor_intrinsics():
-        return ms.TuneContext(
-            task.mod,
-            target=task.target,
-            space_generator=ms.space_generator.ScheduleFn(lambda _: task.spaces, [], [], {}),
-            search_strategy=ms.search_strategy.EvolutionarySearch(
-                population_size=128, init_min_unmeasured=1, genetic_num_iters=0, eps_greedy=0.25
-            ),
-            task_name=task.name,
-            num_threads=threads,
-            logger=logger,
-        ).clone()
-
-
-@contextmanager
-def _no_tensor_intrinsics() -> Iterator[None]:
-    """Keep a TuneContext from importing the tensor intrinsics of all architectures, which takes 40 s (TVM 0.27).
-
-    Only MetaSchedule's own spaces refer to them.
-    """
-    name = "tvm.s_tir.tensor_intrin"
-    stand_in = None if name in sys.modules else ModuleType(name)
-    if stand_in is not None:
-        sys.modules[name] = stand_in
-    try:
-        yield
-    finally:
-        if stand_in is not None:
-            del sys.modules[name]
-
-
-def _metaschedule_context(task: TuningTask, logger: logging.Logger | None = None, threads: int = 1) -> ms.TuneContext:
-    with task.target:
-        return ms.TuneContext(
-            task.mod,
-            target=task.target,
-            space_generator="post-order-apply",
-            search_strategy=ms.search_strategy.EvolutionarySearch(population_size=256, init_min_unmeasured=8),
-            task_name=task.name,
-            num_threads=threads,
-            logger=logger,
-        ).clone()
+def _task(program: Program, target: tvm.target.Target) -> TuningTask:
+    operations = float(s_tir.analysis.estimate_tir_flops(program.mod))
+    default, rule = default_schedule(program.mod["main"], target)
+    return TuningTask(
+        program.name, program.mod, target, program.calls, operations, rule, default or s_tir.Schedule(program.mod)
+    )
 
 
 def _count_calls(mod: tvm.IRModule) -> Counter[str]:

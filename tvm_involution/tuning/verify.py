@@ -9,8 +9,10 @@ import numpy as np
 import tvm
 from tvm.s_tir import meta_schedule as ms
 
+from ..errors import UserError
 from ..runtime.arrays import numpy_dtype
 from ..target import reference_cpu
+from .fleet import LostDeviceError
 from .measure import Measurer
 from .tasks import TuningTask
 
@@ -30,12 +32,18 @@ class Verifier:
         """Run a built candidate; return what is wrong with its results, or None.
 
         Outputs agree where ||actual - expected|| / ||expected|| is under 1e-5 in float32, 1e-2 in the half types.
+
+        Raises:
+            LostDeviceError: the devices that it ran on went.
+            UserError: no device is left.
         """
         if self._arrays is None:
             self._prepare()
         assert self._arrays is not None
         try:
             outputs = measurer.run_once(artifact, self._arrays)
+        except (LostDeviceError, UserError):
+            raise
         except Exception as error:  # the worker process raises whatever it died of
             return f"crashed on random inputs: {str(error).strip().splitlines()[-1] if str(error).strip() else error!r}"
         for actual, expected in zip(outputs, self._expected, strict=True):

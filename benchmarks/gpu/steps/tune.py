@@ -38,6 +38,7 @@ def tune(settings: Settings, results: Results) -> None:
                 dtype=precision,
                 image_size=(settings.image_size,) * 2,
                 log_dir=settings.tuning_logs,
+                compare=False,  # a step of its own
                 progress=_report,
             )
         except Exception as error:  # the other batches are tuned all the same

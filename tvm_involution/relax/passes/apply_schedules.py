@@ -2,7 +2,7 @@
 """Give every tensor program a schedule: a tuning record where one exists, else the first rule that takes it.
 
 Each scheduled function carries the attribute `tvm_involution.schedule`: `record`, `borrowed` (a record of another
-target), `rule` or `fallback` (no rule was made for it), which `count_kernels` sums up for `inspect`; and
+target, batch or size), `rule` or `fallback` (no rule was made for it), which `count_kernels` sums up for `inspect`; and
 `tvm_involution.rule`: the rule's name, or the target of the record.
 """
 
@@ -40,8 +40,8 @@ class ApplySchedules:
         recorded = self.records.find(func) if self.records is not None else None
         if recorded is not None:
             assert self.records is not None
-            own = recorded.key == self.records.key
-            return _mark(recorded.schedule, "record" if own else "borrowed", recorded.key)
+            own = recorded.key == self.records.key and not recorded.lent
+            return _mark(recorded.schedule, "record" if own else "borrowed", recorded.origin)
         sch, rule = default_schedule(func, self.target)
         if sch is not None:
             return _mark(sch, "fallback" if is_fallback(func, rule, self.target) else "rule", rule)

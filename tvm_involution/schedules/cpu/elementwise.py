@@ -19,6 +19,8 @@ PARALLEL_ELEMENTS = 50_000
 class Elementwise(ScheduleRule):
     """Inline what can be, then run each remaining block as one parallel vectorized loop nest."""
 
+    general = True
+
     def apply(
         self, func: tirx.PrimFunc, target: tvm.target.Target, tunable: bool = False
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:

@@ -10,6 +10,10 @@ Pixels whose lines share a set of the first-level cache evict each other: 14 pix
 the size of a way of most CPUs, and there are 8 or 12 ways. The input of a tile is then copied first, with
 another stride; all packs of output channels use the copy. With 16 registers it is always copied.
 
+The last pack of 196 output channels is filled up, and the lanes of what leaves a tile are asked one by one whether they
+are there. LLVM unrolls no loops of that over more than `_ASKED` numbers, and where an index is not known the sums lie
+in memory: 16 to 196 channels of 64x64 pixels took over ten times as long.
+
 A pack's weights that are larger than the second-level cache (a 3x3 convolution of 2048 channels) come from far away for
 every tile. Then a group of tiles takes turns with one pack before the next.
 """
@@ -34,6 +38,7 @@ from ..rule import (
     choose,
     default_or_space,
     divisors,
+    find_block,
     find_blocks,
     fuse_epilogue,
     largest_divisor,
@@ -55,6 +60,8 @@ _L2 = 1 << 20
 _WEIGHTS = 2
 # tiles of a group
 _GROUP = 32
+# numbers of a tile that leave it lane by lane, at most
+_ASKED = 128
 # this many structural variants make a design space
 _VARIANTS = 12
 
@@ -191,8 +198,11 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     tiles: list[tuple[float, _Plan]] = []
     channels_first = _weights_dominate(sch, block)
     grouped = len(pixels) > 1 and weight.pack_bytes > _L2
+    filled_up = _is_filled_up(sch, block)
     for vectors in divisors(pack_vectors, pack_vectors):
         limit = tile_pixels(vectors, target)
+        if filled_up:
+            limit = max(1, min(limit, _ASKED // (weight.vector(target) * vectors)))
         for columns in divisors(pixels[-1], limit):
             # whole rows where several rows fit
             several = len(pixels) > 1 and columns == pixels[-1]
@@ -213,6 +223,14 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
         if len(pixels) > 1:
             plans.append(replace(plan, copy_input=not plan.copy_input, channels_first=False, grouped=False))
     return plans
+
+
+def _is_filled_up(sch: s_tir.Schedule, block: SBlockRV) -> bool:
+    """Return whether the last pack holds output channels that there are not."""
+    out = find_block(sch, Block.CONV2D_OUT)
+    assert out is not None
+    widths = {int(sch.get(each).writes[0].source.shape[-1]) for each in (block, out)}
+    return len(widths) > 1
 
 
 def _weights_dominate(sch: s_tir.Schedule, block: SBlockRV) -> bool:
