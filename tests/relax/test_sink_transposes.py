@@ -47,6 +47,7 @@ SUNK = {
     "average 3d": nn.AvgPool3d(2),
     "average": nn.AvgPool2d(3, 1, 1, count_include_pad=False),
     "adaptive": nn.AdaptiveAvgPool2d(3),
+    "adaptive max": nn.AdaptiveMaxPool2d((4, 3)),
     "group": nn.GroupNorm(5, 5),
     "instance": nn.InstanceNorm2d(5, affine=True),
     "batch": nn.BatchNorm2d(5),

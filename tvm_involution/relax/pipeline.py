@@ -100,7 +100,7 @@ def phases(
                 SinkReshapes(),
                 FoldViews(),
                 # before WidenHalfTypes, which would round between its steps
-                SplitNorms(),
+                SplitNorms(target),
                 # behind everything that keeps its sums in float32 by itself; it widens the rest
                 WidenHalfTypes(target),
                 # on operators, before they become programs that TVM simplifies

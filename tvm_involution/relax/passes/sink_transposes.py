@@ -175,9 +175,16 @@ def _norm(call: relax.Call, x: relax.Expr, axes: list[int]) -> _Sunk | None:
 
 
 def _take(call: relax.Call, x: relax.Expr, axes: list[int]) -> _Sunk | None:
-    if call.attrs.axis is None or call.args[1].ty.ndim != 1:
+    if call.attrs.axis is None:
         return None
-    return relax.op.take(x, call.args[1], axes[int(call.attrs.axis) % len(axes)], call.attrs.mode), axes
+    # the places' axes stand where the axis stood
+    own, count = axes[int(call.attrs.axis) % len(axes)], call.args[1].ty.ndim
+    moved = [
+        place
+        for axis in axes
+        for place in (range(own, own + count) if axis == own else [axis + (count - 1) * (axis > own)])
+    ]
+    return relax.op.take(x, call.args[1], own, call.attrs.mode), moved
 
 
 def _flip(call: relax.Call, x: relax.Expr, axes: list[int]) -> _Sunk:
