@@ -31,6 +31,7 @@ from ..rule import (
     balanced_parts,
     choose,
     default_or_space,
+    depends,
     divisors,
     find_block,
     fuse_epilogue,
@@ -210,7 +211,7 @@ def _weights_dominate(sch: s_tir.Schedule, block: SBlockRV) -> bool:
 def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     """Return whether the lines of a tile's `pixels` fall on too few sets of the first-level cache."""
     region = sch.get(block).reads[0]
-    *_, height, width = (int(d) for d in region.source.shape[1:-1])
+    *_, height, width = (1, *(int(d) for d in region.source.shape[1:-1]))
     channels = int(region.source.shape[-1])
     out_width = int(sch.get(block).writes[0].source.shape[-2])
     stride = max(1, width // out_width) if height > 1 or width > 1 else 1
@@ -222,17 +223,21 @@ def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
 def _pack_bytes(sch: s_tir.Schedule, block: SBlockRV) -> int:
     """Return the size of the weights of one pack of output channels."""
     weight = sch.get(block).reads[-1].source
-    return total_bytes(weight) // int(weight.shape[0])
+    # a computed weight has the axes of the batch before
+    return total_bytes(weight) // math.prod(int(d) for d in weight.shape[: max(1, len(weight.shape) - 4)])
 
 
 def pack_width(sch: s_tir.Schedule, block: SBlockRV) -> int:
     """Return how many output channels lie side by side in the packed weight."""
-    return int(sch.get(block).reads[-1].source.shape[4])
+    weight = sch.get(block).reads[-1].source
+    return int(weight.shape[-1 if not is_paired(sch, block) else -2])
 
 
 def is_paired(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     """Return whether two input channels lie side by side in the packed weight, for dot products."""
-    return len(sch.get(block).reads[-1].source.shape) == 6
+    sums = [axis for axis in sch.get(block).iter_vars if axis.iter_type != tirx.IterVar.DataPar]
+    weight = sch.get(block).reads[-1].region
+    return len(weight) == 6 and any(depends(weight[-1].min, axis.var) for axis in sums)
 
 
 def _elements(sch: s_tir.Schedule, block: SBlockRV, read: int) -> int:
