@@ -61,6 +61,14 @@ def test_transposed(rng, arguments, size):
     assert "Reduction" not in check(module, x)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "outputs", "count"), [((3, 2, 1, 1), 32, 4), ((4, 2, 1), 32, 4), ((2, 2), 32, 1), ((4, 2, 1), 3, 1)]
+)
+def test_offsets_that_see_the_same_inputs_are_one_convolution(rng, kernel, outputs, count):
+    x = torch.from_numpy(rng.standard_normal((2, 16, 5, 6), np.float32))
+    assert check(nn.ConvTranspose2d(16, outputs, *kernel), x).count("PackedGemm") == count
+
+
 def test_transposed_with_more_padding_than_kernel(rng):
     """That no convolution does: TVM's own lowering takes it."""
     check(nn.ConvTranspose2d(3, 4, 2, 2, 2), torch.from_numpy(rng.standard_normal((1, 3, 6, 6), np.float32)))

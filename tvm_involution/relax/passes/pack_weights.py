@@ -240,12 +240,15 @@ class _Packer(relax.PyExprMutator):
             return call
         swapped = [*range(len(batch)), len(batch) + 1, len(batch)]
         source = self.lookup_binding(b) if isinstance(b, relax.Var) else None
-        transposed = getattr(getattr(source, "op", None), "name", "") == "relax.permute_dims"
-        transposed = transposed and [int(axis) for axis in source.attrs.axes or []] == swapped
+        transposed = (
+            isinstance(source, relax.Call)
+            and getattr(source.op, "name", "") == "relax.permute_dims"
+            and [int(axis) for axis in source.attrs.axes or []] == swapped
+        )
         return self.builder_.call_te(
             matmul_computed,
             a,
-            source.args[0] if transposed else b,
+            source.args[0] if transposed and source is not None else b,
             transposed,
             pack_width(self.target, int(call.ty.shape[-1])),
             self._strip_of(rows),
