@@ -99,6 +99,22 @@ def _tokens(name: str, network: str, make: Callable[[], nn.Module], *shape: int)
     return Operator(f"{name} {'x'.join(map(str, shape[1:]))}", network, make, shape, channels_first=False)
 
 
+class Scores(nn.Module):
+    """Products of each row with each row, head by head, as self-attention makes them."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, heads, rows, channels) -> (N, heads, rows, rows)."""
+        return x @ x.transpose(-1, -2)
+
+
+class Product(nn.Module):
+    """Products of matrices with themselves."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, rows, rows) -> the same."""
+        return torch.bmm(x, x)
+
+
 OPERATORS: tuple[Operator, ...] = (
     # depthwise convolutions
     _depthwise("MobileNet", 32, 112, 3),
@@ -225,6 +241,10 @@ OPERATORS: tuple[Operator, ...] = (
     _map("ReLU", "ResNet", nn.ReLU, 256, 56),
     _map("PReLU", "SRGAN", lambda: nn.PReLU(64), 64, 48),
     _tokens("softmax", "ViT", lambda: nn.Softmax(-1), 1, 3, 197, 197),
+    _tokens("log softmax", "GPT", lambda: nn.LogSoftmax(-1), 16, 30522),
+    # products of what is computed
+    _tokens("scores", "ViT", Scores, 1, 12, 197, 64),
+    _tokens("bmm", "attention", Product, 8, 128, 128),
     # others
     _map("pixel shuffle 2", "SRGAN", lambda: nn.PixelShuffle(2), 256, 48),
     _map("channel shuffle", "ShuffleNet", lambda: nn.ChannelShuffle(2), 116, 28),

@@ -61,6 +61,14 @@ def test_transposed(rng, arguments, size):
     assert "Reduction" not in check(module, x)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "outputs", "count"), [((3, 2, 1, 1), 32, 4), ((4, 2, 1), 32, 4), ((2, 2), 32, 1), ((4, 2, 1), 3, 1)]
+)
+def test_offsets_that_see_the_same_inputs_are_one_convolution(rng, kernel, outputs, count):
+    x = torch.from_numpy(rng.standard_normal((2, 16, 5, 6), np.float32))
+    assert check(nn.ConvTranspose2d(16, outputs, *kernel), x).count("PackedGemm") == count
+
+
 def test_transposed_with_more_padding_than_kernel(rng):
     """That no convolution does: TVM's own lowering takes it."""
     check(nn.ConvTranspose2d(3, 4, 2, 2, 2), torch.from_numpy(rng.standard_normal((1, 3, 6, 6), np.float32)))
@@ -148,3 +156,24 @@ def test_transposed_behind_convolutions(rng, axes, groups):
     convolution, transposed = (getattr(nn, f"{kind}{axes}d") for kind in ("Conv", "ConvTranspose"))
     module = nn.Sequential(convolution(5, 9, 3, padding=1), transposed(9, 6, 3, 2, groups=groups), nn.ReLU())
     check(module, torch.randn(2, 5, *(5,) * axes))
+
+
+@pytest.mark.parametrize("name", ["rows by rows", "bmm", "attention", "einsum", "few columns", "matrices"])
+def test_products_of_what_is_computed(rng, name):
+    """Both factors are inputs: the second is packed in the program, and steps behind run on the product's tiles."""
+    functions = {
+        "rows by rows": (lambda x: torch.relu(x @ x.transpose(-1, -2) * 0.3), (2, 3, 19, 33)),
+        "bmm": (lambda x: torch.bmm(x, x) + 1, (3, 28, 28)),
+        "attention": (lambda x: torch.softmax(x @ x.mT * 0.1, -1) @ x, (1, 3, 197, 24)),
+        "einsum": (lambda x: torch.einsum("bchw,bkhw->bck", x, x.sin()), (2, 16, 5, 7)),
+        "few columns": (lambda x: x @ x[:, :, :5], (2, 17, 17)),
+        "matrices": (lambda x: x.t() @ x, (19, 33)),
+    }
+
+    class Module(nn.Module):
+        def forward(self, x):
+            return functions[name][0](x)
+
+    rules = check(Module(), torch.from_numpy(rng.standard_normal(functions[name][1], np.float32)))
+    assert rules.count("PackedGemm") == (2 if name == "attention" else 1)
+    assert "Reduction" not in rules

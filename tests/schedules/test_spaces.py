@@ -17,6 +17,8 @@ from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule, rules_for
 from tvm_involution.target import resolve_target
 from tvm_involution.te import conv2d_packed, depthwise_conv2d, involution2d, matmul_packed
+from tvm_involution.te.accumulate import accumulator_dtype
+from tvm_involution.te.norm import norm_rows
 
 AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "num-cores": 2}'
 
@@ -54,6 +56,18 @@ def programs(dtype: str) -> dict[str, tvm.tirx.PrimFunc]:
         size = 3 if kernel[3] == 27 else 7
         sums = involution2d(x, w, stride, size // 2, 1, "NHWC", size)
         made[name] = te.create_prim_func([x, w, bias, add_relu(sums, bias)])
+    x, gamma, beta = tensor("x", 2, 6, 5, 7), tensor("g", 6), tensor("b", 6)
+    made["norm"] = te.create_prim_func([x, gamma, beta, norm_rows(x, gamma, beta, 1, 1e-3, 3)])
+    x, window = tensor("x", 2, 7, 9, 96), [te.reduce_axis((0, 3), name) for name in "uv"]
+    wide = accumulator_dtype(dtype)
+    sums = te.compute(
+        (2, 5, 7, 96),
+        lambda n, i, j, c: te.sum(x[n, i + window[0], j + window[1], c].astype(wide), window),
+        name="sums",
+    )
+    made["pool"] = te.create_prim_func(
+        [x, te.compute(sums.shape, lambda *i: (sums(*i) / 9).astype(dtype), name="mean")]
+    )
     return made
 
 

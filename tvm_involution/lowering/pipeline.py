@@ -16,6 +16,7 @@ from .pad_with_infinity import PadWithInfinity
 from .prefetch_residuals import PrefetchResiduals
 from .prefetch_weights import PrefetchWeights
 from .propagate_nan import PropagateNan
+from .take_vectors import KeepSelections, TakeVectors
 from .vector_math import VectorMath
 
 PIPELINE = "tvm_involution"
@@ -33,13 +34,13 @@ def _pipeline() -> tuple[tvm.transform.Pass, ...]:
 
     def finalize_host() -> tvm.transform.Pass:
         return tvm.transform.Sequential(
-            [KeepLocalsInRegisters(), VectorMath(), ConvertToBfloat16(), tvm_host(), PropagateNan()]
+            [TakeVectors(), KeepLocalsInRegisters(), VectorMath(), ConvertToBfloat16(), tvm_host(), PropagateNan()]
         )
 
     def finalize_device() -> tvm.transform.Pass:
         return tvm.transform.Sequential([tvm_device(), PropagateNan()])
 
-    prepare = [PadWithInfinity(), PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), lower]
+    prepare = [PadWithInfinity(), PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), KeepSelections(), lower]
     return tvm.transform.Sequential(prepare), finalize_host, finalize_device
 
 

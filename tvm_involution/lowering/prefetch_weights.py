@@ -30,14 +30,20 @@ class PrefetchWeights:
 
 
 def _prefetch(func: tirx.PrimFunc) -> tirx.PrimFunc:
-    sums = sums_of(nests(func.body))
-    if sums is None:
+    found = nests(func.body)
+    sums = sums_of(found)
+    # what the program packs itself (`te/matmul.py`) is in the caches
+    if sums is None or any(_writes(nest, sums.realize.block.reads[-1].source) for nest in found):
         return func
     serial = [i for i, loop in enumerate(sums.loops) if loop.kind == tirx.ForKind.SERIAL]
     weight = packed_weight(sums.realize.block)
     if not serial or weight.packs < 2 or total_bytes(weight.buffer) < _BYTES:
         return func
     return put_before(func, sums.loops[serial[-1]], _next_lines(sums, weight, sums.loops[serial[-1] + 1 :]))
+
+
+def _writes(nest: Nest, buffer: tirx.Buffer) -> bool:
+    return any(access.source.same_as(buffer) for access in nest.realize.block.writes)
 
 
 def _next_lines(sums: Nest, weight: PackedWeight, inner: tuple[tirx.For, ...]) -> list[tirx.Stmt]:

@@ -20,12 +20,12 @@ from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
 from .passes.fold_weights import FoldWeights
 from .passes.fuse_kernel_generation import FuseKernelGeneration
-from .passes.join_transposes import JoinTransposes
 from .passes.mark_loops import MarkLoops
 from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
 from .passes.sink_reshapes import SinkReshapes
+from .passes.sink_transposes import SinkTransposes
 from .passes.split_norms import SplitNorms
 from .passes.split_transposed_convolution import SplitTransposedConvolution
 from .passes.strassen_convolutions import StrassenConvolutions
@@ -77,8 +77,8 @@ def phases(
                         **{name: [operator.CHANNELS_LAST[axes]] * 2 for axes, name in operator.OP_NAMES.items()},
                     }
                 ),
-                # takes away the transpositions that ConvertLayout left, then those of weights
-                JoinTransposes(),
+                # takes away the transpositions that ConvertLayout and the program left, then those of weights
+                SinkTransposes(),
                 FoldViews(),
                 relax.transform.CanonicalizeBindings(),
                 relax.transform.DeadCodeElimination(),
@@ -100,7 +100,7 @@ def phases(
                 SinkReshapes(),
                 FoldViews(),
                 # before WidenHalfTypes, which would round between its steps
-                SplitNorms(),
+                SplitNorms(target),
                 # behind everything that keeps its sums in float32 by itself; it widens the rest
                 WidenHalfTypes(target),
                 # on operators, before they become programs that TVM simplifies

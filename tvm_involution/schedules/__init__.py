@@ -26,6 +26,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.PasteMasks(),
     cpu.RoIAlign(),
     cpu.NMS(),
+    cpu.Rows(),
     cpu.Reduction(),
     cpu.Elementwise(),
 )

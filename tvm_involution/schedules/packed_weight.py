@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import tvm
@@ -17,7 +18,8 @@ from .rule import largest_divisor
 class PackedWeight:
     """A weight (packs, rows, columns, steps, lanes), or with pairs of input channels (packs, ..., lanes, 2).
 
-    Rows and columns are those of a window, of Winograd's tiles or Strassen's factors.
+    A computed one (`te/matmul.py`) has no pairs, and the axes of a batch before these. Rows and columns are those of a
+    window, of Winograd's tiles or Strassen's factors.
     """
 
     region: tirx.BufferRegion
@@ -30,23 +32,28 @@ class PackedWeight:
 
     @property
     def packs(self) -> int:
-        """Packs of output channels."""
-        return int(self.buffer.shape[0])
+        """Packs of output channels, of a batch's all together."""
+        return math.prod(int(size) for size in self.buffer.shape[: self._last + 1 - 4])
 
     @property
     def steps(self) -> int:
         """Steps of the sum over input channels."""
-        return int(self.buffer.shape[3])
+        return int(self.buffer.shape[self._last - 1])
 
     @property
     def lanes(self) -> int:
         """Output channels side by side in a pack."""
-        return int(self.buffer.shape[4])
+        return int(self.buffer.shape[self._last])
 
     @property
     def paired(self) -> bool:
         """Whether a step has two input channels side by side, for dot products."""
-        return len(self.buffer.shape) == 6
+        return int(self.buffer.shape[-1]) == 2  # a vector has more lanes
+
+    @property
+    def _last(self) -> int:
+        """The axis of lanes."""
+        return len(self.buffer.shape) - (2 if self.paired else 1)
 
     @property
     def values(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV, SBlockRV
-from tvm_ffi import structural_walk
+from tvm_ffi import structural_equal, structural_walk
 
 from ..target import core_count
 from ..te.blocks import Block
@@ -20,6 +20,9 @@ from ..te.blocks import Block
 _Plan = TypeVar("_Plan")
 
 _FUNCTIONS = {f"tirx.{name}" for name in ["erf", "exp", "log", "log1p", "pow", "rsqrt", "sigmoid", "sqrt", "tanh"]}
+
+LANES = "tvm_involution.lanes"
+"""annotation of loops that `lowering/take_vectors.py` takes in vectors of so many numbers"""
 
 PARALLEL_GRAIN = 500_000
 """multiply-adds below which one core is faster than all"""
@@ -225,6 +228,50 @@ def vectorize_last(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
     if isinstance(extent, tirx.IntImm) and int(extent) % lanes == 0:
         _, inner = sch.split(loop, [None, lanes])
         sch.vectorize(inner)
+
+
+def take_vectors(sch: s_tir.Schedule, loop: LoopRV, lanes: int | s_tir.schedule.ExprRV) -> None:
+    """Take an innermost `loop` of any length in vectors of `lanes` numbers, a power of two, and a rest."""
+    sch.annotate(loop, LANES, lanes)
+
+
+def contiguous_axes(block: s_tir.SBlock) -> int:
+    """Return how many of the last axes of `block` walk numbers that lie one behind the other, where they are used."""
+    axes = [iter_var.var for iter_var in block.iter_vars]
+    extents = [iter_var.dom.extent for iter_var in block.iter_vars]
+    accesses = [(access.source, [part.min for part in access.region]) for access in (*block.reads, *block.writes)]
+    count = 1
+    while count < len(axes) and all(_walked(*access, axes, extents, count + 1) for access in accesses):
+        count += 1
+    return count
+
+
+def _walked(
+    buffer: tirx.Buffer, indices: list[tirx.Expr], axes: list[tirx.Var], extents: list[tirx.Expr], count: int
+) -> bool:
+    """Return whether the last `count` axes walk `buffer` number by number, or not at all."""
+    last = axes[-count:]
+    if not any(depends(index, axis) for index in indices for axis in last):
+        return True
+    if len(indices) < count or any(depends(index, axis) for index in indices[:-count] for axis in last):
+        return False
+    for place, (index, axis) in enumerate(zip(indices[-count:], last, strict=True)):
+        if place and not (isinstance(index, tirx.Var) and index.same_as(axis)):
+            return False
+        if place and not structural_equal(buffer.shape[-count:][place], extents[-count:][place]):
+            return False
+        others = [other for other in last if not other.same_as(axis)]
+        steps = tvm.sym.detect_linear_equation(index, [axis])
+        if not steps or not structural_equal(steps[0], tirx.const(1, axis.ty.dtype)):
+            return False
+        if any(depends(index, other) for other in others):
+            return False
+    return True
+
+
+def depends(index: tirx.Expr, axis: tirx.Var) -> bool:
+    """Return whether `axis` occurs in `index`."""
+    return any(axis.same_as(var) for var in tirx.analysis.undefined_vars(index, []))
 
 
 def unroll_and_vectorize(sch: s_tir.Schedule, loops: list[LoopRV], lane: LoopRV) -> None:

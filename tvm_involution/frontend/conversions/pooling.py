@@ -57,14 +57,28 @@ def max_pool(
 def adaptive_max_pool(operation: Operation, x: relax.Expr, output_size: Sequence[int]) -> list[relax.Expr]:
     """The largest value of each of so many parts of the axes, and where in the channel it is."""
     rank, batched = _batched(operation, x)
+    sizes, outs = shape_of(batched)[2:], operation.shape[-rank:]
     inside = []
-    for size, out in zip(shape_of(batched)[2:], operation.shape[-rank:], strict=True):
+    values = batched
+    for axis, (size, out) in enumerate(zip(sizes, outs, strict=True), 2):
         parts = [range(part * size // out, -(-(part + 1) * size // out)) for part in range(out)]
         longest = max(map(len, parts))
         inside.append(np.array([[*part, *[-1] * (longest - len(part))] for part in parts]))
-    windows = _windows(operation, batched, inside)
-    values = operation.emit(relax.op.max(windows, [3], False))
-    return [operation.reshape(values, operation.shape), _positions(operation, batched, inside)]
+        values = operation.emit(_largest_along(operation, values, axis, parts))
+    values = operation.reshape(values, operation.shape)
+    if not operation.uses(1):
+        return [values, relax.op.zeros(operation.shape, "int64")]
+    return [values, _positions(operation, batched, inside)]
+
+
+def _largest_along(operation: Operation, x: relax.Expr, axis: int, parts: Sequence[range]) -> relax.Expr:
+    """Return x with the largest value of each part of an axis along it."""
+    if len(parts) == 1:
+        return relax.op.max(x, [axis], keepdims=True)
+    longest = max(map(len, parts))
+    # the last place of a shorter part counts twice
+    places = np.array([[*part, *[part[-1]] * (longest - len(part))] for part in parts])
+    return relax.op.max(operation.emit(relax.op.take(x, constant(places), axis, mode="clip")), [axis + 1])
 
 
 def avg_pool(
@@ -117,9 +131,12 @@ def avg_pool(
 def adaptive_avg_pool(operation: Operation, x: relax.Expr, _: Sequence[int]) -> relax.Expr:
     """The mean of each of so many parts of the axes."""
     rank, batched = _batched(operation, x)
-    outs = list(operation.shape[-rank:])
-    if tuple(outs) == shape_of(batched)[2:]:
+    outs, sizes = list(operation.shape[-rank:]), shape_of(batched)[2:]
+    if tuple(outs) == sizes:
         return x
+    if math.prod(outs) == 1:
+        means = relax.op.mean(batched, list(range(2, rank + 2)), keepdims=True)
+        return operation.reshape(means, operation.shape)
     return operation.reshape(_ADAPTIVE[rank](batched, outs, layout=_LAYOUT[rank]), operation.shape)
 
 

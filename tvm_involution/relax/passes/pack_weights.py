@@ -25,9 +25,15 @@ from ...te.convolution import conv2d_packed, matmul_packed, pack_grouped_weight,
 from ...te.depthwise_convolution import depthwise_conv2d, pack_depthwise_weight
 from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
 from ...te.im2col import Windows, conv2d_windows, matrix_windows
+from ...te.matmul import matmul_computed
 from ...te.mma_convolution import conv2d_mma, pack_weight_mma
 from ..conv2d import is_nhwc, is_static
 from ..rewrite import Graph, rewrite_calls
+
+# rows from which packing what they are multiplied by pays
+_ROWS = 4
+# of TVM's kinds of operators: elementwise ones fuse behind it
+_OUT_ELEMENTWISE_FUSABLE = 4
 
 
 def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> np.ndarray:
@@ -151,7 +157,9 @@ class PackWeights:
 
     def _matmul(self, call: relax.Call, graph: Graph) -> relax.Expr:
         x, weight = call.args
-        if not isinstance(weight, GenericConst) or x.ty.ndim != 2 or weight.ty.ndim != 2:
+        if not isinstance(weight, GenericConst):
+            return self._computed(call, graph)
+        if x.ty.ndim != 2 or weight.ty.ndim != 2:
             return call
         matrix = weight.value.numpy().T[:, :, None, None]  # (O, I, 1, 1), as a convolution's weight
         if self.target.kind.name == "cuda":
@@ -177,6 +185,34 @@ class PackWeights:
             relax.const(packed_weight(self.target, matrix, str(call.ty.dtype))),
             out_channels=matrix.shape[0],
             primfunc_name_hint="linear",
+        )
+
+    def _computed(self, call: relax.Call, graph: Graph) -> relax.Expr:
+        """Return the product of two computed matrices on CPUs, of several rows, in batches of the same size."""
+        a, b = call.args
+        if self.target.kind.name != "llvm" or not is_static(call) or a.ty.ndim != b.ty.ndim or a.ty.ndim < 2:
+            return call
+        if "float" not in str(call.ty.dtype) or any(str(one.ty.dtype) != str(call.ty.dtype) for one in (a, b)):
+            return call
+        *batch, rows, _ = (int(d) for d in a.ty.shape)
+        if rows < _ROWS or batch != [int(d) for d in b.ty.shape][:-2]:
+            return call
+        swapped = [*range(len(batch)), len(batch) + 1, len(batch)]
+        source = graph.bound(b)
+        transposed = (
+            isinstance(source, relax.Call)
+            and getattr(source.op, "name", "") == "relax.permute_dims"
+            and [int(axis) for axis in source.attrs.axes or []] == swapped
+        )
+        return graph.builder.call_te(
+            matmul_computed,
+            a,
+            source.args[0] if transposed and source is not None else b,
+            transposed,
+            pack_width(self.target, int(call.ty.shape[-1])),
+            packed_gemm.strip_width(rows, self.target),
+            primfunc_name_hint="matmul",
+            primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
         )
 
     def _product(

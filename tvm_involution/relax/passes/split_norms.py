@@ -3,16 +3,20 @@
 
 TVM's own programs take the variance as the mean of squares less the square of the mean, in one pass: of numbers around
 300 that differ by one nothing is left of it in float32. Here the mean is subtracted first, as torch does. Means are
-taken channel by channel and then over the channels of a group, so they work in any layout.
+taken channel by channel and then over the channels of a group, so they work in any layout. On CPUs norms whose numbers
+lie beside each other are one program (`te/norm.py`), which reads a row once.
 
 Runs behind `ConvertDtype`: statistics of half types are float32 from the first sum to the last product.
 """
 
 from __future__ import annotations
 
+import functools
+
 import tvm
 from tvm import relax
 
+from ...te.norm import norm_rows
 from ..rewrite import Graph, rewrite_calls
 
 _NORMS = ("relax.nn.group_norm", "relax.nn.instance_norm", "relax.nn.layer_norm")
@@ -22,12 +26,16 @@ _NORMS = ("relax.nn.group_norm", "relax.nn.instance_norm", "relax.nn.layer_norm"
 class SplitNorms:
     """Rewrite `relax.nn.group_norm`, `relax.nn.instance_norm` and `relax.nn.layer_norm` of static shapes."""
 
+    def __init__(self, target: tvm.target.Target):
+        self.target = target
+
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` without those norms."""
-        return rewrite_calls(mod, dict.fromkeys(_NORMS, _split))
+        rows = self.target.kind.name == "llvm"
+        return rewrite_calls(mod, dict.fromkeys(_NORMS, functools.partial(_split, rows)))
 
 
-def _split(call: relax.Call, graph: Graph) -> relax.Expr:
+def _split(rows: bool, call: relax.Call, graph: Graph) -> relax.Expr:
     if not all(isinstance(d, tvm.tirx.IntImm) for d in call.args[0].ty.shape.values):
         return call
     name, emit, op, attrs = call.op.name, graph.emit, relax.op, call.attrs
@@ -38,6 +46,11 @@ def _split(call: relax.Call, graph: Graph) -> relax.Expr:
     # weights belong to what a layer norm goes over, to the channels of the others
     weighted = axes if name == _NORMS[2] else [int(attrs.channel_axis) % len(shape)]
     groups = int(attrs.num_groups) if name == _NORMS[0] else 0
+    leading = _leading(name, [axis for axis in axes if name == _NORMS[2] or shape[axis] > 1], weighted, shape)
+    if rows and leading is not None:
+        # an instance norm is a group norm of one channel a group
+        parts = None if name == _NORMS[2] else groups or shape[1]
+        return graph.builder.call_te(norm_rows, x, gamma, beta, leading, float(attrs.epsilon), parts)
 
     def widened(value: relax.Expr) -> relax.Expr:
         return value if str(value.ty.dtype) == wide else emit(op.astype(value, wide))
@@ -67,3 +80,11 @@ def _split(call: relax.Call, graph: Graph) -> relax.Expr:
     result = emit(op.multiply(emit(op.subtract(x, middle)), scale))
     result = op.add(result, placed(beta))
     return result if dtype == wide else op.astype(emit(result), dtype)
+
+
+def _leading(name: str, axes: list[int], channels: list[int], shape: list[int]) -> int | None:
+    """Return how many axes are those of a norm's rows; None where a row's numbers do not lie beside each other."""
+    if name == _NORMS[2]:
+        return axes[0] if axes and axes == list(range(axes[0], len(shape))) else None
+    behind = [axis for axis in range(2, len(shape)) if shape[axis] > 1]
+    return 1 if channels == [1] and axes == behind else None

@@ -9,6 +9,7 @@ from .packed_gemm import PackedGemm
 from .paste_masks import PasteMasks
 from .reduction import Reduction
 from .roi_align import RoIAlign
+from .rows import Rows
 from .spanned_involution import SpannedInvolution
 from .strassen import Strassen
 from .winograd import Winograd
@@ -22,6 +23,7 @@ __all__ = [
     "PasteMasks",
     "Reduction",
     "RoIAlign",
+    "Rows",
     "SpannedInvolution",
     "Strassen",
     "Winograd",

@@ -10,10 +10,22 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
 from ...target import vector_bytes
-from ..rule import ScheduleRule, blocks_of, choose, inline_producers, is_spatial, largest_divisor, loop_extents
+from ..rule import (
+    ScheduleRule,
+    blocks_of,
+    choose,
+    contiguous_axes,
+    inline_producers,
+    is_spatial,
+    largest_divisor,
+    loop_extents,
+    take_vectors,
+)
 
 # below this many elements, waking the other cores costs more than it saves
 PARALLEL_ELEMENTS = 50_000
+# numbers of a row that suffice, of which there are several for several cores
+_ROW = 2048
 
 
 class Elementwise(ScheduleRule):
@@ -45,32 +57,33 @@ def schedule_producers(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
 
 
 def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target, tunable: bool = False) -> None:
-    """Schedule a spatial `block`: all loops but the last fused and parallel, the last one vectorized."""
+    """Schedule a spatial `block`: numbers that lie one behind the other in vectors, all loops around them parallel."""
     loops = sch.get_loops(block)
     extents = loop_extents(sch, loops)
     if not loops or extents is None or 0 in extents:
         return  # nothing to compute
-    lanes = vector_bytes(target) // 4
-    width = largest_divisor(extents[-1], lanes)
-    if width > 1 and width >= lanes // 4 and not _repeats_bfloat16(sch, block):
-        widths = [width * n for n in (1, 2, 4) if extents[-1] % (width * n) == 0]
-        outer, inner = sch.split(loops[-1], [None, choose(sch, widths, width, tunable)])
-        sch.vectorize(inner)
-        loops = [*loops[:-1], outer]
-    elif extents[-1] > lanes and _is_float32(sch, block):
-        # whole vectors and a rest, whose lanes LLVM masks
-        outer, inner = sch.split(loops[-1], [None, lanes])
-        sch.vectorize(inner)
-        loops = [*loops[:-1], outer]
-    total = math.prod(extents)
-    if total >= PARALLEL_ELEMENTS and len(loops) > 1:
-        sch.parallel(sch.fuse(*loops[:-1]))
-    elif total >= PARALLEL_ELEMENTS:
-        sch.parallel(loops[0])
+    total, lanes = math.prod(extents), vector_bytes(target) // 4
+    together = _together(sch, block, extents)
+    rows, row = loops[:-together], sch.fuse(*loops[-together:]) if together > 1 else loops[-1]
+    parallel, length = total >= PARALLEL_ELEMENTS, math.prod(extents[-together:])
+    if parallel and not rows and (part := largest_divisor(length, _ROW)) >= lanes:
+        outer, row = sch.split(row, [None, part])
+        rows, length = [outer], part
+    if parallel:
+        sch.parallel(sch.fuse(*rows) if rows else row)
+    if 4 * length < lanes or (parallel and not rows) or _repeats_bfloat16(sch, block):
+        return
+    if isinstance(sch.get(block).body, tirx.BufferStore):
+        take_vectors(sch, row, choose(sch, [lanes, 2 * lanes, 4 * lanes], lanes, tunable))
+    elif (width := largest_divisor(length, lanes)) > 1:
+        # loops of a pixel, such as those over a part that adaptive pooling takes
+        sch.vectorize(sch.split(row, [None, width])[1])
 
 
-def _is_float32(sch: s_tir.Schedule, block: SBlockRV) -> bool:
-    return all(str(access.source.dtype) == "float32" for access in (*sch.get(block).reads, *sch.get(block).writes))
+def _together(sch: s_tir.Schedule, block: SBlockRV, extents: list[int]) -> int:
+    """Return how many of the last loops to make one row of: until it is long enough for its rest not to matter."""
+    limit = contiguous_axes(sch.get(block)) if len(sch.get(block).iter_vars) == len(extents) else 1
+    return next((count for count in range(1, limit) if math.prod(extents[-count:]) >= _ROW), limit)
 
 
 def _repeats_bfloat16(sch: s_tir.Schedule, block: SBlockRV) -> bool:

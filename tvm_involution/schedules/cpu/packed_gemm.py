@@ -247,7 +247,7 @@ def _weights_dominate(sch: s_tir.Schedule, block: SBlockRV) -> bool:
 def _thrashes(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> bool:
     """Return whether the lines of a tile's `pixels` fall on too few sets of the first-level cache."""
     region = sch.get(block).reads[0]
-    *_, height, width = (int(d) for d in region.source.shape[1:-1])
+    *_, height, width = (1, *(int(d) for d in region.source.shape[1:-1]))
     channels = int(region.source.shape[-1])
     out_width = int(sch.get(block).writes[0].source.shape[-2])
     stride = max(1, width // out_width) if height > 1 or width > 1 else 1

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loops of every length in vectors and a rest: no loop over single numbers is left, and nothing is computed twice."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from programs import run_expression
+from reference import relative_norm
+from tvm import te, tirx, topi
+
+from tvm_involution import lowering
+from tvm_involution.schedules import default_schedule
+from tvm_involution.target import resolve_target
+
+
+@pytest.mark.parametrize("length", [1, 3, 16, 31, 65, 200])
+def test_lengths(rng, length):
+    array = rng.integers(-9, 10, (3, length)).astype(np.float64)
+    for dtype in ("float32", "float64", "int32", "int64"):
+        actual = run_expression(lambda x: topi.sum(x, 1), [array], dtype, "Rows")
+        np.testing.assert_array_equal(actual, array.sum(1))
+    for reduce, expected in ((topi.max, array.max(1)), (topi.min, array.min(1)), (topi.prod, np.sign(array).prod(1))):
+        given = np.sign(array) if reduce is topi.prod else array
+        actual = run_expression(lambda x, reduce=reduce: reduce(x, 1), [given], "float32", "Rows")
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("length", [20, 197])
+def test_no_number_is_taken_alone(length):
+    """The machine code of a sum adds vectors, halves of them at the end, and one number."""
+    x = te.placeholder((64, length), "float32", "x")
+    target = resolve_target('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "num-cores": 1}')
+    sch, rule = default_schedule(te.create_prim_func([x, topi.sum(x, 1)]), target)
+    assert sch is not None and rule == "Rows"
+    library = lowering.build(sch.mod["main"].with_attr("global_symbol", "main"), target)
+    code = library.mod.inspect_source("asm")
+    assert len(re.findall(r"vaddss", code)) < 8
+    assert re.findall(r"vaddps\s.*%ymm", code)
+
+
+def test_what_it_does_not_know_stays(rng):
+    """The position of the largest is two stores, which wait for each other."""
+    array = rng.standard_normal((3, 40))
+    actual = run_expression(lambda x: topi.argmax(x, 1).astype("float32"), [array], "float32", "Rows")
+    np.testing.assert_array_equal(actual, array.astype("float32").argmax(1))
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 9), (2, 100, 7, 13), (70_001,), (1, 40, 6)])
+def test_steps_and_selections(rng, shape):
+    """Rows of several axes, and one long enough for several cores; both sides of a selection are vectors."""
+    array = rng.standard_normal(shape)
+    slope = rng.standard_normal(shape[1:2] or (1,))
+    along = slope.reshape(-1, *[1] * (len(shape) - 2)) if len(shape) > 1 else slope
+
+    def expression(x: te.Tensor, w: te.Tensor) -> te.Tensor:
+        def step(*index):
+            factor = w[index[1]] if len(index) > 1 else w[0]
+            return tirx.Select(x(*index) > 0, x(*index), x(*index) * factor)
+
+        return te.compute(x.shape, step)
+
+    actual = run_expression(expression, [array, slope], "float32", "Elementwise")
+    assert relative_norm(actual, np.where(array > 0, array, array * along)) < 1e-6

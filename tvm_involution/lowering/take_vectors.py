@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take the numbers of a loop in vectors and what is left in ever shorter ones, and its sum in as many partial sums.
+
+TVM splits loops into vectors evenly, or checks each number of them; sums it leaves in the order in which they are
+written, in which each addition waits for the one before.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import tvm
+from tvm import tirx
+from tvm_ffi import structural_equal, structural_map, structural_walk
+
+from ..schedules.rule import LANES
+from .programs import rewrite_cpu_programs
+
+_IDENTITIES = {tirx.Add: 0, tirx.Mul: 1}
+_IDEMPOTENT = (tirx.Max, tirx.Min)
+_SELECTION = "tvm_involution.select"
+
+
+@tvm.transform.module_pass(opt_level=0, name="KeepSelections")
+class KeepSelections:
+    """Hide selections of float32 in those loops from TVM, which makes branches of what no vector has yet.
+
+    `TakeVectors` brings them back.
+    """
+
+    def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with calls of `_SELECTION` for selections."""
+
+        def hide(selection: tirx.Select) -> tirx.PrimExpr:
+            parts = (selection.condition, selection.true_value, selection.false_value)
+            dtype = str(selection.ty.dtype)
+            return tirx.call_pure_extern(dtype, _SELECTION, *parts) if dtype == "float32" else selection
+
+        def visit(loop: tirx.For) -> tirx.For:
+            return structural_map(loop, (tirx.Select, hide)) if LANES in loop.annotations else loop
+
+        for name, func in mod.functions_items():
+            if isinstance(func, tirx.PrimFunc):
+                mod[name] = func.with_body(structural_map(func.body, (tirx.For, visit)))
+        return mod
+
+
+@tvm.transform.module_pass(opt_level=0, name="TakeVectors")
+class TakeVectors:
+    """Rewrite the loops of the CPU's lowered programs that bear the annotation `LANES`.
+
+    A loop that stores elsewhere each time becomes one over vectors. One that adds to the same number each time, or
+    takes the largest or the least of both, does so in partial sums. Any other stays as it is.
+    """
+
+    def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
+        """Return `mod` with those loops vectorized."""
+        found: list[tirx.Stmt] = []
+
+        def visit(loop: tirx.For) -> tirx.Stmt:
+            if LANES not in loop.annotations:
+                return loop
+            loop = structural_map(loop, (tvm.ir.Call, _selection))
+            if (taken := _taken(loop)) is None:
+                return loop
+            found.append(taken)
+            return taken
+
+        def rewrite(func: tirx.PrimFunc) -> tirx.PrimFunc:
+            return func.with_body(structural_map(func.body, (tirx.For, visit)))
+
+        mod = rewrite_cpu_programs(mod, rewrite)
+        if not found:
+            return mod
+        # neighbours in memory are known as such once the indices are simplified
+        return tirx.transform.StmtSimplify()(tirx.transform.VectorizeLoop()(mod))
+
+
+def _taken(loop: tirx.For) -> tirx.Stmt | None:
+    """Return what becomes of a loop; None where it stays."""
+    store, lanes = _store(loop.body), int(loop.annotations[LANES])
+    if store is None or not isinstance(loop.extent, tirx.IntImm):
+        return None
+    while lanes > int(loop.extent):
+        lanes //= 2
+    if lanes < 2:
+        return None
+    if any(_reads(index, loop.loop_var) for index in store.indices):
+        pieces = _pieces(loop, lanes, lambda place, _: _with(store, loop, place))
+        return tirx.SeqStmt(pieces) if len(pieces) > 1 else pieces[0]
+    return _sum(loop, store, lanes)
+
+
+def _selection(call: tvm.ir.Call) -> tirx.PrimExpr:
+    """Return the selection that a call stands for; other calls as they are."""
+    name = getattr(call.op, "name", "") == "tirx.call_pure_extern" and getattr(call.args[0], "value", "")
+    return tirx.Select(*call.args[1:]) if name == _SELECTION else call
+
+
+def _sum(loop: tirx.For, store: tirx.BufferStore, lanes: int) -> tirx.Stmt | None:
+    """Return a loop that sums into `lanes` numbers, then the sum of the two halves of these, and so on."""
+    kind, total = type(store.value), store.buffer
+    if kind not in (*_IDENTITIES, *_IDEMPOTENT):
+        return None
+    operands = [store.value.a, store.value.b]
+    own = [_is_load(one, total, store.indices) for one in operands]
+    if own.count(True) != 1:
+        return None
+    term, before = operands[own.index(False)], operands[own.index(True)]
+    if _loads(term, total):
+        return None
+    sums = tirx.decl_buffer((lanes,), store.value.ty.dtype, "partial", scope="local")
+    start = before if kind in _IDEMPOTENT else tirx.const(_IDENTITIES[kind], store.value.ty.dtype)
+
+    def join(lane: tirx.PrimExpr, other: tirx.PrimExpr) -> tirx.Stmt:
+        return tirx.BufferStore(sums, kind(sums[lane], other), [lane])
+
+    def fold(half: int) -> tirx.Stmt:
+        return _vector(half, loop, lambda lane: join(lane, sums[lane + half]))
+
+    steps = [
+        tirx.AllocBuffer(sums),
+        _vector(lanes, loop, lambda lane: tirx.BufferStore(sums, start, [lane])),
+        *_pieces(loop, lanes, lambda place, lane: join(lane, _with(term, loop, place)), fold),
+        tirx.BufferStore(total, kind(before, sums[0]), store.indices),
+    ]
+    return tirx.SeqStmt(steps)
+
+
+def _pieces(
+    loop: tirx.For,
+    lanes: int,
+    body: Callable[[tirx.PrimExpr, tirx.PrimExpr], tirx.Stmt],
+    before: Callable[[int], tirx.Stmt] | None = None,
+) -> list[tirx.Stmt]:
+    """Return a loop of whole vectors, and a vector of each length at which the rest has one.
+
+    Args:
+        body: of the place in `loop`, and of the lane.
+        before: what is done before the vectors of each length but the first.
+    """
+    extent, dtype = int(loop.extent), loop.loop_var.ty.dtype
+    whole = extent // lanes
+    count = tirx.Var("vector", dtype)
+    vector = _vector(lanes, loop, lambda lane: body(loop.min + count * lanes + lane, lane))
+    pieces = [tirx.For(count, tirx.const(0, dtype), tirx.const(whole, dtype), tirx.ForKind.SERIAL, vector)]
+    done, length = whole * lanes, lanes // 2
+    while length:
+        if before is not None:
+            pieces.append(before(length))
+        if extent - done >= length:
+            first = loop.min + done
+            pieces.append(_vector(length, loop, functools.partial(_at, body, first)))
+            done += length
+        length //= 2
+    return pieces
+
+
+def _vector(lanes: int, loop: tirx.For, body: Callable[[tirx.PrimExpr], tirx.Stmt]) -> tirx.Stmt:
+    """Return `body` of each lane at once."""
+    dtype = loop.loop_var.ty.dtype
+    if lanes == 1:
+        return body(tirx.const(0, dtype))
+    lane = tirx.Var("lane", dtype)
+    return tirx.For(lane, tirx.const(0, dtype), tirx.const(lanes, dtype), tirx.ForKind.VECTORIZED, body(lane))
+
+
+def _at(
+    body: Callable[[tirx.PrimExpr, tirx.PrimExpr], tirx.Stmt], first: tirx.PrimExpr, lane: tirx.PrimExpr
+) -> tirx.Stmt:
+    return body(first + lane, lane)
+
+
+def _store(body: tirx.Stmt) -> tirx.BufferStore | None:
+    """Return the one store of a loop, what is bound before it put in its place; None where there is more."""
+    *bound, last = body.seq if isinstance(body, tirx.SeqStmt) else [body]
+    if not isinstance(last, tirx.BufferStore) or not all(isinstance(one, tirx.Bind) for one in bound):
+        return None
+    for one in reversed(bound):
+        last = _substitute(last, one.var, one.value)
+    return last
+
+
+def _with(node: tvm.ir.Node, loop: tirx.For, place: tirx.PrimExpr) -> tvm.ir.Node:
+    """Return `node` at a place in the loop."""
+    return _substitute(node, loop.loop_var, place)
+
+
+def _substitute(node: tvm.ir.Node, var: tirx.Var, value: tirx.PrimExpr) -> tvm.ir.Node:
+    return structural_map(node, (tirx.Var, lambda found: value if found.same_as(var) else found))
+
+
+def _reads(node: tirx.PrimExpr, var: tirx.Var) -> bool:
+    return any(var.same_as(found) for found in tirx.analysis.undefined_vars(node, []))
+
+
+def _is_load(node: tirx.PrimExpr, buffer: tirx.Buffer, indices: Sequence[tirx.PrimExpr]) -> bool:
+    return (
+        isinstance(node, tvm.ir.TensorLoad)
+        and node.source.same_as(buffer)
+        and all(structural_equal(one, other) for one, other in zip(node.indices, indices, strict=True))
+    )
+
+
+def _loads(node: tirx.PrimExpr, buffer: tirx.Buffer) -> bool:
+    found: list[tvm.ir.TensorLoad] = []
+    structural_walk(node, (tvm.ir.TensorLoad, found.append))
+    return any(load.source.same_as(buffer) for load in found)
