@@ -5,7 +5,7 @@ TVM's own lowering convolves an input that is filled up with zeros, stride * str
 pixel q * stride + r sees the inputs q + d with weights r + padding - d * stride: so each r is a convolution with stride
 1. Those that see the same inputs are one with more output channels: where stride and kernel are equal, and the windows
 1x1, all of them are; a weight of 4x4 with stride 2 becomes four of 2x2, one of 3x3 four of 1x1 to 2x2, and nothing is
-multiplied by zero. One convolution of all r, whose window is the union of theirs, is taken where that costs little more,
+multiplied by zero. One convolution of all r, whose window is the union of theirs, is taken where it costs little more,
 as where the output channels of one r do not fill a vector.
 """
 
