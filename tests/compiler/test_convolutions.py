@@ -177,3 +177,33 @@ def test_products_of_what_is_computed(rng, name):
     rules = check(Module(), torch.from_numpy(rng.standard_normal(functions[name][1], np.float32)))
     assert rules.count("PackedGemm") == (2 if name == "attention" else 1)
     assert "Reduction" not in rules
+
+
+WINDOWS = {
+    "padded": (lambda x: nn.functional.unfold(x, 3, padding=1), (2, 5, 7, 18)),
+    "strides": (
+        lambda x: nn.functional.unfold(x, (3, 2), dilation=(2, 1), padding=(1, 2), stride=(2, 3)),
+        (2, 5, 9, 8),
+    ),
+    "patches": (lambda x: nn.functional.unfold(x, 4, stride=4), (2, 3, 9, 17)),
+    "views": (lambda x: x.unfold(2, 3, 2).unfold(3, 5, 1).contiguous(), (1, 4, 9, 12)),
+    "summed": (lambda x: nn.functional.fold(x, (7, 9), 3, padding=1), (2, 45, 63)),
+    "summed tiles": (lambda x: nn.functional.fold(x, (9, 9), 2, stride=2), (2, 20, 16)),
+    "summed steps": (
+        lambda x: nn.functional.fold(x, (9, 8), (3, 2), dilation=(2, 1), padding=(1, 2), stride=(2, 3)),
+        (2, 30, 16),
+    ),
+    "reflection": (lambda x: nn.functional.pad(x, (3, 1, 0, 2), mode="reflect"), (2, 3, 5, 9)),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_are_one_kernel(rng, name):
+    """Padding, windows and their order are computed of the input's places, none of which is read from memory."""
+    function, shape = WINDOWS[name]
+
+    class Module(nn.Module):
+        def forward(self, x):
+            return function(x)
+
+    assert check(Module(), torch.from_numpy(rng.standard_normal(shape, np.float32))) == ["Elementwise"]

@@ -17,6 +17,7 @@ _ATEN = torch.ops.aten
 _KEPT = (
     _ATEN.batch_norm.default,
     _ATEN.adaptive_avg_pool2d.default,
+    _ATEN.col2im.default,
     _ATEN.im2col.default,
     _ATEN.sinc.default,
 )

@@ -32,7 +32,7 @@ class KeepSelections:
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with calls of `_SELECTION` for selections."""
 
-        def hide(selection: tirx.Select) -> tirx.PrimExpr:
+        def hide(selection: tirx.Select) -> tirx.Expr:
             parts = (selection.condition, selection.true_value, selection.false_value)
             dtype = str(selection.ty.dtype)
             return tirx.call_pure_extern(dtype, _SELECTION, *parts) if dtype == "float32" else selection
@@ -92,7 +92,7 @@ def _taken(loop: tirx.For) -> tirx.Stmt | None:
     return _sum(loop, store, lanes)
 
 
-def _selection(call: tvm.ir.Call) -> tirx.PrimExpr:
+def _selection(call: tvm.ir.Call) -> tirx.Expr:
     """Return the selection that a call stands for; other calls as they are."""
     name = getattr(call.op, "name", "") == "tirx.call_pure_extern" and getattr(call.args[0], "value", "")
     return tirx.Select(*call.args[1:]) if name == _SELECTION else call
@@ -113,7 +113,7 @@ def _sum(loop: tirx.For, store: tirx.BufferStore, lanes: int) -> tirx.Stmt | Non
     sums = tirx.decl_buffer((lanes,), store.value.ty.dtype, "partial", scope="local")
     start = before if kind in _IDEMPOTENT else tirx.const(_IDENTITIES[kind], store.value.ty.dtype)
 
-    def join(lane: tirx.PrimExpr, other: tirx.PrimExpr) -> tirx.Stmt:
+    def join(lane: tirx.Expr, other: tirx.Expr) -> tirx.Stmt:
         return tirx.BufferStore(sums, kind(sums[lane], other), [lane])
 
     def fold(half: int) -> tirx.Stmt:
@@ -131,7 +131,7 @@ def _sum(loop: tirx.For, store: tirx.BufferStore, lanes: int) -> tirx.Stmt | Non
 def _pieces(
     loop: tirx.For,
     lanes: int,
-    body: Callable[[tirx.PrimExpr, tirx.PrimExpr], tirx.Stmt],
+    body: Callable[[tirx.Expr, tirx.Expr], tirx.Stmt],
     before: Callable[[int], tirx.Stmt] | None = None,
 ) -> list[tirx.Stmt]:
     """Return a loop of whole vectors, and a vector of each length at which the rest has one.
@@ -157,7 +157,7 @@ def _pieces(
     return pieces
 
 
-def _vector(lanes: int, loop: tirx.For, body: Callable[[tirx.PrimExpr], tirx.Stmt]) -> tirx.Stmt:
+def _vector(lanes: int, loop: tirx.For, body: Callable[[tirx.Expr], tirx.Stmt]) -> tirx.Stmt:
     """Return `body` of each lane at once."""
     dtype = loop.loop_var.ty.dtype
     if lanes == 1:
@@ -166,9 +166,7 @@ def _vector(lanes: int, loop: tirx.For, body: Callable[[tirx.PrimExpr], tirx.Stm
     return tirx.For(lane, tirx.const(0, dtype), tirx.const(lanes, dtype), tirx.ForKind.VECTORIZED, body(lane))
 
 
-def _at(
-    body: Callable[[tirx.PrimExpr, tirx.PrimExpr], tirx.Stmt], first: tirx.PrimExpr, lane: tirx.PrimExpr
-) -> tirx.Stmt:
+def _at(body: Callable[[tirx.Expr, tirx.Expr], tirx.Stmt], first: tirx.Expr, lane: tirx.Expr) -> tirx.Stmt:
     return body(first + lane, lane)
 
 
@@ -182,20 +180,20 @@ def _store(body: tirx.Stmt) -> tirx.BufferStore | None:
     return last
 
 
-def _with(node: tvm.ir.Node, loop: tirx.For, place: tirx.PrimExpr) -> tvm.ir.Node:
+def _with(node: tvm.ir.Node, loop: tirx.For, place: tirx.Expr) -> tvm.ir.Node:
     """Return `node` at a place in the loop."""
     return _substitute(node, loop.loop_var, place)
 
 
-def _substitute(node: tvm.ir.Node, var: tirx.Var, value: tirx.PrimExpr) -> tvm.ir.Node:
+def _substitute(node: tvm.ir.Node, var: tirx.Var, value: tirx.Expr) -> tvm.ir.Node:
     return structural_map(node, (tirx.Var, lambda found: value if found.same_as(var) else found))
 
 
-def _reads(node: tirx.PrimExpr, var: tirx.Var) -> bool:
+def _reads(node: tirx.Expr, var: tirx.Var) -> bool:
     return any(var.same_as(found) for found in tirx.analysis.undefined_vars(node, []))
 
 
-def _is_load(node: tirx.PrimExpr, buffer: tirx.Buffer, indices: Sequence[tirx.PrimExpr]) -> bool:
+def _is_load(node: tirx.Expr, buffer: tirx.Buffer, indices: Sequence[tirx.Expr]) -> bool:
     return (
         isinstance(node, tvm.ir.TensorLoad)
         and node.source.same_as(buffer)
@@ -203,7 +201,7 @@ def _is_load(node: tirx.PrimExpr, buffer: tirx.Buffer, indices: Sequence[tirx.Pr
     )
 
 
-def _loads(node: tirx.PrimExpr, buffer: tirx.Buffer) -> bool:
+def _loads(node: tirx.Expr, buffer: tirx.Buffer) -> bool:
     found: list[tvm.ir.TensorLoad] = []
     structural_walk(node, (tvm.ir.TensorLoad, found.append))
     return any(load.source.same_as(buffer) for load in found)

@@ -15,6 +15,7 @@ from .operators import layouts as _layouts  # noqa: F401  (registers them)
 from .passes.apply_schedules import ApplySchedules
 from .passes.capture_cuda_graphs import CaptureCudaGraphs
 from .passes.centre_tensors import CentreTensors
+from .passes.compute_places import ComputePlaces
 from .passes.convert_dtype import ConvertDtype
 from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
@@ -105,6 +106,8 @@ def phases(
                 WidenHalfTypes(target),
                 # on operators, before they become programs that TVM simplifies
                 OrderNan(),
+                # behind WidenHalfTypes, which knows what only moves by its name
+                ComputePlaces(),
                 # needs the operators that LegalizeOps takes
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import math
 import re
@@ -66,12 +67,12 @@ class TensorSpec:
         """Whether the tensor has a batch."""
         return self.batch_axis is not None
 
-    @property
+    @functools.cached_property
     def batch_axis(self) -> int | None:
         """The axis along which the batch is, None where the tensor is one for any batch."""
         return next((axis for axis, d in enumerate(self.shape) if _per_picture(d)), None)
 
-    @property
+    @functools.cached_property
     def per_picture(self) -> int:
         """How many entries of `batch_axis` a picture has; 0 where there is no such axis."""
         return 0 if self.batch_axis is None else _per_picture(self.shape[self.batch_axis])
@@ -87,6 +88,7 @@ class TensorSpec:
         return tuple(k * batch if (k := _per_picture(d)) else int(d) for d in self.shape)
 
 
+@functools.cache
 def _per_picture(entry: int | str) -> int:
     """Return K of `K*batch`, 1 of `batch`, 0 of what does not grow with the batch."""
     if not isinstance(entry, str) or not entry.endswith(BATCH):

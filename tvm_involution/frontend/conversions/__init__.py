@@ -227,6 +227,7 @@ CONVERTERS: dict[str, Converter] = {
     "split_with_sizes.default": shapes.split,
     "squeeze.dims": shapes.squeeze,
     "squeeze.dim": shapes.squeeze,
+    "col2im.default": windows.col2im,
     "im2col.default": windows.im2col,
     "unfold.default": shapes.unfold,
     "unsqueeze.default": shapes.unsqueeze,

@@ -19,6 +19,7 @@ from ..rule import (
     is_spatial,
     largest_divisor,
     loop_extents,
+    nodes_of,
     take_vectors,
 )
 
@@ -63,6 +64,10 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
     if not loops or extents is None or 0 in extents:
         return  # nothing to compute
     total, lanes = math.prod(extents), vector_bytes(target) // 4
+    width = _row_within(sch.get(block), lanes) if len(sch.get(block).iter_vars) == len(loops) else None
+    if width is not None:
+        loops = [*loops[:-1], *sch.split(loops[-1], [None, width])]
+        extents = [*extents[:-1], extents[-1] // width, width]
     together = _together(sch, block, extents)
     rows, row = loops[:-together], sch.fuse(*loops[-together:]) if together > 1 else loops[-1]
     parallel, length = total >= PARALLEL_ELEMENTS, math.prod(extents[-together:])
@@ -78,6 +83,21 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
     elif (width := largest_divisor(length, lanes)) > 1:
         # loops of a pixel, such as those over a part that adaptive pooling takes
         sch.vectorize(sch.split(row, [None, width])[1])
+
+
+def _row_within(block: s_tir.SBlock, lanes: int) -> int | None:
+    """Return the length of the rows of what is read of which the last axis is made, pixels of a map for one; or None.
+
+    A vector of it would lie in two rows.
+    """
+    axis, extent = block.iter_vars[-1].var, block.iter_vars[-1].dom.extent
+    widths = {
+        int(part.b)
+        for part in nodes_of(block.body, tirx.FloorMod)
+        if isinstance(part.b, tirx.IntImm) and isinstance(part.a, tirx.Var) and part.a.same_as(axis)
+    }
+    fitting = [width for width in widths if 2 * width >= lanes and width < int(extent) and int(extent) % width == 0]
+    return min(fitting, default=None)
 
 
 def _together(sch: s_tir.Schedule, block: SBlockRV, extents: list[int]) -> int:
