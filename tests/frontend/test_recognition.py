@@ -391,6 +391,15 @@ def test_what_looks_like_one_stays_right(form):
     assert compare(program, module, *arguments) < 1e-5
 
 
+@pytest.mark.parametrize("axes", [(2, 3), (1, 2, 3), (0, 1, 2, 3)])
+def test_sums_of_products_with_other_batches_stay_right(axes):
+    module = Written(lambda x, scale: (x * scale[:, None, None]).sum(axes))
+    arguments = torch.randn(3, 16, 6, 5), torch.randn(16)
+    program, _ = recognised(module, *arguments)
+    assert involutions(program) == 0
+    assert compare(program, module, *arguments) < 1e-5
+
+
 def test_of_local_attention_the_aggregation_is_one():
     """Its weights are a kernel; the scores are none, and are told."""
     module, arguments = Written(attention), inputs()
