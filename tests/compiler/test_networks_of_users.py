@@ -33,7 +33,7 @@ SMALL: dict[str, tuple[dict[str, Any], int]] = {
     "hyperspectral": ({"width": 48, "bands": 21, "patches": 2, "side": 9, "depth": 1}, 1),
     "unet": ({"width": 8, "depth": 2, "side": 26}, 3),
     "generator": ({"width": 8, "steps": 2, "noise": 10}, 1),
-    "detector": ({"width": 2, "side": 64}, 6),
+    "detector": ({"width": 4, "side": 32}, 6),
     "volumes": ({"width": 8, "size": (5, 10, 14), "depth": 1}, 1),
     "signals": ({"width": 8, "samples": 203, "depth": 1}, 1),
 }

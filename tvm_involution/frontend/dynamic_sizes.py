@@ -77,8 +77,8 @@ class DynamicSizes:
                         f"{self._name} takes the number {name}, which varies; export it with a number, or a tensor"
                     )
                 continue
-            size: Any
-            for position, size in enumerate(value.shape):
+            sizes: Sequence[Any] = value.shape
+            for position, size in enumerate(sizes):
                 known = isinstance(size, int) or not size.node.expr.free_symbols
                 yield _Axis(name, position, _role(position, value.dim()), int(size) if known else size.node.expr)
 

@@ -396,8 +396,8 @@ def _as_sizes(image_size: ImageSize | Sequence[ImageSize] | None) -> tuple[Image
         return ()
     if not image_size:
         raise UserError("image_size must have at least one size, got none; for example --image-size 224x224,320x320")
-    sizes = [image_size] if isinstance(image_size[0], int) else image_size
-    return tuple(dict.fromkeys((int(height), int(width)) for height, width in sizes))  # type: ignore[misc, arg-type]
+    sizes: Any = [image_size] if isinstance(image_size[0], int) else image_size
+    return tuple(dict.fromkeys((height, width) for height, width in sizes))
 
 
 def _from_program(

@@ -51,6 +51,9 @@ class Region:
 
     def reduce_batch(self) -> None:
         """Take few pictures for many from here on, if the region can be evaluated so."""
+        shapes = shape_of(self.kernel), shape_of(self.result)
+        if not all(shapes) or any(shape[0] % self.full_batch for shape in shapes):
+            return
         self.batch = min(_BATCH, self.full_batch)
         if self.batch < self.full_batch and self.fits and self._of_zeros() is None:
             self.batch = self.full_batch
@@ -117,12 +120,14 @@ class Region:
         """Return the shape of the kernel or the result, as far as it is evaluated."""
         if any(self.removed) and node is self.result:
             return self._result_shape
-        batch, *shape = shape_of(node)
+        shape = list(shape_of(node))
         for axis, (less, pixels) in enumerate(zip(self.removed, self.x_shape(self.x)[2:], strict=True)):
             place = len(shape) - len(self.removed) + axis
             if less:
                 shape[place] -= less // max(1, round(pixels / shape[place]))
-        return (batch // self.full_batch * self.batch, *shape)
+        if self.batch != self.full_batch:
+            shape[0] = shape[0] // self.full_batch * self.batch
+        return tuple(shape)
 
     def x_shape(self, node: Node) -> tuple[int, ...]:
         """Return the shape of `node`, x or what it is made of, as (N, C, *spatial) for the graph's batch."""

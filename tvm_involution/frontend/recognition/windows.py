@@ -87,6 +87,9 @@ def _wrap(graph: fx.Graph, source: Node, rolls: dict[Node, dict[int, int]]) -> N
 
 def _shifts(node: Node, value_of: Callable[[Node], torch.Tensor | None]) -> dict[int, int] | None:
     """Return how far a roll goes along which axes, also one that is written as a selection; None of another call."""
+    # sizes of other calls may depend on values
+    if node.target not in (_ATEN.roll.default, _ATEN.index_select.default):
+        return None
     rank = len(shape_of(node))
     if node.target is _ATEN.roll.default and len(node.args) > 2 and node.args[2]:
         shifts = dict.fromkeys((axis % rank for axis in node.args[2]), 0)
