@@ -398,9 +398,8 @@ class _Search:
         self._progress(self._run)
         gained = [s for s in self._run.states if any(value < (s.default_seconds or FAILED) for value in s.history)]
         gained.sort(key=lambda state: -state.seconds)
-        slice_size = 2 * BATCH // (_FINALISTS + 1)
-        while gained and self._time_for_more():
-            states, gained = gained[:slice_size], gained[slice_size:]
+        while gained and (size := self._contests_left()) > 0:
+            states, gained = gained[:size], gained[size:]
             contests = [(state, sch) for state in states for sch in (state.task.default, *self._finalists(state))]
             candidates = [
                 self._defaults.get(state.task.name, Candidate(sch, state.task.args_info))
@@ -414,9 +413,12 @@ class _Search:
                 self._decide(state, own)
             self._progress(self._run)
 
-    def _time_for_more(self) -> bool:
-        left = self._run.minutes_left
-        return left is None or left > 0
+    def _contests_left(self) -> int:
+        """Return how many tasks to decide next."""
+        most, left = 2 * BATCH // (_FINALISTS + 1), self._run.minutes_left
+        if left is None or left <= 0:
+            return most if left is None else 0
+        return max(1, min(most, int(left * 60 / ((_FINALISTS + 1) * self._trial_seconds()))))
 
     def _finalists(self, state: TaskState) -> list[s_tir.Schedule]:
         own = _trace_text(state.task.default.trace)
