@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import run_cli
 
+from tvm_involution.cli.words import left_out_lines
+
 MODEL = ("rednet_digits", "--target", "llvm")
 
 
@@ -72,3 +74,10 @@ def test_tuning_into_what_is_no_folder(name: str, tmp_path: Path) -> None:
     ended = run_cli(*_commands(tmp_path / name)["tune"])
     assert (ended.status, ended.out) == (2, "")
     assert str(tmp_path / name) in ended.err.splitlines()[-1] and "Traceback" not in ended.err
+
+
+def test_what_tuning_leaves_out_is_named_with_its_share() -> None:
+    tasks = [("convolution", 3.0, ""), ("max_pool2d", 1.0, "MetaSchedule aborts on pooling")]
+    assert left_out_lines(tasks, "operations") == [
+        "left out: max_pool2d, 25.0% of operations: MetaSchedule aborts on pooling"
+    ]

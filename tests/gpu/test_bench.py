@@ -172,7 +172,7 @@ def test_a_second_call_measures_what_is_missing(out):
 
 def test_tuning_records_are_found(tmp_path):
     results = Results(tmp_path)
-    tune(settings_for(tmp_path, 14), results)
+    tune(settings_for(tmp_path, 40), results)
     (row,) = results.rows("tune")
     assert row["default_ms"] > 0 and row["tuned_ms"] > 0, row
     tuned(settings_for(tmp_path, 600), results)

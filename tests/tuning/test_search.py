@@ -72,8 +72,8 @@ def test_what_only_a_general_rule_takes_evolves(rng):
 def test_specific_rules_and_short_tasks_do_not_evolve():
     tasks = tasks_of(torch.nn.Conv2d(8, 16, 3), 1, 8, 14, 14)
     assert [task.evolves for task in tasks if task.rule == "PackedGemm"] == [False]
-    short = TaskState(tasks[0], [1e-6])
-    assert worth_it([TaskState(tasks[0], [1.0]), short]) == [TaskState(tasks[0], [1.0])]
+    long, short = TaskState(tasks[0], [1.0]), TaskState(tasks[0], [1e-6])
+    assert worth_it([short, long]) == [long]
 
 
 def test_pooling_on_gpus_is_left_out_by_name():

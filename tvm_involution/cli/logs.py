@@ -94,6 +94,6 @@ def coverage_command(
         rows.append([task.name, str(task.calls), found.origin if found is not None else "none"])
     print_table(model, ["task", "calls", "record of"], rows)
     covered = sum(row[2] != "none" for row in rows)
-    for line in left_out_lines([(task, task.calls * task.operations) for task in tasks], "operations"):
+    for line in left_out_lines([(t.name, t.calls * t.operations, t.left_out) for t in tasks], "operations"):
         click.echo(line)
     click.echo(f"{covered} of {len(rows)} kernels have a record")

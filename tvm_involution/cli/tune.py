@@ -133,7 +133,7 @@ def _show_tasks(
         )
     columns = ["task", "shapes", "Mop", "calls", "weight", "space", "record"]
     print_table(f"{model}: {len(tasks)} tasks, {total / 1e9:.2f} Gop", columns, rows)
-    for line in left_out_lines([(task, task.calls * task.operations) for task in tasks], "operations"):
+    for line in left_out_lines([(t.name, t.calls * t.operations, t.left_out) for t in tasks], "operations"):
         click.echo(line)
 
 
@@ -196,7 +196,7 @@ def _row(state: TaskState) -> list[str]:
     known = best is not None and best < 1e9
     return [
         state.task.name[:40],
-        state.task.space or "none",
+        " + ".join(filter(None, [state.task.rule, "MetaSchedule" if state.task.evolves else ""])),
         str(state.task.calls),
         str(len(state.history)),
         str(failed or ""),
@@ -217,7 +217,8 @@ def _summarize(run: TuningProgress) -> None:
         ["task", "space", "calls", "trials", "failed", "default us", "best us", "gain", "network us", "ended"],
         rows,
     )
-    for line in left_out_lines([(state.task, state.seconds) for state in run.states], "the kernels' time"):
+    untried = [(s.task.name, s.seconds, "" if s.history else s.stopped) for s in run.states]
+    for line in left_out_lines(untried, "the kernels' time"):
         click.echo(line)
     table = run.clock.table()
     print_table(

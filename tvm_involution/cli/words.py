@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
@@ -15,9 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 from ..runtime.metadata import KernelCoverage, LibraryMetadata
-
-if TYPE_CHECKING:
-    from ..tuning.tasks import TuningTask
 
 # longer numbers are no sizes: TVM counts elements in 32 bits
 _NUMBER = re.compile(r"0*[1-9][0-9]{0,8}")
@@ -101,15 +98,14 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
-def left_out_lines(tasks: Sequence[tuple[TuningTask, float]], of: str) -> list[str]:
+def left_out_lines(tasks: Sequence[tuple[str, float, str]], of: str) -> list[str]:
     """Name the tasks that tuning leaves out, and their share.
 
     Args:
-        tasks: all tasks with their part of what the share is `of`.
+        tasks: name of each task, its part of what the share is `of`, and why it is left out, "" where it is not.
     """
-    total = sum(part for _, part in tasks) or 1.0
-    found = [(task, part) for task, part in tasks if task.left_out]
-    return [f"left out: {task.name}, {part / total:.1%} of {of}: {task.left_out}" for task, part in found]
+    total = sum(part for _, part, _ in tasks) or 1.0
+    return [f"left out: {name}, {part / total:.1%} of {of}: {why}" for name, part, why in tasks if why]
 
 
 def kernels_text(kernels: KernelCoverage) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tvm
 from tvm import s_tir, tirx
+from tvm.s_tir import meta_schedule as ms
 
 from ..errors import UserError
 from ..runtime.tvm_runtime import tvm_version
@@ -28,6 +29,8 @@ from .folders import log_folders
 from .manifest import read_manifest
 
 _log = logging.getLogger(__name__)
+# programs at other sizes that are asked for their decisions, the nearest first
+_KIN = 3
 
 
 @dataclass(frozen=True)
@@ -124,18 +127,15 @@ class TuningRecords:
         return None
 
     def _lent(self, workload: tvm.IRModule) -> Found | None:
-        kin = self._kin_of(workload)
-        if not kin:
-            return None
-        space = _variants(workload["main"], self._target)
-        texts = {_without_decisions(variant.trace) for variant in space}
-        for folder, database, other in kin:
-            for record in database.records(other):
-                # what a rule would choose among anyway is right here too, and no other trace is known to be
-                if seconds(record) < FAILED and _without_decisions(record.trace) in texts:
-                    sch = s_tir.Schedule(workload)
-                    record.trace.apply_to_schedule(sch, remove_postproc=False)
-                    return Found(sch, folder.name, folder, lent=True)
+        texts: set[str] = set()
+        for folder, database, other in self._kin_of(workload)[:_KIN]:
+            record = database.records(other)[0]
+            if seconds(record) >= FAILED or (sch := _as_evenly(record, workload)) is None:
+                continue
+            # what a rule would choose among anyway is right here too, and no other trace is known to be
+            texts = texts or {_without_decisions(variant.trace) for variant in _variants(workload, self._target)}
+            if _without_decisions(record.trace) in texts:
+                return Found(sch, folder.name, folder, lent=True)
         return None
 
     def _kin_of(self, workload: tvm.IRModule) -> list[tuple[Path, TuningDatabase, tvm.IRModule]]:
@@ -150,10 +150,30 @@ class TuningRecords:
         return sorted(self._kin.get(_kind_of(workload), []), key=lambda kin: abs(math.log(_elements(kin[2]) / size)))
 
 
-def _variants(func: tirx.PrimFunc, target: tvm.target.Target) -> list[s_tir.Schedule]:
+def _as_evenly(record: ms.database.TuningRecord, workload: tvm.IRModule) -> s_tir.Schedule | None:
+    """Return `workload` scheduled as the record's own program is, None where its tiles do not divide it as evenly.
+
+    Much quicker than to ask a rule for its space.
+    """
+    schedules = []
+    for mod in (record.workload.mod, workload):
+        sch = s_tir.Schedule(mod)
+        try:
+            record.trace.apply_to_schedule(sch, remove_postproc=False)
+        except (RuntimeError, ValueError):
+            return None
+        schedules.append(sch)
+    own, lent = (
+        sum(not isinstance(node.predicate, tirx.IntImm) for node in nodes_of(sch.mod["main"].body, s_tir.SBlockRealize))
+        for sch in schedules
+    )
+    return schedules[1] if lent <= own else None
+
+
+def _variants(workload: tvm.IRModule, target: tvm.target.Target) -> list[s_tir.Schedule]:
     for rule in rules_for(target):
         try:
-            space = rule.apply(func, target, tunable=True)
+            space = rule.apply(workload["main"], target, tunable=True)
         except (RuntimeError, ValueError):
             continue
         if space is not None:

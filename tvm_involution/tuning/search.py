@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,7 @@ class _Point:
     def distance(self, other: _Point) -> float:
         """Return in how many decisions two points differ; those of different variants share nothing."""
         if self.variant != other.variant:
-            return float("inf")
+            return math.inf
         return sum(a != b for a, b in zip(self.decisions, other.decisions, strict=True))
 
 
@@ -105,11 +106,11 @@ class PointSearch:
         asked = zip(self._asked, seconds, strict=True)
         self._seconds.update((point, value) for point, value in asked if value is not None)
 
-    def _rank(self, point: _Point) -> float:
+    def _rank(self, point: _Point) -> tuple[float, int]:
         if point.decisions == _decisions(self._variants[point.variant]):
-            return 0.0
+            return 0.0, 0
         parents = sorted(self._seconds, key=self._seconds.__getitem__)[:_PARENTS]
-        return min((point.distance(parent) for parent in parents), default=float("inf"))
+        return min(((point.distance(parent), i) for i, parent in enumerate(parents)), default=(math.inf, 0))
 
     def _recall(self, point: _Point, known: dict[str, float]) -> bool:
         found = known.get(str(self._trace(point)))

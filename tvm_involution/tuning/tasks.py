@@ -75,7 +75,7 @@ class TuningTask:
     @property
     def left_out(self) -> str:
         """Why there is nothing to search, "" where there is something."""
-        if self.spaces or self.evolves:
+        if self.evolves or self.spaces:
             return ""
         return "MetaSchedule aborts on pooling" if self._aborts else f"{self.rule} has no space that a record can hold"
 

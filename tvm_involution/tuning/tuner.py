@@ -302,10 +302,19 @@ class _Search:
         most = self._run.minutes * 60 * _ENDING
         contests = sum(any(s < (state.default_seconds or FAILED) for s in state.history) for state in self._run.states)
         play_off = contests * (_FINALISTS + 1) * self._trial_seconds()
-        return left * 60 - min(most, play_off) - (min(most, self._compare_seconds()) if self._compares else 0.0)
+        return left * 60 - min(most, play_off) - (0.0 if self._why_not_compare() else self._compare_seconds())
 
     def _compare_seconds(self) -> float:
         return 2 * _COMPILE * self._run.clock.seconds.get("find tasks", 0.0)
+
+    def _why_not_compare(self) -> str:
+        """Return why the networks are not compared at the end, as far as is known."""
+        if not self._compares:
+            return "it runs on another machine"
+        minutes, needed = self._run.minutes, self._compare_seconds()
+        if minutes is not None and needed > _ENDING * 60 * minutes:
+            return f"it takes about {needed:.0f} s, more than {_ENDING:.0%} of the budget"
+        return ""
 
     def _trial_seconds(self) -> float:
         """Return what a trial takes, as far as is known."""
@@ -398,9 +407,8 @@ class _Search:
         self._progress(self._run)
         gained = [s for s in self._run.states if any(value < (s.default_seconds or FAILED) for value in s.history)]
         gained.sort(key=lambda state: -state.seconds)
-        slice_size = 2 * BATCH // (_FINALISTS + 1)
-        while gained and self._time_for_more():
-            states, gained = gained[:slice_size], gained[slice_size:]
+        while gained and (size := self._contests_left()) > 0:
+            states, gained = gained[:size], gained[size:]
             contests = [(state, sch) for state in states for sch in (state.task.default, *self._finalists(state))]
             candidates = [
                 self._defaults.get(state.task.name, Candidate(sch, state.task.args_info))
@@ -414,9 +422,12 @@ class _Search:
                 self._decide(state, own)
             self._progress(self._run)
 
-    def _time_for_more(self) -> bool:
-        left = self._run.minutes_left
-        return left is None or left > 0
+    def _contests_left(self) -> int:
+        """Return how many tasks to decide next."""
+        most, left = 2 * BATCH // (_FINALISTS + 1), self._run.minutes_left
+        if left is None or left <= 0:
+            return most if left is None else 0
+        return max(1, min(most, int(left * 60 / ((_FINALISTS + 1) * self._trial_seconds()))))
 
     def _finalists(self, state: TaskState) -> list[s_tir.Schedule]:
         own = _trace_text(state.task.default.trace)
@@ -459,14 +470,11 @@ class _Search:
         """Compile the network without and with what was found, and run both in turns."""
         run = self._run
         left = math.inf if run.minutes_left is None else run.minutes_left * 60
-        if not self._compares:
-            why_not = why_not or "it runs on another machine"
-        elif not any(state.contest is not None and state.contest.winner is not None for state in run.states):
-            why_not = "no kernel is faster than its default"
-        elif (needed := self._compare_seconds()) > left:
-            why_not = f"it takes about {needed:.0f} s, of the budget {left:.0f} s are left"
-        run.not_compared = why_not
-        if why_not:
+        why_not = why_not or self._why_not_compare()
+        if not any(state.contest is not None and state.contest.winner is not None for state in run.states):
+            why_not = why_not or "no kernel is faster than its default"
+        run.not_compared = why_not or ("the time is spent" if left <= 0 else "")
+        if run.not_compared:
             return
         run.phase = "compare the networks"
         self._progress(run)

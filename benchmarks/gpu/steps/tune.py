@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
-
 import tvm_involution as ti
 from tvm_involution.tuning.tuner import TuningProgress
 
@@ -13,14 +11,12 @@ from ..settings import Settings
 from ..workers import NO_TIME, one_line
 
 _LEAST_SECONDS = 10.0
-# the last, side-by-side measurement and what the search began before its end come after the minutes that it is given
-_SEARCH = 0.75
+# what the search began before its end comes after the minutes that it is given
+_SEARCH = 0.9
 
 
 def tune(settings: Settings, results: Results) -> None:
     """Give each batch an equal share of the time that is left; the records are in OUT/tuning_logs as they come."""
-    if settings.on_gpu:
-        importlib.import_module("tvm.s_tir.tensor_intrin")  # takes long, and no batch should pay for it
     precision = settings.precisions[0]
     batches = sorted(settings.batches, reverse=True)
     for position, batch in enumerate(batches):
