@@ -106,6 +106,24 @@ _MODELS = (
     *("no.such:thing", "broken:build", "sys:exit", "..net:build", "net:build:x", "a b:c", "builtins:dict", "/x:y"),
     *("folder.pt2", "os:abort()", "file", "x.so"),
 )
+_TABLES = (
+    *(
+        b"",
+        b"[",
+        b"\xff",
+        b"names = []",
+        b"names = [1]",
+        b'names = ["a"]',
+        b"mean = [1, 2]",
+        b'task = "classification"',
+    ),
+    b"mean = [1, 2, 3]\nstd = [0, 1, 1]\n",
+    b"mean = [1, 2, nan]\nstd = [1, 1, 1]\n",
+    b"mean = [1, 2, 3]\nstd = [1, 1, 1]\nresize = 4\n",
+    b'task = "classification"\n[network]\nbuilder = "rednet"\ndepth = 51\n[input]\nimage_size = [4, 4]\n',
+    b'task = "x"\n[network]\nbuilder = "rednet"\n[input]\nimage_size = [4, 4]\n',
+    b'task = "detection"\n[network]\nbuilder = 7\n[input]\nimage_size = [-1, 4]\n',
+)
 _OUTPUTS = ("folder", "missing/x", "file/x", "", "/proc/none", "round", "n" * 300, "/dev/full")
 
 
@@ -326,9 +344,14 @@ def run_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
         )
         words += [option, rng.choice(values)]
     elif kind == 7:
-        words[rng.choice([1, 3])] = rng.choice([*_ODD_WORDS, "folder", "file", "round", str(shop.good / "net.pt2")])
+        place = rng.choice([1, 3])
+        # folders with pictures, and patterns that fit, are fine
+        odd = [word for word in _ODD_WORDS if place == 1 or word not in ("/", "..", "*")]
+        words[place] = rng.choice([*odd, "folder", "file", "round", str(shop.good / "net.pt2")])
     else:
-        words += rng.choice([["--input", good], ["--output", "a.npz", "--output", "b.npz"], ["surplus"], ["--bogus"]])
+        words += rng.choice(
+            [["--input", "missing.png"], ["--output", "a.npz", "--output", "b.npz"], ["surplus"], ["--bogus"]]
+        )
     return Case(words, wrong)
 
 
@@ -358,7 +381,7 @@ def model_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
     else:
         kinds = ["model", "target", "target", "image", "size", "dtype", "twice", "number", "folder", "odd option"]
     if command == "compile":
-        kinds += ["output", "checkpoint", "checkpoint", "archive", "archive"]
+        kinds += ["output", "checkpoint", "checkpoint", "archive", "archive", "own data", "own data", "zoo file"]
     kind = rng.choice(kinds)
     if kind == "model":
         known_at_once = [name for name in _MODELS if ":" not in name and not name.endswith((".pt2", ".so"))]
@@ -366,6 +389,14 @@ def model_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
     elif kind == "archive":
         model, wrong = shop.damaged(folder, rng, "net.pt2"), False
         options.pop("--image-size")
+    elif kind == "own data":
+        name = rng.choice(["--classes", "--preprocessing", "--num-classes", "--checkpoint-key"])
+        (folder / "odd.toml").write_bytes(rng.choice(_TABLES))
+        values = ("missing", "folder", "round", "odd.toml", "/proc/self/mem", "")
+        options[name] = rng.choice(values if name in ("--classes", "--preprocessing") else _SIZES)
+    elif kind == "zoo file":
+        (folder / "odd.toml").write_bytes(rng.choice(_TABLES))
+        model = rng.choice(["odd.toml", "missing.toml", "folder.toml", "./odd.toml"])
     elif kind == "target":
         options["--target"] = rng.choice(_TARGETS)
     elif kind == "image":

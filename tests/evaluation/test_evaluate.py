@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ WEIGHT = torch.eye(3)
 
 
 class Means(torch.nn.Module):
-    """Classes by weighted means of the channels; `evaluation.test_evaluate:Means` on the command line."""
+    """Classes by weighted means of the channels; the test names it as MODEL."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +96,6 @@ def test_against_torch(tmp_path: Path, folders: Path, monkeypatch: pytest.Monkey
     library, data = tmp_path / "means.so", f"imagenet:{folders}"
     pixels = {"mean": (0, 0, 0), "std": (50, 50, 50), "resize": 8, "crop": 8}
     name = f"{__name__}:Means"
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[Means.__module__])
     ti.compile(name, image_size=(8, 8), classes=["red", "green", "blue"], preprocessing=pixels).save(library)
     found = ti.evaluate(library, data, against="torch")
     assert (found.compared, found.disagreements, found.figures["top1"]) == (8, 0, 75.0)
@@ -111,9 +109,8 @@ def test_against_torch(tmp_path: Path, folders: Path, monkeypatch: pytest.Monkey
     )
 
 
-def test_the_weights_that_torch_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colour: Path) -> None:
+def test_the_weights_that_torch_takes(tmp_path: Path, colour: Path) -> None:
     """Of the file, and of the state dict in it, that the library was compiled with."""
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[Means.__module__])
     states = {key: {"conv.weight": torch.full((3, 3, 1, 1), value)} for key, value in (("model", 1.0), ("ema", 2.0))}
     torch.save(states, tmp_path / "w.pth")
     metadata = dataclasses.replace(load(colour).metadata, name=f"{__name__}:Means")

@@ -219,3 +219,13 @@ def test_what_a_network_with_named_classes_does(shapes, task):
     else:
         network.tell_task(outputs)
         assert (network.task, network.output_names) == (task, ("logits",))
+
+
+def test_names_of_a_checkpoint_stop_no_network():
+    """Of a network whose outputs are something else, the user has not said that they are classes."""
+    state = {name: tensor for name, tensor in torch.nn.Conv2d(3, 2, 1).state_dict().items()}
+    content = {"state_dict": state, "meta": {"CLASSES": ["cat", "dog", "emu"]}}
+    network = resolve_network(torch.nn.Conv2d(3, 2, 1), checkpoint=content)
+    assert network.classes == ("cat", "dog", "emu")
+    network.tell_task([TensorSpec("y", ("batch", 2, 8, 8), "float32")])
+    assert network.classes is None and network.task == "unknown"

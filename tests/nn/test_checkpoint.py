@@ -371,8 +371,9 @@ class Kind(enum.Enum):
     FINE = 1
 
 
+@pytest.mark.parametrize("protocol", [2, 5])
 @pytest.mark.parametrize("old", [False, True], ids=["zip", "old format"])
-def test_objects_of_other_classes_are_passed_over(tmp_path, state, old):
+def test_objects_of_other_classes_are_passed_over(tmp_path, state, old, protocol):
     config = ConfigDict(lr=0.1)
     config.extra = ConfigDict(a=[1])
     deep: list = []
@@ -398,7 +399,7 @@ def test_objects_of_other_classes_are_passed_over(tmp_path, state, old):
     recursion = sys.getrecursionlimit()
     sys.setrecursionlimit(50_000)
     content["deep"] = deep if not old else []
-    torch.save(content, file := tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
+    torch.save(content, file := tmp_path / "a.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=not old)
     sys.setrecursionlimit(recursion)
     checkpoint = read_checkpoint(file)
     load_checkpoint(model := make_model(), checkpoint)

@@ -106,6 +106,8 @@ def test_exif_orientation(tmp_path: Path, orientation: int, turns: int) -> None:
     exif[0x0112] = orientation
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(np.asarray(read_picture(tmp_path / "turned.png")), np.rot90(pixels, turns))
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    np.testing.assert_allclose(np.asarray(read_picture(tmp_path / "turned.jpg")), np.rot90(pixels, turns), atol=8)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA"])

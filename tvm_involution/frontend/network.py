@@ -65,6 +65,8 @@ class Network:
     """which sizes of the program vary"""
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
+    classes_given: bool = False
+    """by the user, not by a checkpoint"""
     class_ids: tuple[int, ...] | None = None
     colours: tuple[tuple[int, int, int], ...] | None = None
     num_classes: int | None = None
@@ -130,14 +132,19 @@ class Network:
     def tell_task(self, outputs: Sequence[TensorSpec]) -> None:
         """Take a user's network with named classes for what its one output shows: classes of pictures or of pixels.
 
+        Names of a checkpoint are let go where it shows neither.
+
         Raises:
-            UserError: it shows neither.
+            UserError: it shows neither, and the user named the classes.
         """
         if self.task != "unknown" or self.classes is None:
             return
         kinds = {2: "classification", 4: "semantic_segmentation"}
         shape = outputs[0].shape if len(outputs) == 1 else ()
         if len(shape) not in kinds or shape[0] != BATCH or shape[1] != len(self.classes):
+            if not self.classes_given:
+                self.classes = self.colours = None
+                return
             shapes = ", ".join(f"({', '.join(map(str, spec.shape))})" for spec in outputs)
             raise UserError(
                 f"{len(self.classes)} classes are named, and {self.name} answers with {shapes}; expected one output, "
@@ -348,6 +355,7 @@ def resolve_network(
                 "for each, in the order of the logits"
             )
         network.classes, network.class_ids, network.colours = named.names, named.ids, named.colours
+        network.classes_given = True
     if prepared is not None:
         network.preprocessing = prepared
     return network

@@ -154,9 +154,10 @@ class _Reader(pickle._Unpickler):
     """An unpickler that calls functions of its table alone."""
 
     append: Callable[[Any], None]
+    read: Callable[[int], bytes]
     stack: list[Any]
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
-    for _code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
+    for _code in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
         del dispatch[_code[0]]
 
     def __init__(self, stream: Any, load_storage: Callable[..., _Storage]) -> None:
@@ -201,6 +202,11 @@ class _Reader(pickle._Unpickler):
         """Drop an object's state."""
         self.stack.pop()
 
+    def load_bytearray8(self) -> None:
+        """Take what there is of an array of bytes: its size may be said to be anything."""
+        self.append(bytes(self.read(int.from_bytes(self.read(8), "little"))))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
     dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = load_reduce
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex
     dispatch[pickle.BUILD[0]] = load_build

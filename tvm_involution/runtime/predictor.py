@@ -49,7 +49,7 @@ class Predictor:
 
         predict = ti.Predictor("lib.so")
         predict("photo.jpg").classes[0].name
-        for result in predict.stream(find_pictures(["photos"])): ...
+        for result in predict.stream(files): ...
 
     Args:
         library: its file, or what `load` returned.

@@ -49,6 +49,10 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
                 raise UnidentifiedImageError("it has no pixels")
             with _quiet_tiff() if picture.format == "TIFF" else contextlib.nullcontext():
                 picture.load()
+            if picture.format == "JPEG" and picture.mode == "RGB":
+                # the others' copies would take as long again as decoding does
+                ImageOps.exif_transpose(picture, in_place=True)
+                return picture
             turned = ImageOps.exif_transpose(picture)
             if turned.mode in _DEEP:
                 return _to_8_bits(file, turned, picture.format)
