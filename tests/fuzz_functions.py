@@ -208,6 +208,10 @@ def nn_calls() -> dict[str, dict[str, Any]]:
         "Involution1d": layer,
         "Involution2d": {**layer, "stride": (1, 1)},
         "Involution3d": {**layer, "kernel_size": (3, 3, 3)},
+        "LocalAttention2d": {
+            **{"channels": 32, "kernel_size": 3, "num_heads": 2, "out_channels": 16, "dilation": 1},
+            **{"border": "masked", "relative_position": "bias"},
+        },
         "LinearClsHead": {"in_channels": 8, "num_classes": 5},
         "Operations": {},
         "RedNet": {
@@ -236,6 +240,7 @@ def nn_calls() -> dict[str, dict[str, Any]]:
         "load_checkpoint": {"model": conv, "source": conv.state_dict()},
         "local_attention2d": {
             **{"query": x, "key": x, "value": x, "kernel_size": 3, "num_heads": 2, "dilation": 1, "scale": 0.5},
+            **{"bias": torch.randn(2, 3, 3), "embedding": torch.randn(32, 3, 3), "border": "masked"},
         },
         "nms": {
             **{"boxes": boxes, "scores": scores, "groups": groups, "score_threshold": 0.1, "iou_threshold": 0.5},

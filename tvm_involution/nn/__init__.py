@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch modules of involution networks, with OpenMMLab's parameter names."""
 
-from .attention import local_attention2d
+from .attention import LocalAttention2d, local_attention2d
 from .build import build_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier, LinearClsHead
@@ -28,6 +28,7 @@ __all__ = [
     "Involution3d",
     "InvolutionFPN",
     "LinearClsHead",
+    "LocalAttention2d",
     "Operations",
     "RedNet",
     "ResNet",
