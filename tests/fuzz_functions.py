@@ -137,7 +137,7 @@ def te_calls() -> dict[str, dict[str, Any]]:
         "involution2d_output_size": {"size": 8, "kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1},
         "local_attention2d": {
             **{"query": nchw, "key": nchw, "value": nchw, "kernel_size": 3, "num_heads": 2, "dilation": 1},
-            **{"scale": 0.5, "layout": "NCHW"},
+            **{"scale": 0.5, "layout": "NCHW", "bias": _t(2, 3, 3), "border": "masked", "lanes": 4},
         },
         "matmul_packed": {
             **{"x": _t(5, 32), "weight": shaped(ti.te.pack_weight(ones, 16)), "out_channels": 64},

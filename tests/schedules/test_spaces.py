@@ -14,7 +14,7 @@ from tvm import te
 from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule, rules_for
 from tvm_involution.target import resolve_target
-from tvm_involution.te import conv2d_packed, depthwise_conv2d, involution2d, matmul_packed
+from tvm_involution.te import conv2d_packed, depthwise_conv2d, involution2d, local_attention2d, matmul_packed
 
 AVX2 = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "num-cores": 2}'
 
@@ -52,6 +52,11 @@ def programs(dtype: str) -> dict[str, tvm.tirx.PrimFunc]:
         size = 3 if kernel[3] == 27 else 7
         sums = involution2d(x, w, stride, size // 2, 1, "NHWC", size)
         made[name] = te.create_prim_func([x, w, bias, add_relu(sums, bias)])
+    for border, size, lanes in (("masked", (3, 5), 16), ("shifted", (3, 3), 8), ("zeros", (7, 7), 4)):
+        query, key, value = (tensor(name, 1, 9, 14, channels) for name, channels in (("q", 8), ("k", 8), ("v", 24)))
+        sums = local_attention2d(query, key, value, size, 2, layout="NHWC", border=border, lanes=lanes)
+        bias = tensor("b", 24)
+        made[f"attention_{border}"] = te.create_prim_func([query, key, value, bias, add_relu(sums, bias)])
     return made
 
 

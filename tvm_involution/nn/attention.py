@@ -48,9 +48,9 @@ def local_attention2d(
         embedding: (C, KH, KW), added to the keys by place in the window: the relative positions of arXiv 1906.05909.
             Not where windows are shifted.
         border: what becomes of windows that reach over the border. `masked`: positions outside take no part
-            (stand-alone self-attention, arXiv 1906.05909). `shifted`: the window is moved inside (neighborhood attention, arXiv
-            2204.07143; dilated among every dilation-th pixel, arXiv 2209.15001). `zeros`: keys and values outside are
-            zero, and take part, as an unfold with padding has them.
+            (stand-alone self-attention, arXiv 1906.05909). `shifted`: the window is moved inside (neighborhood
+            attention, arXiv 2204.07143; dilated among every dilation-th pixel, arXiv 2209.15001). `zeros`: keys and
+            values outside are zero, and take part, as an unfold with padding has them.
 
     Returns:
         (N, CV, H, W), differentiable by all tensors. Under autocast they are cast to its dtype first.
@@ -65,7 +65,8 @@ def local_attention2d(
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     if autocast and query.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
-        query, key, value, bias, embedding = (None if x is None else x.to(dtype) for x in given.values())
+        query, key, value = (x.to(dtype) for x in (query, key, value))
+        bias, embedding = (None if x is None else x.to(dtype) for x in (bias, embedding))
     check_floating("local_attention2d", query=query)
     _check_border(border)
     if scale is None:
@@ -265,7 +266,7 @@ def _backward(ctx, grad: Tensor):
             grad_bias.flatten(1).index_add_(1, places, grad_score.sum(0).flatten(1))
         grad_score = grad_score.unsqueeze(2) * ctx.scale
         seen = tap.read(k)
-        if embedding is not None:
+        if grad_embedding is not None:
             seen = seen + embedding[:, tap.row, tap.column].view(ctx.num_heads, -1, 1, 1).to(seen.dtype)
             grad_embedding[:, tap.row, tap.column] = (grad_score * q).sum((0, 3, 4)).flatten()
         grad_q += grad_score * seen

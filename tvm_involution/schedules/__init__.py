@@ -19,6 +19,7 @@ from .rule import ScheduleRule
 CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.SpannedInvolution(),
     cpu.Involution(),
+    cpu.LocalAttention(),
     cpu.PackedGemm(),
     cpu.DepthwiseConvolution(),
     cpu.Winograd(),
