@@ -34,6 +34,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
 GPU_RULES: tuple[ScheduleRule, ...] = (
     gpu.Involution(),
     gpu.InvolutionNCHW(),
+    gpu.LocalAttention(),
     gpu.SpannedInvolution(),
     gpu.TensorCoreInvolution(),
     gpu.TensorCoreGemm(),

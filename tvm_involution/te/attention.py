@@ -119,7 +119,7 @@ def local_attention2d(
     def product(b, h, i, block, u, v, lane):
         channel, j = h * head + c, block * lanes + lane
         row = rows.seen(i, u) + reach[0]
-        seen = columns.select(j, v, lambda column: keys[b, row, channel, column + reach[1]])
+        seen = columns.select(j, v, lanes, lambda column: keys[b, row, channel, column + reach[1]])
         if embedding is not None:
             seen = seen + embedding[channel, u, v].astype(dtype)
         return te.sum(queries[b, i, channel, j] * seen, axis=c)
@@ -205,10 +205,10 @@ class _Axis:
             return tap
         return self._first(pixel) + tap - pixel // self.step + (self.taps - 1)
 
-    def select(self, pixel, tap, read):
+    def select(self, pixel, tap, lanes, read):
         """Return `read` of the pixel that is seen; for neighbouring windows neighbours, save those that are moved."""
         half = self.taps // 2
-        if self.border != "shifted" or self.step > 1 or half == 0:
+        if self.border != "shifted" or self.step > 1 or half == 0 or lanes == 1:
             return read(self.seen(pixel, tap))
         last = tirx.Select(pixel >= self.size - half, read(self.size - self.taps + tap), read(pixel - half + tap))
         return tirx.Select(pixel < half, read(tap), last)
