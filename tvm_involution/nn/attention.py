@@ -200,7 +200,7 @@ def _taps(query: Tensor, kernel_size: Sequence[int], dilation: Sequence[int], bo
         yield _Tap(u, v, rows.seen[u], columns.seen[v], inside, (rows.place[u, :, None], columns.place[v][None]))
 
 
-def _weights(query, key, bias, embedding, num_heads, kernel_size, dilation, scale, border) -> Tensor:
+def attention_weights(query, key, bias, embedding, num_heads, kernel_size, dilation, scale, border) -> Tensor:
     """Return the softmax (N, heads, taps, H, W); query and key (N, heads, C/heads, H, W) in the type of the sums."""
     n, heads, _, height, width = query.shape
     scores = query.new_empty(n, heads, kernel_size[0] * kernel_size[1], height, width)
@@ -229,7 +229,7 @@ def _forward(query, key, value, bias, embedding, num_heads, kernel_size, dilatio
     """Go tap by tap: never holds the unfolded keys or values."""
     check_local_attention(query, key, value, bias, embedding, num_heads, kernel_size, dilation, border)
     q, k, v = _by_heads(num_heads, query, key, value)
-    weights = _weights(q, k, bias, embedding, num_heads, kernel_size, dilation, scale, border)
+    weights = attention_weights(q, k, bias, embedding, num_heads, kernel_size, dilation, scale, border)
     total = torch.zeros_like(v)
     for number, tap in enumerate(_taps(query, kernel_size, dilation, border)):
         total.addcmul_(weights[:, :, number, None], tap.read(v))
@@ -250,7 +250,9 @@ def _backward(ctx, grad: Tensor):
     query, key, value, bias, embedding = ctx.saved_tensors
     q, k, v, g = _by_heads(ctx.num_heads, query, key, value, grad)
     geometry = (ctx.kernel_size, ctx.dilation, ctx.border)
-    weights = _weights(q, k, bias, embedding, ctx.num_heads, ctx.kernel_size, ctx.dilation, ctx.scale, ctx.border)
+    weights = attention_weights(
+        q, k, bias, embedding, ctx.num_heads, ctx.kernel_size, ctx.dilation, ctx.scale, ctx.border
+    )
     grad_q, grad_k, grad_v = map(torch.zeros_like, (q, k, v))
     grad_bias, grad_embedding = (None if x is None else torch.zeros_like(x, dtype=q.dtype) for x in (bias, embedding))
     grad_weights = torch.empty_like(weights)
