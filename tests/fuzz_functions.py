@@ -202,6 +202,7 @@ def nn_calls() -> dict[str, dict[str, Any]]:
             **{"in_channels": [8, 16], "out_channels": 16, "num_outs": 3, "start_level": 0},
             "extra_convs_on_input": False,
         },
+        "AttentionResNet": {"depth": 26, "num_classes": 5},
         "Bottleneck": {"in_channels": 64, "out_channels": 64, "stride": 1, "dilation": 1, "downsample": None},
         "ConvModule": {**convolution, "norm": True, "act": True},
         "ImageClassifier": {"backbone": backbone, "num_classes": 5},

@@ -2,6 +2,7 @@
 """PyTorch modules of involution networks, with OpenMMLab's parameter names."""
 
 from .attention import LocalAttention2d, local_attention2d
+from .attention_resnet import AttentionResNet
 from .build import build_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier, LinearClsHead
@@ -20,6 +21,7 @@ from .segmentor import Segmentor
 
 __all__ = [
     "FPN",
+    "AttentionResNet",
     "Bottleneck",
     "ConvModule",
     "ImageClassifier",
