@@ -137,7 +137,7 @@ def te_calls() -> dict[str, dict[str, Any]]:
         "involution2d_output_size": {"size": 8, "kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1},
         "local_attention2d": {
             **{"query": nchw, "key": nchw, "value": nchw, "kernel_size": 3, "num_heads": 2, "dilation": 1},
-            **{"scale": 0.5, "layout": "NCHW"},
+            **{"scale": 0.5, "layout": "NCHW", "bias": _t(2, 3, 3), "border": "masked", "lanes": 4},
         },
         "matmul_packed": {
             **{"x": _t(5, 32), "weight": shaped(ti.te.pack_weight(ones, 16)), "out_channels": 64},
@@ -202,12 +202,17 @@ def nn_calls() -> dict[str, dict[str, Any]]:
             **{"in_channels": [8, 16], "out_channels": 16, "num_outs": 3, "start_level": 0},
             "extra_convs_on_input": False,
         },
+        "AttentionResNet": {"depth": 26, "num_classes": 5},
         "Bottleneck": {"in_channels": 64, "out_channels": 64, "stride": 1, "dilation": 1, "downsample": None},
         "ConvModule": {**convolution, "norm": True, "act": True},
         "ImageClassifier": {"backbone": backbone, "num_classes": 5},
         "Involution1d": layer,
         "Involution2d": {**layer, "stride": (1, 1)},
         "Involution3d": {**layer, "kernel_size": (3, 3, 3)},
+        "LocalAttention2d": {
+            **{"channels": 32, "kernel_size": 3, "num_heads": 2, "out_channels": 16, "dilation": 1},
+            **{"border": "masked", "relative_position": "bias"},
+        },
         "LinearClsHead": {"in_channels": 8, "num_classes": 5},
         "Operations": {},
         "RedNet": {
@@ -236,6 +241,7 @@ def nn_calls() -> dict[str, dict[str, Any]]:
         "load_checkpoint": {"model": conv, "source": conv.state_dict()},
         "local_attention2d": {
             **{"query": x, "key": x, "value": x, "kernel_size": 3, "num_heads": 2, "dilation": 1, "scale": 0.5},
+            **{"bias": torch.randn(2, 3, 3), "embedding": torch.randn(32, 3, 3), "border": "masked"},
         },
         "nms": {
             **{"boxes": boxes, "scores": scores, "groups": groups, "score_threshold": 0.1, "iou_threshold": 0.5},

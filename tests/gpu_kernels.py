@@ -70,6 +70,7 @@ def gpu_programs(target: tvm.target.Target) -> Iterator[Program]:
         yield _pool("average", "Reduction", dtype)
         yield _pool("max", "ThreadPerOutput", dtype)
         yield _transposition(dtype)
+        yield _attention(dtype)
     softmax = te.placeholder((3, 1000), "float32", "x")
     yield _program("softmax", "float32", [softmax], topi.nn.softmax(softmax), "Reduction")
     yield from _detection()
@@ -153,6 +154,14 @@ def _pool(kind, rule, dtype) -> Program:
     return _program("max", dtype, [x], pooled, rule)
 
 
+def _attention(dtype) -> Program:
+    """Moved windows, a bias, values of another width and an epilogue."""
+    *inputs, bias, scale = _placeholders(dtype, *[(2, 15, 13, 32)] * 2, (2, 15, 13, 16), (2, 5, 5), (1, 1, 1, 16))
+    sums = local_attention2d(*inputs, 3, 2, layout="NHWC", bias=bias, border="shifted")
+    result = topi.nn.relu(topi.multiply(sums, scale))
+    return _program("attention", dtype, [*inputs, bias, scale], result, "LocalAttention")
+
+
 def _transposition(dtype) -> Program:
     (x,) = _placeholders(dtype, (2, 3, 15, 13))
     return _program("transposition", dtype, [x], topi.transpose(x, (0, 2, 3, 1)), "ThreadPerOutput")
@@ -170,5 +179,3 @@ def _detection() -> Iterator[Program]:
     yield _program("roi_align", "float32", [*features, rois, levels], aligned, "ThreadPerOutput")
     masks, corners = te.placeholder((2, 5, 28, 28), "float32", "m"), te.placeholder((2, 5, 4), "float32", "corners")
     yield _program("masks", "float32", [masks, corners], paste_masks(masks, corners, 30, 40), "ThreadPerOutput")
-    heads = _placeholders("float32", *[(2, 15, 13, 32)] * 3)
-    yield _program("attention", "float32", heads, local_attention2d(*heads, 3, 2, layout="NHWC"), "ThreadPerOutput")

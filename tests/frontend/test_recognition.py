@@ -332,9 +332,9 @@ def test_regions_that_differ_in_a_constant_alone_are_told_apart():
 
 
 def attention(x, query):
-    """Local attention: scores of windows, softmax over them, windows once more."""
+    """Almost local attention: scores of windows, the roots of a softmax over them, windows once more."""
     keys = F.unfold(x, 3, padding=1).view(N, C, 9, H * W)
-    weights = (keys * query[:, :C].reshape(N, C, 1, H * W)).sum(1, keepdim=True).softmax(2)
+    weights = (keys * query[:, :C].reshape(N, C, 1, H * W)).sum(1, keepdim=True).softmax(2).sqrt()
     return (keys * weights).sum(2)
 
 
@@ -395,7 +395,7 @@ def test_sums_of_products_with_other_batches_stay_right(axes):
     assert compare(program, module, *arguments) < 1e-5
 
 
-def test_of_local_attention_the_aggregation_is_one():
+def test_of_what_is_almost_local_attention_the_aggregation_is_one():
     """Its weights are a kernel; the scores are none, and are told."""
     module, arguments = Written(attention), inputs()
     program, (unknown,) = recognised(module, *arguments)

@@ -24,6 +24,9 @@ def _arguments(name: str) -> list:
         axes = int(name[-2])
         kernel = random(2, 2, *(3,) * axes, *(5,) * axes)
         return [random(2, 4, *(5,) * axes), kernel, [1] * axes, [1] * axes, [1] * axes]
+    if name == "local_attention2d":
+        pictures = [random(2, channels, 5, 6) for channels in (4, 4, 6)]
+        return [*pictures, random(2, 3, 3), random(4, 3, 3), 2, [3, 3], [1, 1], 0.5, "masked"]
     corners = random(2, 6, 2) * 8
     boxes = torch.cat([corners, corners + 4], -1)
     numbers = torch.arange(12).reshape(2, 6) % 2
@@ -34,7 +37,7 @@ def _arguments(name: str) -> list:
     }[name]
 
 
-NAMES = ["involution1d", "involution2d", "involution3d", "nms", "paste_masks", "roi_align"]
+NAMES = ["involution1d", "involution2d", "involution3d", "local_attention2d", "nms", "paste_masks", "roi_align"]
 
 
 def _each(value, change):

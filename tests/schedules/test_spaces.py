@@ -16,7 +16,7 @@ from tvm import te
 from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule, rules_for
 from tvm_involution.target import resolve_target
-from tvm_involution.te import conv2d_packed, depthwise_conv2d, involution2d, matmul_packed
+from tvm_involution.te import conv2d_packed, depthwise_conv2d, involution2d, local_attention2d, matmul_packed
 from tvm_involution.te.accumulate import accumulator_dtype
 from tvm_involution.te.norm import norm_rows
 
@@ -68,6 +68,11 @@ def programs(dtype: str) -> dict[str, tvm.tirx.PrimFunc]:
     made["pool"] = te.create_prim_func(
         [x, te.compute(sums.shape, lambda *i: (sums(*i) / 9).astype(dtype), name="mean")]
     )
+    for border, size, lanes in (("masked", (3, 5), 16), ("shifted", (3, 3), 8), ("zeros", (7, 7), 4)):
+        query, key, value = (tensor(name, 1, 9, 14, channels) for name, channels in (("q", 8), ("k", 8), ("v", 24)))
+        sums = local_attention2d(query, key, value, size, 2, layout="NHWC", border=border, lanes=lanes)
+        bias = tensor("b", 24)
+        made[f"attention_{border}"] = te.create_prim_func([query, key, value, bias, add_relu(sums, bias)])
     return made
 
 

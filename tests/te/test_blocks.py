@@ -32,6 +32,8 @@ def made() -> set[str]:
     results = [getattr(tvm_involution.te, name)(**arguments) for name, arguments in te_calls().items() if arguments]
     image = te.placeholder((1, 8, 8, 8), name="image")
     results.append(topi.nn.pool2d(image, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), "max"))
+    half = te.placeholder((1, 8, 8, 8), "float16", name="half")
+    results.append(tvm_involution.te.local_attention2d(half, half, half, 3, 2, layout="NHWC"))
     programs = [
         s_tir.Schedule(te.create_prim_func([*placeholders(result).values(), result]))
         for result in results

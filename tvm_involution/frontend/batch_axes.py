@@ -276,6 +276,8 @@ def _keeps_apart(name: str, node: fx.Node, operands: Sequence[_Operand], shape: 
     if name == "scaled_dot_product_attention":
         shared = [o for o in operands[3:] if o.axis is None]
         return all(o in shared or (o.axis == axis and axis.position < len(o.shape) - 2) for o in operands)
+    if name == "local_attention2d":
+        return axis.position == 0 and all(o.axis == (axis if o.position < 3 else None) for o in operands)
     if name == "einsum":
         return _einsum(str(node.args[0]), operands, axis)
     if name == "index":

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch modules of involution networks, with OpenMMLab's parameter names."""
 
-from .attention import local_attention2d
+from .attention import LocalAttention2d, local_attention2d
+from .attention_resnet import AttentionResNet
 from .build import build_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier, LinearClsHead
@@ -20,6 +21,7 @@ from .segmentor import Segmentor
 
 __all__ = [
     "FPN",
+    "AttentionResNet",
     "Bottleneck",
     "ConvModule",
     "ImageClassifier",
@@ -28,6 +30,7 @@ __all__ = [
     "Involution3d",
     "InvolutionFPN",
     "LinearClsHead",
+    "LocalAttention2d",
     "Operations",
     "RedNet",
     "ResNet",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..arguments import checked
 from ..errors import UserError
 from ..zoo import ModelSpec, get_model
+from .attention_resnet import AttentionResNet
 from .checkpoint import fit_names, load_checkpoint
 from .classifier import ImageClassifier
 from .detector import faster_rcnn, mask_rcnn, retinanet
@@ -31,6 +32,7 @@ def _rednet(num_classes: int = 1000, **arguments: Any) -> nn.Module:
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "rednet": _rednet,
     "resnet": ResNet,
+    "attention_resnet": AttentionResNet,
     "faster_rcnn": faster_rcnn,
     "mask_rcnn": mask_rcnn,
     "retinanet": retinanet,

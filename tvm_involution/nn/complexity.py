@@ -16,12 +16,13 @@ from torch import nn
 
 from ..arguments import Size, checked
 from ..errors import told_in_one_line
+from .attention import LocalAttention2d
 from .involution import Involution
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLING = tuple(getattr(nn, f"{kind}Pool{axes}d") for kind in ("Max", "Avg", "AdaptiveAvg") for axes in (1, 2, 3))
-_COUNTED = (*_CONVOLUTIONS, nn.ConvTranspose2d, nn.Linear, *_NORMS, nn.ReLU, Involution, *_POOLING)
+_COUNTED = (*_CONVOLUTIONS, nn.ConvTranspose2d, nn.Linear, *_NORMS, nn.ReLU, Involution, LocalAttention2d, *_POOLING)
 
 
 @dataclass
@@ -38,7 +39,7 @@ class Operations:
 
     @property
     def multiply_adds(self) -> int:
-        """Convolutions, linear layers and involutions alone."""
+        """Convolutions, linear layers and involutions alone; local self-attention is one."""
         return self.convolution + self.linear + self.involution
 
     @property
@@ -69,6 +70,10 @@ def count_operations(model: nn.Module, input_size: tuple[Size, ...]) -> Operatio
             counts.bias += output.numel() if module.bias is not None else 0
         elif isinstance(module, nn.Linear):
             counts.linear += output.numel() * module.in_features
+        elif isinstance(module, LocalAttention2d):
+            # scores, positions in the window where they are learnt as vectors, aggregation
+            products = 2 if module.row is None else 3
+            counts.involution += products * output.numel() * math.prod(module.kernel_size)
         elif isinstance(module, Involution):
             counts.involution += output.numel() * math.prod(module.kernel_size)
         elif isinstance(module, _NORMS):

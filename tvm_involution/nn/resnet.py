@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ..arguments import Size, checked
@@ -27,6 +29,9 @@ class ResNet(nn.Module):
         UserError: unknown depth.
     """
 
+    bottleneck: ClassVar[type[ResidualBottleneck]] = _Bottleneck
+    """what the stages are made of"""
+
     @checked
     def __init__(self, depth: int = 50, num_classes: Size = 1000) -> None:
         super().__init__()
@@ -39,7 +44,7 @@ class ResNet(nn.Module):
         channels = 64
         for index, blocks in enumerate(STAGE_BLOCKS[depth]):
             out_channels, stride = 256 * 2**index, 1 if index == 0 else 2
-            self.add_module(f"layer{index + 1}", _Bottleneck.make_stage(blocks, channels, out_channels, stride))
+            self.add_module(f"layer{index + 1}", self.bottleneck.make_stage(blocks, channels, out_channels, stride))
             channels = out_channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)

@@ -19,6 +19,7 @@ from .rule import ScheduleRule
 CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.SpannedInvolution(),
     cpu.Involution(),
+    cpu.LocalAttention(),
     cpu.PackedGemm(),
     cpu.DepthwiseConvolution(),
     cpu.Winograd(),
@@ -34,6 +35,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
 GPU_RULES: tuple[ScheduleRule, ...] = (
     gpu.Involution(),
     gpu.InvolutionNCHW(),
+    gpu.LocalAttention(),
     gpu.SpannedInvolution(),
     gpu.TensorCoreInvolution(),
     gpu.TensorCoreGemm(),

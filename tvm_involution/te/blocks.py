@@ -20,6 +20,18 @@ class Block(str, Enum):
     KERNEL = "kernel"
     TAPS = "taps"
 
+    # local self-attention: what is laid out for vectors, the scores and the steps of their softmax, the sums of values
+    QUERIES = "queries"
+    KEYS = "keys"
+    VALUES = "values"
+    RELATION = "relation"
+    SCORES = "scores"
+    RELATION_MAX = "relation_max"
+    RELATION_EXP = "relation_exp"
+    RELATION_SUM = "relation_sum"
+    ATTENTION = "attention"
+    ATTENTION_OUT = "attention_out"
+
     # products by packed weights: the sums over whole packs, and the wanted ones
     CONV2D = "conv2d"
     CONV2D_OUT = "conv2d_out"

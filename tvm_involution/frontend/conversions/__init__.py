@@ -12,6 +12,7 @@ from tvm.relax import op
 
 from . import (
     activations,
+    attention,
     creation,
     detection,
     distances,
@@ -267,6 +268,7 @@ CONVERTERS: dict[str, Converter] = {
     "involution1d.default": involution.involution,
     "involution2d.default": involution.involution,
     "involution3d.default": involution.involution,
+    "local_attention2d.default": attention.local_attention,
     "nms.default": detection.nms,
     "paste_masks.default": detection.paste_masks,
     "roi_align.default": detection.roi_align,

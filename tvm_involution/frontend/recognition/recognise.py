@@ -14,6 +14,7 @@ from torch import fx
 
 from ..source import source_line
 from .activations import activate_before_repetition
+from .attention import Attention, attention_of, proposals
 from .forms import Fixed, Form, Node, Path, Product, forms_of, shape_of
 from .operators import ADDITIONS, CONVOLUTION, PAD, PRODUCTS, SUMS, WINDOWS
 from .probing import NotAnInvolution, equal, probe
@@ -22,6 +23,7 @@ from .replacement import OPERATORS, Replacement
 from .windows import call, pad_before, wrap_before
 
 _ATEN = torch.ops.aten
+_LOCAL_ATTENTION = torch.ops.tvm_involution.local_attention2d.default
 
 
 def recognise(program: torch.export.ExportedProgram) -> list[str]:
@@ -51,6 +53,7 @@ class _Recognition:
         }
         self._forms: dict[Node, Form] = {}
         self._known: dict[Hashable, Replacement | None] = {}
+        self._attentions: dict[Hashable, Attention | None] = {}
 
     def run(self) -> list[str]:
         activate_before_repetition(self._graph)
@@ -61,6 +64,9 @@ class _Recognition:
         while found:
             found, unknown = self._replace_all()
             self._graph.eliminate_dead_code()
+            if self._attend():
+                found = True
+                self._graph.eliminate_dead_code()
         self._module.recompile()
         return unknown
 
@@ -78,6 +84,48 @@ class _Recognition:
                 line = f"a product with windows is computed as it is written, not as an involution{source_line(node)}"
                 unknown[line] = None
         return found, list(unknown)
+
+    def _attend(self) -> bool:
+        """Replace the involutions that are local attentions; return whether there was one."""
+        self._forms = forms_of(self._graph, set(self._weights))
+        found = False
+        for node in list(self._graph.nodes):
+            if node.target is not OPERATORS[2]:
+                continue
+            value, kernel, stride, padding, dilation = node.args
+            centred = [step * (taps // 2) for step, taps in zip(dilation, shape_of(kernel)[2:4], strict=True)]
+            odd = all(taps % 2 for taps in shape_of(kernel)[2:4])
+            # half types are wider here, save those of the network's own casts, which round between its steps
+            wide = node.meta["val"].dtype in (torch.float32, torch.float64)
+            if not wide or not odd or list(stride) != [1, 1] or list(padding) != centred:
+                continue
+            for query, key in proposals(kernel, self._forms):
+                region = Region(query, key, kernel, self._weights.get)
+                attention = self._attention(region, (dilation[0], dilation[1])) if region.closed else None
+                if attention is not None:
+                    node.replace_all_uses_with(self._write_attention(attention, query, key, value, node))
+                    found = True
+                    break
+        return found
+
+    def _attention(self, region: Region, dilation: tuple[int, int]) -> Attention | None:
+        structure = ("attention", dilation, region.structure())
+        if structure not in self._attentions:
+            self._attentions[structure] = attention_of(region, dilation)
+        return self._attentions[structure]
+
+    def _write_attention(self, found: Attention, query: Node, key: Node, value: Node, like: Node) -> Node:
+        with self._graph.inserting_before(like):
+            write = _GraphWriter(self._module, like)
+            dtype = like.meta["val"].dtype
+            bias, embedding = (
+                None if x is None else write.constant(torch.from_numpy(x).to(dtype).numpy())
+                for x in (found.bias, found.embedding)
+            )
+            return write(
+                *(_LOCAL_ATTENTION, query, key, value, bias, embedding, found.num_heads),
+                *(list(found.kernel_size), list(found.dilation), found.scale, found.border),
+            )
 
     def _has_windows(self, result: Node) -> bool:
         """Return whether windows are taken on the way from what `result` is made of."""

@@ -15,6 +15,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from ...target import CACHE_BYTES, core_count
+from ..operators import local_attention
 from ..operators.involution import OP_NAMES
 from ..sizes import tensor_bytes
 
@@ -24,6 +25,7 @@ _MAX_CORES = 4
 _KERNELS = {
     *(f"relax.nn.{kind}{axes}d" for kind in ("conv", "max_pool", "avg_pool") for axes in (1, 2, 3)),
     *OP_NAMES.values(),
+    local_attention.OP_NAME,
 }
 # operators that treat the pictures of a batch, along the first axis, independently of each other
 _INDEPENDENT = _KERNELS | {

@@ -17,7 +17,7 @@ from tvm import relax, te, topi
 
 from ..constants import constant, to_float
 from ..dtypes import HALF_TYPES, has_out_dtype, retyped, tensor_dtype, with_attribute
-from ..operators import involution
+from ..operators import involution, local_attention
 from ..rewrite import rewrite_functions
 from .convert_dtype import unrounded
 
@@ -36,7 +36,9 @@ _ROUNDS_ONCE = _names("""
     abs add ceil clip divide equal floor greater greater_equal less less_equal maximum minimum
     multiply negative nn.leakyrelu nn.relu not_equal round sign subtract trunc
 """)
-_KEPT = _MOVES | _ROUNDS_ONCE | set(involution.OP_NAMES.values())
+# they keep their sums in float32 by themselves
+_OURS = frozenset({*involution.OP_NAMES.values(), local_attention.OP_NAME})
+_KEPT = _MOVES | _ROUNDS_ONCE | _OURS
 # calls of what is a program already, and what is no computation
 _PROGRAMS = ("relax.call_", "relax.builtin.", "relax.memory.", "relax.vm.", "relax.inspect.")
 _POOLS = {f"relax.nn.{kind}_pool{rank}d": (kind, rank) for kind in ("avg", "max") for rank in (1, 2, 3)}
@@ -156,7 +158,7 @@ def _plan(func: relax.Function, kept: frozenset[str]) -> tuple[set[relax.Var], s
     can_be_wide: set[relax.Var] = set()
     for var, call in calls:
         name, arguments = _operator(call), set(_variables(call))
-        program = not name or name.startswith("relax.call_") or name in involution.OP_NAMES.values()
+        program = not name or name.startswith("relax.call_") or name in _OURS
         if program or (name in _ROUNDS_ONCE and joins & arguments):
             joins.add(var)
         if _is_widened(call, kept):

@@ -4,6 +4,7 @@
 from .depthwise_convolution import DepthwiseConvolution
 from .elementwise import Elementwise
 from .involution import Involution
+from .local_attention import LocalAttention
 from .nms import NMS
 from .packed_gemm import PackedGemm
 from .paste_masks import PasteMasks
@@ -19,6 +20,7 @@ __all__ = [
     "DepthwiseConvolution",
     "Elementwise",
     "Involution",
+    "LocalAttention",
     "PackedGemm",
     "PasteMasks",
     "Reduction",

@@ -6,6 +6,7 @@ from .dlight_fallback import DlightFallback
 from .fusion import fusing_pays, fusing_pays_on_cuda_cores, fusing_works
 from .involution import Involution
 from .involution_nchw import InvolutionNCHW
+from .local_attention import LocalAttention
 from .mma_intrinsics import mma_fragments, register_mma_intrinsics
 from .nms import NMS
 from .reduction import Reduction
@@ -20,6 +21,7 @@ __all__ = [
     "DlightFallback",
     "Involution",
     "InvolutionNCHW",
+    "LocalAttention",
     "Reduction",
     "SpannedInvolution",
     "TensorCoreGemm",
