@@ -192,7 +192,8 @@ class PackWeights:
         a, b = call.args
         if self.target.kind.name != "llvm" or not is_static(call) or a.ty.ndim != b.ty.ndim or a.ty.ndim < 2:
             return call
-        if "float" not in str(call.ty.dtype) or any(str(one.ty.dtype) != str(call.ty.dtype) for one in (a, b)):
+        # scores of half types stay in float32 up to their softmax, for which `WidenHalfTypes` wants operators
+        if any(str(one.ty.dtype) not in ("float32", "float64") for one in (a, b, call)) or a.ty.dtype != b.ty.dtype:
             return call
         *batch, rows, _ = (int(d) for d in a.ty.shape)
         if rows < _ROWS or batch != [int(d) for d in b.ty.shape][:-2]:
