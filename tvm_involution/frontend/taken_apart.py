@@ -6,8 +6,7 @@ torch does not take apart again what is called here, so only operators that have
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -84,56 +83,54 @@ def embedding_bag(
 
 
 def grid_sampler_3d(x: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Tensor:
-    """`grid_sample` of volumes: the eight voxels around each point by their weights (mode 0), or the nearest (1)."""
-    batch, channels, *sizes = x.shape
-    points = [
-        _on_axis(coordinates, size, padding_mode, align_corners)
-        for coordinates, size in zip((grid.select(-1, axis) for axis in (2, 1, 0)), sizes, strict=True)
-    ]
-    flat, count = x.reshape(batch, channels, -1), points[0][0].numel()
+    """`grid_sample` of volumes: the eight voxels around each point by their weights (mode 0), or the nearest (1).
 
-    def voxels(corner: list[Tensor]) -> Tensor:
-        """Return what x holds at a corner, zeros outside."""
-        inside, place = None, None
-        for at, size in zip(corner, sizes, strict=True):
-            within = (at >= 0).logical_and(at < size)
-            clamped = at.clamp(0, size - 1).to(torch.int64)
-            inside = within if inside is None else inside.logical_and(within)
-            place = clamped if place is None else place * size + clamped
-        assert inside is not None and place is not None
-        found = flat.gather(2, place.reshape(batch, 1, count).expand(-1, channels, -1))
-        found = found.reshape(batch, channels, *place.shape[1:])
-        return torch.where(inside.unsqueeze(1), found, found.new_zeros(()))
-
+    What belongs to an axis or a corner has an axis of its own, and is added or multiplied along it: written out for
+    each, what says where the voxels lie would be repeated for all of them.
+    """
+    batch, channels, depth, height, width = x.shape
+    count = grid.shape[1:4].numel()
+    last = _row(grid, (width - 1, height - 1, depth - 1))
+    point = _moved_inside(grid.reshape(batch, 1, count, 3), last, padding_mode, align_corners)
     if interpolation_mode == 1:
-        return voxels([point.round() for point in points])
-    total: Tensor | None = None
-    floors = [point.floor() for point in points]
-    for corner in itertools.product((0, 1), repeat=3):
-        at = [floor + far for floor, far in zip(floors, corner, strict=True)]
-        part = voxels(at)
-        for point, floor, far in zip(points, floors, corner, strict=True):
-            part = part * (point - floor if far else floor + 1 - point).unsqueeze(1)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
-
-
-def _on_axis(coordinates: Tensor, size: int, padding_mode: int, align_corners: bool) -> Tensor:
-    """Return -1 to 1 as places along an axis, moved inside where the padding says so (1: border, 2: reflection)."""
-    if align_corners:
-        place, low, high = (coordinates + 1) / 2 * (size - 1), 0.0, size - 1.0
+        corner, weight = point.round(), None
     else:
-        place, low, high = ((coordinates + 1) * size - 1) / 2, -0.5, size - 0.5
+        floor = point.floor()
+        numbers = torch.arange(8, device=grid.device).reshape(1, 8, 1, 1)
+        far = numbers.div(_row(numbers, (1, 2, 4)), rounding_mode="floor").remainder(2).to(grid.dtype)
+        corner, share = floor + far, point - floor
+        weight = (far * share + (-far + 1) * (-share + 1)).prod(-1)
+    inside = (corner >= 0).logical_and(corner <= last).all(-1).unsqueeze(1)
+    steps = _row(grid, (1, width, width * height)).to(torch.int64)
+    place = (corner.clamp(torch.full_like(last, 0.0), last).to(torch.int64) * steps).sum(-1)
+    places = place.reshape(batch, 1, -1).expand(-1, channels, -1)
+    found = x.reshape(batch, channels, -1).gather(2, places).reshape(batch, channels, -1, count)
+    weighted = found if weight is None else found * weight.unsqueeze(1)
+    return torch.where(inside, weighted, found.new_zeros(())).sum(2).reshape(batch, channels, *grid.shape[1:4])
+
+
+def _row(like: Tensor, values: Sequence[float]) -> Tensor:
+    """Return a vector of `values`, known at compile time, in the dtype of another tensor."""
+    return torch.cat([like.new_full((1,), value) for value in values])
+
+
+def _moved_inside(coordinates: Tensor, last: Tensor, padding_mode: int, align_corners: bool) -> Tensor:
+    """Return -1 to 1 as places on axes that end at `last`, within where the padding says so (1: border, 2: reflection).
+
+    Args:
+        coordinates: (..., axes).
+        last: (axes).
+    """
+    if align_corners:
+        place, low, length = (coordinates + 1) / 2 * last, 0.0, last
+    else:
+        place, low, length = ((coordinates + 1) * (last + 1) - 1) / 2, -0.5, last + 1
     if padding_mode == 2:
-        length = high - low
-        if not length:
-            return torch.full_like(place, 0.0)
         away = (place - low).abs()
-        turns = (away / length).floor()
-        rest = away - turns * length
-        place = torch.where(turns % 2 == 0, rest + low, -rest + high)
-    return place.clamp(0, size - 1) if padding_mode else place
+        folded = away - (away / (2 * length)).floor() * (2 * length)
+        folded = -(folded - length).abs() + (length + low)
+        place = torch.where(length == 0, torch.full_like(folded, 0.0), folded)
+    return place.clamp(torch.full_like(last, 0.0), last) if padding_mode else place
 
 
 TAKEN_APART: dict[Any, Callable[..., Any]] = {

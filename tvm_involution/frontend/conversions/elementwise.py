@@ -110,9 +110,8 @@ def _floor_divide(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     """Return how often y goes into x: what is left over is taken away first, as in torch, so 1 // 0.1 is 9."""
     x, y = (operation.emit(operation.cast(operation.cast(value), "float64")) for value in (x, y))
     zero, one = (operation.cast(value, "float64") for value in (0, 1))
-    rest = _rest(operation, x, y)
-    whole = relax.op.round(relax.op.divide(relax.op.subtract(x, rest), y))
-    whole = relax.op.where(_of_other_sign(rest, y), relax.op.subtract(whole, one), whole)
+    whole = relax.op.round(relax.op.divide(relax.op.subtract(x, _floor_rest(operation, x, y)), y))
+    whole = _unless_smaller(x, y, whole, relax.op.where(_of_other_sign(x, y), relax.op.negative(one), zero))
     return operation.cast(relax.op.where(relax.op.equal(y, zero), relax.op.divide(x, y), whole))
 
 
@@ -123,8 +122,8 @@ def remainder(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     if _is_zero(operation, y):
         return relax.op.multiply(operation.cast(x), operation.cast(math.nan))
     x, y = (operation.emit(operation.cast(operation.cast(value), "float64")) for value in (x, y))
-    rest = _rest(operation, x, y)
-    return operation.cast(relax.op.where(_of_other_sign(rest, y), relax.op.add(rest, y), rest))
+    smaller = relax.op.where(_of_other_sign(x, y), relax.op.add(x, y), x)
+    return operation.cast(_unless_smaller(x, y, _floor_rest(operation, x, y), smaller))
 
 
 def fmod(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
@@ -134,25 +133,28 @@ def fmod(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
     if _is_zero(operation, y):
         return relax.op.multiply(operation.cast(x), operation.cast(math.nan))
     x, y = (operation.emit(operation.cast(operation.cast(value), "float64")) for value in (x, y))
-    return operation.cast(_rest(operation, x, y))
+    rest = _floor_rest(operation, relax.op.abs(x), operation.emit(relax.op.abs(y)))
+    return operation.cast(_unless_smaller(x, y, relax.op.multiply(rest, relax.op.sign(x)), x))
 
 
-def _rest(operation: Operation, x: relax.Expr, y: relax.Expr) -> relax.Expr:
-    """Return C's fmod of float64: of what was narrower it is exact while |x / y| is below 2^29."""
-    zero, size = operation.cast(0, "float64"), operation.emit(relax.op.abs(y))
-    of = operation.emit(relax.op.abs(x))
-    rest = operation.emit(relax.op.subtract(of, relax.op.multiply(relax.op.trunc(relax.op.divide(of, size)), size)))
-    # the quotient was rounded, maybe across a whole number
-    rest = operation.emit(relax.op.where(relax.op.less(rest, zero), relax.op.add(rest, size), rest))
-    rest = operation.emit(relax.op.where(relax.op.greater_equal(rest, size), relax.op.subtract(rest, size), rest))
-    # a quotient of 0 times infinity is NaN
-    rest = operation.emit(relax.op.where(relax.op.less(of, size), of, rest))
-    return operation.emit(relax.op.where(relax.op.less(x, zero), relax.op.negative(rest), rest))
+def _floor_rest(operation: Operation, x: relax.Expr, y: relax.Expr) -> relax.Expr:
+    """Return x less the largest multiple of y below it: of what was narrower it is exact while |x / y| is below 2^29.
+
+    The quotient may have been rounded across a whole number, so what is left is reduced once more.
+    """
+    for _ in range(2):
+        x = operation.emit(relax.op.subtract(x, relax.op.multiply(relax.op.floor(relax.op.divide(x, y)), y)))
+    return x
 
 
-def _of_other_sign(rest: relax.Expr, y: relax.Expr) -> relax.Expr:
-    """Return whether what is left has another sign than y."""
-    return relax.op.less(relax.op.multiply(relax.op.sign(rest), relax.op.sign(y)), relax.const(0, "float64"))
+def _unless_smaller(x: relax.Expr, y: relax.Expr, value: relax.Expr, smaller: relax.Expr) -> relax.Expr:
+    """Return `value`, but `smaller` where x is nearer to 0 than y, which may be infinite."""
+    return relax.op.where(relax.op.less(relax.op.abs(x), relax.op.abs(y)), smaller, value)
+
+
+def _of_other_sign(x: relax.Expr, y: relax.Expr) -> relax.Expr:
+    """Return whether one of two is above 0 and the other below."""
+    return relax.op.less(relax.op.multiply(relax.op.sign(x), relax.op.sign(y)), relax.const(0, "float64"))
 
 
 def power(operation: Operation, x: Operand, y: Operand) -> relax.Expr:
