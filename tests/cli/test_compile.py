@@ -152,7 +152,7 @@ def test_one_of_several_state_dicts_of_a_checkpoint(tmp_path: Path) -> None:
         ([MODEL, "--classes", "none.txt"], "classes file none.txt cannot be read"),
         ([MODEL, "--preprocessing", "none.toml"], "none.toml cannot be read"),
         (["none.toml"], "none.toml cannot be read"),
-        (["none.pt2", "--num-classes", "7"], "leave out --checkpoint, --image-size, --num-classes"),
+        (["none.pt2", "--num-classes", "7"], "leave out --checkpoint and --num-classes"),
         (["rednet5O"], "unknown model 'rednet5O': did you mean rednet50"),
         (["none.pt2"], "none.pt2 does not exist"),
         (["no.such.module:build"], "cannot import no.such.module:build"),
