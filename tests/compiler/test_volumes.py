@@ -80,8 +80,8 @@ def test_rules_made_for_them_take_involutions_and_convolutions(target):
     assert involutions == {"Involution"}
     assert convolutions <= ({"PackedGemm"} if target == "llvm" else {"TensorCoreGemm", "CudaCoreGemm"})
     assert len([name for name in rules if "conv3d" in name]) == 4
-    # at the input and behind the last pooling, none in between
-    assert len([name for name in rules if "transpose" in name]) == 2, rules
+    # at the input alone: behind the last pooling there is one number a channel
+    assert len([name for name in rules if "transpose" in name]) == 1, rules
 
 
 def test_pictures_of_a_batch_stay_apart(rng, tmp_path):
