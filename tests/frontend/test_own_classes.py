@@ -108,7 +108,7 @@ def test_a_backbone_alone_leaves_the_head_random():
 
 def test_a_zoo_file_of_the_users(tmp_path, zoo_file):
     network = resolve_network(str(zoo_file))
-    assert (network.name, network.classes, network.image_size) == ("mine", ("cat", "dog", "emu"), (32, 32))
+    assert (network.name, network.classes, network.image_sizes) == ("mine", ("cat", "dog", "emu"), ((32, 32),))
     assert network.preprocessing.mean == (1, 2, 3) and network.weights_origin == RANDOM_WEIGHTS
     torch.save(network.module.state_dict(), tmp_path / "w.pth")
     zoo_file.write_text(NETWORK + '[weights]\nfile = "w.pth"\n')
