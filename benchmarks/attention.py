@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from beside_eager import compiled, fastest
 from torch import Tensor, nn
 
 import tvm_involution as ti
@@ -77,24 +75,9 @@ class Unfolded(nn.Module):
         return unfolded(*inputs, layer.num_heads, side, layer.border, torch.cat(halves, 1))
 
 
-def fastest(calls: tuple[Callable[[], object], ...], runs: int) -> list[float]:
-    """Return the milliseconds of the fastest run of each, taken in turns, after one that does not count."""
-    times: list[list[float]] = [[] for _ in calls]
-    for turn in range(runs + 1):
-        for call, own in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            if turn:
-                own.append(time.perf_counter() - start)
-    return [min(own) * 1000 for own in times]
-
-
 def compare(name: str, module: nn.Module, eager: Callable[..., Tensor], inputs: tuple[Tensor, ...], runs: int) -> str:
     """Return a line about `module`, compiled, and what `eager` takes for the same."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.so"
-        ti.compile((module, inputs)).save(path)
-        network = ti.load(path)
+    _, network = compiled(module, *inputs)
     with torch.inference_mode():
         expected, actual = eager(*inputs).double(), network(*inputs).double()
         error = float((actual - expected).norm() / expected.norm())

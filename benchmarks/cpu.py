@@ -12,7 +12,6 @@ says how. Nothing else may run on the machine.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from tvm_involution.bench.effort import Effort
 from tvm_involution.bench.result import Comparison
 from tvm_involution.bench.subject import Subject
 from tvm_involution.errors import UserError
-from tvm_involution.files import atomic_write
+from tvm_involution.files import write_json
 from tvm_involution.runtime.metadata import DTYPES
 from tvm_involution.runtime.threads import thread_count
 
@@ -83,8 +82,7 @@ def main() -> None:
             several = f"-batch{batch}" if len(words.batch) > 1 else ""
             draw_chart(comparison, words.chart.with_stem(words.chart.stem + several))
     if words.json is not None:
-        with atomic_write(words.json) as temporary:
-            temporary.write_text(json.dumps([comparison.to_json() for comparison in comparisons], indent=1))
+        write_json(words.json, [comparison.to_json() for comparison in comparisons])
 
 
 if __name__ == "__main__":

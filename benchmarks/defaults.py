@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from tvm_involution.bench.machine import describe_machine
+from tvm_involution.files import write_json
 from tvm_involution.frontend.network import resolve_network
 from tvm_involution.nn import Involution2d
-from tvm_involution.runtime.machine import cpu_name
+from tvm_involution.runtime.threads import thread_count
 from tvm_involution.target import resolve_target
 from tvm_involution.tuning.measure import Candidate, Measurer
 from tvm_involution.tuning.search import PointSearch
@@ -98,17 +99,17 @@ def main() -> None:
                 rows.append(row)
                 print(row, flush=True)
     rows.sort(key=lambda row: -row["ratio"])
-    print(f"\n{cpu_name()}, target {arguments.target}, {arguments.dtype}, worst first")
+    machine = describe_machine(thread_count())
+    print(f"\n{' '.join(f'{key}={value}' for key, value in machine.items())}")
+    print(f"target {arguments.target}, {arguments.dtype}, worst first")
     for row in rows:
         print(
             f"{row['ratio']:6.2f}x  {row['default_us']:9.1f} us, best {row['best_us']:9.1f}",
             f" {row['rule']}  {row['layer']}",
         )
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps(
-                {"machine": cpu_name(), "target": arguments.target, "dtype": arguments.dtype, "rows": rows}, indent=1
-            )
+        write_json(
+            arguments.json, {"machine": machine, "target": arguments.target, "dtype": arguments.dtype, "rows": rows}
         )
 
 

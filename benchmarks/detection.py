@@ -31,7 +31,7 @@ from tvm_involution.bench.machine import describe_machine
 from tvm_involution.bench.subject import Subject, read_arrays
 from tvm_involution.bench.worker import peak_memory
 from tvm_involution.cli.words import ImageSize
-from tvm_involution.files import atomic_write
+from tvm_involution.files import write_json
 from tvm_involution.runtime.placement import place_picture
 from tvm_involution.runtime.preprocessing import read_picture
 from tvm_involution.runtime.threads import thread_count
@@ -166,8 +166,7 @@ def main() -> None:
             rows.append(measure(model, size, words, Path(folder)))
         print_network(rows[-1])
     if words.json is not None:
-        with atomic_write(words.json) as temporary:
-            temporary.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1))
+        write_json(words.json, {"machine": machine, "rows": rows})
 
 
 if __name__ == "__main__":

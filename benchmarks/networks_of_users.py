@@ -11,22 +11,20 @@ to ours, and the ratio of the shortest times, which is the one to look at where 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
-import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from beside_eager import compiled, in_turns
+from markdown_rows import print_header, print_row
 from network_list import NETWORKS
 
-import tvm_involution as ti
 from tvm_involution.bench.machine import describe_machine
-from tvm_involution.files import atomic_write
+from tvm_involution.files import write_json
 from tvm_involution.frontend.explain import explain
 from tvm_involution.frontend.importer import export_module
 
@@ -52,21 +50,11 @@ class Result:
     error: float
 
 
-def milliseconds(call: Callable[[], object]) -> float:
-    """Return the time of one call."""
-    start = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - start)
-
-
 def measure(name: str, rounds: int) -> Result:
     """Compile a network, compare it with its module, and time both in turns."""
     torch.manual_seed(0)
     module, x = NETWORKS[name]()
-    library = ti.compile((module, x))
-    with tempfile.TemporaryDirectory() as folder:
-        library.save(Path(folder) / "network.so")
-        network = ti.load(Path(folder) / "network.so")
+    library, network = compiled(module, x)
     with torch.inference_mode():
         expected = module(x)
         error = float((network(x) - expected).norm() / expected.norm())
@@ -75,7 +63,7 @@ def measure(name: str, rounds: int) -> Result:
         calls: tuple[Callable[[], object], ...] = (lambda: network(x), lambda: module(x))
         for call in calls * 2:
             call()
-        ours, eager = np.array([[milliseconds(call) for call in calls] for _ in range(rounds)]).T
+        ours, eager = in_turns(calls, rounds)
     kernels = library.metadata.kernels
     return Result(
         name=name,
@@ -100,23 +88,19 @@ def main() -> None:
     words = parser.parse_args()
     os.environ["TVM_NUM_THREADS"] = str(words.threads)
     torch.set_num_threads(words.threads)
-    machine = {**describe_machine(words.threads), "torch": torch.__version__, "tvm-involution": ti.__version__}
+    machine = {**describe_machine(words.threads), "torch": torch.__version__}
     print(" ".join(f"{key}={value}" for key, value in machine.items()), "\n")
-    print("| network | input | ours, ms | eager, ms | eager / ours | least | involutions | rules | error |")
-    print("|---" * 9 + "|")
+    print_header(
+        ["network", "input", "ours, ms", "eager, ms", "eager / ours", "least", "involutions", "rules", "error"]
+    )
     results = []
     for name in words.only:
         results.append(row := measure(name, words.rounds))
         shape, rules = "x".join(map(str, row.shape)), ", ".join(f"{n} {rule}" for rule, n in row.kernels.items())
-        print(
-            f"| {name} | {shape} | {row.ours:.1f} | {row.eager:.1f} | {row.ratio:.2f} | {row.least_ratio:.2f} | "
-            f"{row.recognised} | {rules} | {row.error:.1e} |",
-            flush=True,
-        )
+        times = f"{row.ours:.1f}", f"{row.eager:.1f}", f"{row.ratio:.2f}", f"{row.least_ratio:.2f}"
+        print_row([name, shape, *times, row.recognised, rules, f"{row.error:.1e}"])
     if words.json is not None:
-        with atomic_write(words.json) as temporary:
-            table = {"machine": machine, "networks": [asdict(result) for result in results]}
-            temporary.write_text(json.dumps(table, indent=1))
+        write_json(words.json, {"machine": machine, "networks": [asdict(result) for result in results]})
 
 
 if __name__ == "__main__":

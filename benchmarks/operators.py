@@ -17,7 +17,6 @@ Nothing else should run on the machine; where something does, look at `least`, t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -39,7 +38,7 @@ from tvm import relax
 from tvm_involution import lowering
 from tvm_involution.bench.machine import describe_machine
 from tvm_involution.bench.peak import measure_peak
-from tvm_involution.files import atomic_write
+from tvm_involution.files import write_json
 from tvm_involution.frontend.importer import export_module, import_exported_program
 from tvm_involution.relax import pipeline
 from tvm_involution.relax.passes.apply_schedules import RULE_ATTR
@@ -221,9 +220,7 @@ def main() -> None:
     kinds = ["eager", "inductor"] if words.inductor else ["eager"]
     print_table(results, ["ours", *(f"{kind}{order}" for kind in kinds for order in ("", " channels last"))])
     if words.json is not None:
-        with atomic_write(words.json) as temporary:
-            table = {"machine": machine, "operators": [asdict(result) for result in results]}
-            temporary.write_text(json.dumps(table, indent=1))
+        write_json(words.json, {"machine": machine, "operators": [asdict(result) for result in results]})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Nothing else may run on the machine.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ import numpy as np
 
 import tvm_involution as ti
 from tvm_involution import compiler
+from tvm_involution.files import write_json
 from tvm_involution.relax import pipeline
 from tvm_involution.runtime.machine import cpu_name
 
@@ -79,9 +79,7 @@ def main() -> None:
     for row in rows:
         print(row)
     if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"machine": cpu_name(), "target": arguments.target, "rows": rows}, indent=1)
-        )
+        write_json(arguments.json, {"machine": cpu_name(), "target": arguments.target, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -3,20 +3,17 @@
 
     python benchmarks/volumes.py [--threads 1] [--runs 5]
 
-Prints a line a network: milliseconds of both (the fastest of the runs), how many times as fast, and how far the outputs
-are apart. Ours is untuned.
+Prints a line a network: milliseconds of both (the fastest of the runs, taken in turns), how many times as fast, and how
+far the outputs are apart. Ours is untuned.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from beside_eager import compiled, fastest
 from torch import Tensor, nn
 
 import tvm_involution as ti
@@ -87,31 +84,17 @@ def classifier(axes: int, channels: int, kernel_size: int) -> nn.Module:
     return model.eval()
 
 
-def fastest(call: Callable[[], object], runs: int) -> float:
-    """Return the milliseconds of the fastest run, after one that does not count."""
-    call()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times) * 1000
-
-
 def compare(axes: int, size: tuple[int, ...], channels: int, kernel_size: int, runs: int) -> str:
     """Return a line about the network of so many axes on one input of `size`."""
     model, x = classifier(axes, channels, kernel_size), torch.randn(1, 1, *size)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "network.so"
-        ti.compile((model, (x,))).save(path)
-        network = ti.load(path)
+    _, network = compiled(model, x)
     for block in model:
         if isinstance(block, Bottleneck):
             block.branch[3] = Unfolded(block.branch[3])
     with torch.inference_mode():
         expected, actual = model(x), network(x)
         error = float((actual - expected).norm() / expected.norm())
-        ours, eager = (fastest(lambda call=call: call(x), runs) for call in (network, model))
+        ours, eager = fastest((lambda: network(x), lambda: model(x)), runs)
     shape = "x".join(map(str, size))
     return f"{axes}-D {shape}: ours {ours:.1f} ms, eager {eager:.1f} ms, {eager / ours:.1f} times; error {error:.1e}"
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -39,6 +41,16 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             put(temporary)
         except OSError as error:
             raise _cannot_write(path, error) from error
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Write `data` as JSON, whole or not at all.
+
+    Raises:
+        UserError: see `atomic_write`.
+    """
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

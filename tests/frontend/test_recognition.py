@@ -74,16 +74,21 @@ def test_forms_become_one_involution(name):
     assert compare(program, module, *arguments) < 1e-5
 
 
+def assert_recognised(module, arguments, operator):
+    """Check that a module is found to be one call of `operator`, and computes the same by it."""
+    program, unknown = recognised(module, *arguments)
+    found = [node.target for node in program.graph.nodes if "involution" in str(node.target)]
+    assert found == [getattr(torch.ops.tvm_involution, operator).default]
+    assert not unknown
+    assert compare(program, module, *arguments) < 1e-5
+
+
 @pytest.mark.parametrize("name", OTHER_AXES)
 def test_forms_along_one_and_three_axes(tmp_path, name):
     written_as, size, form = OTHER_AXES[name]
     module = Written(form)
     arguments = torch.randn(N, C, *size), torch.randn(N, G * K ** len(size), *size)
-    program, unknown = recognised(module, *arguments)
-    found = [node.target for node in program.graph.nodes if "involution" in str(node.target)]
-    assert found == [getattr(torch.ops.tvm_involution, written_as).default]
-    assert not unknown
-    assert compare(program, module, *arguments) < 1e-5
+    assert_recognised(module, arguments, written_as)
     ti.compile((module, arguments), batch=N).save(tmp_path / "form.so")
     expected = form(*(argument.double() for argument in arguments))
     assert relative_norm(ti.load(tmp_path / "form.so")(*arguments), expected) < 1e-5
@@ -94,11 +99,7 @@ def test_slices_along_one_and_three_axes(name):
     written_as, size, form = SLICES[name]
     module = Written(form)
     arguments = torch.randn(N, C, *size), torch.randn(N, G * K ** len(size), *size)
-    program, unknown = recognised(module, *arguments)
-    found = [node.target for node in program.graph.nodes if "involution" in str(node.target)]
-    assert found == [getattr(torch.ops.tvm_involution, written_as).default]
-    assert not unknown
-    assert compare(program, module, *arguments) < 1e-5
+    assert_recognised(module, arguments, written_as)
 
 
 @pytest.mark.parametrize("name", ["official", "F.pad with zeros", "shifted slices added", "einsum", "3-D slices added"])

@@ -347,6 +347,18 @@ def wait_for(port: int) -> None:
     pytest.fail("the tracker did not start")
 
 
+def tune_on(devices, folder, progress):
+    return ti.tune(
+        small_network(),
+        trials=24,
+        image_size=SIZE,
+        log_dir=folder,
+        rpc=devices.address,
+        rpc_key="here",
+        progress=progress,
+    )
+
+
 def test_a_fleet_loses_servers_at_any_moment(tmp_path, rng):
     """Of three servers two are killed, at random moments, and one comes back."""
     with fleet(3) as devices:
@@ -364,15 +376,7 @@ def test_a_fleet_loses_servers_at_any_moment(tmp_path, rng):
             if run.states and not losing.ident:
                 losing.start()
 
-        result = ti.tune(
-            small_network(),
-            trials=24,
-            image_size=SIZE,
-            log_dir=tmp_path,
-            rpc=devices.address,
-            rpc_key="here",
-            progress=begin,
-        )
+        result = tune_on(devices, tmp_path, begin)
         losing.join()
     assert result.trials == 24 and "another machine" in result.not_compared
     times = np.array(measured_seconds(tmp_path))
@@ -392,15 +396,7 @@ def test_a_fleet_that_is_gone_ends_the_run_in_one_line(lost, tmp_path):
         words = "no device with key 'here'" if lost == "devices" else r"no RPC tracker at .*--port-end"
         start = time.monotonic()
         with pytest.raises(ti.UserError, match=words):
-            ti.tune(
-                small_network(),
-                trials=24,
-                image_size=SIZE,
-                log_dir=tmp_path,
-                rpc=devices.address,
-                rpc_key="here",
-                progress=kill,
-            )
+            tune_on(devices, tmp_path, kill)
     assert time.monotonic() - start < 120
     assert all(value < FAILED for value in measured_seconds(tmp_path))
 

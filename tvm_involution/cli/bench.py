@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ..bench.effort import Effort
 from ..bench.library_subject import subject_of_library
 from ..bench.subject import Subject
 from ..errors import UserError
-from ..files import atomic_write, check_apart, check_writable
+from ..files import check_apart, check_writable, write_json
 from ..runtime.library_file import read_metadata
 from ..runtime.threads import thread_count
 from ..zoo import get_model
@@ -133,9 +132,7 @@ def bench_command(
     if layers is not None:
         print_layers(layers)
     if json_file is not None:
-        data = comparison.to_json() | (layers.to_json() if layers is not None else {})
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(data, indent=1))
+        write_json(json_file, comparison.to_json() | (layers.to_json() if layers is not None else {}))
     if chart_file is not None:
         draw_chart(comparison, chart_file)
     if (failure := comparison.results[0].failure) is not None:

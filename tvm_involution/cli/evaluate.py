@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from ..files import atomic_write, check_apart, check_writable
+from ..files import check_apart, check_writable, write_json
 from ..runtime import load
 from .command import Command
 from .interrupt import check_interrupt
@@ -66,8 +65,7 @@ def evaluate_command(
 
         found = evaluate(network, data, limit=limit, against=against, progress=progress)
     if json_file is not None:
-        with atomic_write(json_file) as temporary:
-            temporary.write_text(json.dumps(found.to_json(), indent=1) + "\n")
+        write_json(json_file, found.to_json())
     click.echo(f"{found.library} on {found.pictures} pictures of {found.data}, {found.seconds:.1f} s")
     for name, value in found.figures.items():
         beside = f"   published {found.published[name]:.2f}" if name in found.published else ""

@@ -309,8 +309,6 @@ def resolve_network(
 
     Args:
         image_size: height and width, or several of them.
-
-    Args:
         num_classes: of a network of the zoo, by default as the checkpoint's head has; of a function, its argument.
         classes, preprocessing: see `user_data`; by default those of the checkpoint, else of the zoo.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import write_json
 from ..runtime.tvm_runtime import tvm_version
 
 NAME = "manifest.json"
@@ -60,8 +60,7 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write it to `folder`, whole or not at all."""
-        with atomic_write(folder / NAME) as path:
-            path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        write_json(folder / NAME, asdict(self))
 
 
 def writable_manifest(folder: Path, holds_records: bool) -> Manifest | None:

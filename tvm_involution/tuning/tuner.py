@@ -28,7 +28,7 @@ from tvm.s_tir import meta_schedule as ms
 from ..arguments import UNCHECKED, Size, checked
 from ..compiler import CompiledLibrary, compile
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import write_json
 from ..frontend.network import Network, resolve_network
 from ..records.database import FAILED, TuningDatabase, exists, seconds, write_best
 from ..records.folders import user_folder
@@ -214,8 +214,7 @@ def tune(
         return compile(model, resolved, batch=size, dtype=dtype, image_size=image_size, tuning_logs=logs)
 
     search.compare(compile_with, "" if compare else "it was not asked for")
-    with atomic_write(folder / MEASURED / REPORT) as path:
-        path.write_text(json.dumps(run.report(), indent=1) + "\n")
+    write_json(folder / MEASURED / REPORT, run.report())
     run.phase = "done"
     progress(run)
     return run

@@ -15,17 +15,16 @@ from tvm import s_tir, tirx
 
 from ...target import vector_bytes, vector_registers
 from ...te.blocks import Block
+from ..attention_blocks import AttentionSizes, attention_sizes, find_attention
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
     choose,
     default_or_space,
     divisors,
-    find_block,
     fuse_epilogue,
     inline_into,
     largest_divisor,
-    loop_extents,
     thread_choices,
 )
 from .elementwise import parallel_vectorize
@@ -40,20 +39,14 @@ class LocalAttention(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        block = find_block(sch, Block.ATTENTION)
-        relation = find_block(sch, Block.RELATION)
-        if block is None or relation is None or find_block(sch, Block.RELATION_EXP) is None:
+        blocks = find_attention(sch)
+        sizes = None if blocks is None else attention_sizes(sch, blocks)
+        if sizes is None:
             return None
-        extents = loop_extents(sch, sch.get_loops(block))
-        scores = loop_extents(sch, sch.get_loops(relation))
-        read = sch.get(block).reads[-1]
-        last = sch.get(block).iter_vars[3].var
-        if extents is None or scores is None or not read.region[-1].min.same_as(last):
-            return None
-        parallel, *other = thread_choices(2 * math.prod(extents))
+        parallel, *other = thread_choices(2 * math.prod(sizes.sums))
         default = _Plan(longest_strip(target), parallel)
         plans = [default, *(replace(default, parallel=choice) for choice in other), replace(default, strip=7)]
-        return default_or_space(plans, lambda plan: _schedule(func, target, extents, scores, plan, tunable), tunable)
+        return default_or_space(plans, lambda plan: _schedule(func, target, sizes, plan, tunable), tunable)
 
 
 @dataclass(frozen=True)
@@ -67,20 +60,13 @@ class _Plan:
 
 
 def _schedule(
-    func: tirx.PrimFunc, target: tvm.target.Target, extents: list[int], scored: list[int], plan: _Plan, tunable: bool
+    func: tirx.PrimFunc, target: tvm.target.Target, sizes: AttentionSizes, plan: _Plan, tunable: bool
 ) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    names = (
-        Block.QUERIES,
-        Block.KEYS,
-        Block.RELATION,
-        Block.SCORES,
-        Block.RELATION_MAX,
-        Block.RELATION_EXP,
-        Block.RELATION_SUM,
-        Block.ATTENTION,
-    )
-    queries, keys, relation, scores, peak, weights, total, block = (sch.get_sblock(name) for name in names)
+    blocks = find_attention(sch)
+    assert blocks is not None
+    queries, keys, relation, scores, peak, weights, total, block, out = blocks
+    scored, extents = sizes
     heads, lanes = scored[1], vector_bytes(target) // 4
     head_channels = extents[3] // heads
     width = largest_divisor(head_channels, lanes)
@@ -98,7 +84,6 @@ def _schedule(
             inline_into(sch, producer)
             parallel_vectorize(sch, producer, target)
 
-    out = sch.get_sblock(Block.ATTENTION_OUT)
     epilogue = fuse_epilogue(sch, out)
     if epilogue is None:
         return None

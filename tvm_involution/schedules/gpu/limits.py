@@ -10,8 +10,6 @@ from ...compute_capability import (
     REGISTERS,
     STATIC_SHARED_BYTES,
     WARP_THREADS,
-    Multiprocessor,
-    multiprocessor,
 )
 from ...target import compute_capability
 
@@ -35,11 +33,6 @@ def registers(target: tvm.target.Target) -> int:
 def warp_size(target: tvm.target.Target) -> int:
     """Return the number of threads that share an instruction."""
     return int(target.attrs.get("thread_warp_size", WARP_THREADS))
-
-
-def multiprocessor_of(target: tvm.target.Target) -> Multiprocessor:
-    """Return what blocks beside each other share."""
-    return multiprocessor(str(target.attrs.get("arch", "")))
 
 
 def copies_asynchronously(target: tvm.target.Target) -> bool:

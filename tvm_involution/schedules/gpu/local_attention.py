@@ -17,6 +17,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir.schedule import LoopRV
 
 from ...te.blocks import Block
+from ..attention_blocks import attention_sizes, find_attention
 from ..buffers import element_bytes
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
@@ -24,11 +25,9 @@ from ..rule import (
     choose,
     default_or_space,
     divisors,
-    find_block,
     fuse_epilogue,
     inline_into,
     largest_divisor,
-    loop_extents,
 )
 from .limits import max_threads
 
@@ -48,15 +47,11 @@ class LocalAttention(ScheduleRule):
     ) -> s_tir.Schedule | list[s_tir.Schedule] | None:
         """See `ScheduleRule.apply`."""
         sch = s_tir.Schedule(func)
-        relation, block = find_block(sch, Block.RELATION), find_block(sch, Block.ATTENTION)
-        if relation is None or block is None:
+        blocks = find_attention(sch)
+        sizes = None if blocks is None else attention_sizes(sch, blocks)
+        if sizes is None or sizes.relation[6] > 1:
             return None
-        scored, extents = (loop_extents(sch, sch.get_loops(each)) for each in (relation, block))
-        last = sch.get(block).iter_vars[3].var
-        if scored is None or extents is None or scored[6] > 1:
-            return None
-        if not sch.get(block).reads[-1].region[-1].min.same_as(last):
-            return None
+        scored, extents = sizes
         heads, head_channels = scored[1], scored[7]
         value_channels = extents[3] // heads
         work = scored[4] * scored[5] * (head_channels + value_channels)
@@ -98,18 +93,9 @@ def _boxes(size: Sequence[int], window: tuple[int, int], heads: int, limit: int)
 
 def _schedule(func: tirx.PrimFunc, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
     sch = s_tir.Schedule(func)
-    names = (
-        Block.QUERIES,
-        Block.KEYS,
-        Block.RELATION,
-        Block.SCORES,
-        Block.RELATION_MAX,
-        Block.RELATION_EXP,
-        Block.RELATION_SUM,
-        Block.ATTENTION,
-    )
-    queries, keys, relation, scores, peak, weights, total, block = (sch.get_sblock(name) for name in names)
-    out = sch.get_sblock(Block.ATTENTION_OUT)
+    blocks = find_attention(sch)
+    assert blocks is not None
+    queries, keys, relation, scores, peak, weights, total, block, out = blocks
     epilogue = fuse_epilogue(sch, out)
     if epilogue is None:
         return None
