@@ -422,3 +422,16 @@ def test_patches_are_split_axes(tmp_path, size):
     x = torch.randn(1, 3, 8, 8)
     ti.compile((patches, x)).save(tmp_path / "patches.so")
     assert relative_norm(ti.load(tmp_path / "patches.so")(x), patches(x)) == 0
+
+
+def test_selections_of_as_many_as_values_say_are_passed_over():
+    """Whether they are rolls is asked; their sizes are known to nobody. A number has no axis to be rolled along."""
+    repeats = torch.tensor([0, 1, 2])
+    module = Written(
+        lambda x, y: (
+            x.repeat_interleave(repeats, 1).sum() + x.sum().index_select(0, repeats[:1]),
+            y.masked_select(y > 0).index_select(0, repeats),
+        )
+    )
+    program = export_module(module, [torch.randn(2, 3, 4), torch.randn(40)]).run_decompositions(decompositions())
+    assert recognise(program) == []

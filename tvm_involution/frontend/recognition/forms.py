@@ -57,6 +57,12 @@ def forms_of(graph: fx.Graph, fixed: set[Node]) -> dict[Node, Form]:
     return forms
 
 
+def has_sizes(node: Node) -> bool:
+    """Return whether `node` makes a tensor whose sizes depend on no values."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and all(isinstance(size, int) for size in value.shape)
+
+
 def shape_of(node: Node) -> tuple[int, ...]:
     """Return the shape of the tensor that `node` makes, () where it makes none."""
     value = node.meta.get("val")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from .forms import Node, shape_of
+from .forms import Node, has_sizes, shape_of
 from .operators import CONVOLUTION, IM2COL, PAD
 
 _ATEN = torch.ops.aten
@@ -87,10 +87,13 @@ def _wrap(graph: fx.Graph, source: Node, rolls: dict[Node, dict[int, int]]) -> N
 
 def _shifts(node: Node, value_of: Callable[[Node], torch.Tensor | None]) -> dict[int, int] | None:
     """Return how far a roll goes along which axes, also one that is written as a selection; None of another call."""
-    # sizes of other calls may depend on values
     if node.target not in (_ATEN.roll.default, _ATEN.index_select.default):
         return None
+    if not (has_sizes(node) and has_sizes(node.args[0])):
+        return None  # as many as some values say: those of repeat_interleave
     rank = len(shape_of(node))
+    if not rank:
+        return None
     if node.target is _ATEN.roll.default and len(node.args) > 2 and node.args[2]:
         shifts = dict.fromkeys((axis % rank for axis in node.args[2]), 0)
         for axis, shift in zip(node.args[2], node.args[1], strict=True):
