@@ -115,7 +115,7 @@ def test_the_report_says_what_came_of_it(logs):
     assert decided and all(len(rounds) == 3 for entry in decided for rounds in entry["finalists_us"])
     for entry in decided:
         medians = [float(np.median(rounds)) for rounds in [entry["default_us"], *entry["finalists_us"]]]
-        assert medians.index(min(medians)) == (0 if entry["winner"] is None else entry["winner"] + 1)
+        assert medians[0 if entry["winner"] is None else entry["winner"] + 1] == min(medians)
     assert report["network"] is not None or "no kernel is faster" in report["not_compared"]
     if report["network"] is not None:
         ratio = np.median(report["network"]["default_ms"]) / np.median(report["network"]["tuned_ms"])
