@@ -50,16 +50,25 @@ RPN_INVOLUTION = {"rpn_head.rpn_conv.conv1.conv.weight": (64, 256, 1, 1)}
 MASK_CONVOLUTION = {"roi_head.mask_head.convs.3.conv.weight": (256, 256, 3, 3)}
 MASK_INVOLUTION = {"roi_head.mask_head.convs.3.0.conv2.conv.bias": (784,)}
 STEM = {"backbone.stem.1.conv2.conv.weight": (98, 8, 1, 1)}
+RESNET = {
+    "backbone.conv1.weight": (64, 3, 7, 7),
+    "backbone.bn1.running_var": (64,),
+    "backbone.layer1.0.downsample.0.weight": (256, 64, 1, 1),
+    "backbone.layer4.2.conv2.weight": (512, 512, 3, 3),
+}
 
 OFFICIAL = {
-    "faster_rcnn_rednet50": (FPN_CONVOLUTION, RPN_CONVOLUTION, BOXES),
-    "faster_rcnn_rednet50_neck": (FPN_INVOLUTION, RPN_CONVOLUTION, BOXES),
-    "faster_rcnn_rednet50_neck_head": (FPN_INVOLUTION, RPN_INVOLUTION, BOXES),
-    "mask_rcnn_rednet50": (FPN_CONVOLUTION, RPN_CONVOLUTION, BOXES, MASKS, MASK_CONVOLUTION),
-    "mask_rcnn_rednet50_neck": (FPN_INVOLUTION, RPN_CONVOLUTION, BOXES, MASKS, MASK_CONVOLUTION),
-    "mask_rcnn_rednet50_neck_head": (FPN_INVOLUTION, RPN_INVOLUTION, BOXES, MASKS, MASK_INVOLUTION),
-    "retinanet_rednet50": (RETINA, {"neck.fpn_convs.0.conv.weight": (256, 256, 3, 3)}),
-    "retinanet_rednet50_neck": (RETINA, {"neck.fpn_convs.2.conv2.conv.bias": (784,)}),
+    "faster_rcnn_rednet50": (STEM, FPN_CONVOLUTION, RPN_CONVOLUTION, BOXES),
+    "faster_rcnn_rednet50_neck": (STEM, FPN_INVOLUTION, RPN_CONVOLUTION, BOXES),
+    "faster_rcnn_rednet50_neck_head": (STEM, FPN_INVOLUTION, RPN_INVOLUTION, BOXES),
+    "mask_rcnn_rednet50": (STEM, FPN_CONVOLUTION, RPN_CONVOLUTION, BOXES, MASKS, MASK_CONVOLUTION),
+    "mask_rcnn_rednet50_neck": (STEM, FPN_INVOLUTION, RPN_CONVOLUTION, BOXES, MASKS, MASK_CONVOLUTION),
+    "mask_rcnn_rednet50_neck_head": (STEM, FPN_INVOLUTION, RPN_INVOLUTION, BOXES, MASKS, MASK_INVOLUTION),
+    "retinanet_rednet50": (STEM, RETINA, {"neck.fpn_convs.0.conv.weight": (256, 256, 3, 3)}),
+    "retinanet_rednet50_neck": (STEM, RETINA, {"neck.fpn_convs.2.conv2.conv.bias": (784,)}),
+    "faster_rcnn_resnet50": (RESNET, FPN_CONVOLUTION, RPN_CONVOLUTION, BOXES),
+    "mask_rcnn_resnet50": (RESNET, FPN_CONVOLUTION, RPN_CONVOLUTION, BOXES, MASKS, MASK_CONVOLUTION),
+    "retinanet_resnet50": (RESNET, RETINA, {"neck.fpn_convs.0.conv.weight": (256, 256, 3, 3)}),
 }
 
 
@@ -67,7 +76,7 @@ OFFICIAL = {
 def test_official_names(name):
     with torch.device("meta"):
         state = build_model(name).state_dict()
-    expected = {key: shape for part in (STEM, *OFFICIAL[name]) for key, shape in part.items()}
+    expected = {key: shape for part in OFFICIAL[name] for key, shape in part.items()}
     assert {key: tuple(state[key].shape) for key in expected if key in state} == expected
     assert {key.split(".")[0] for key in state} == {"backbone", "neck", *(key.split(".")[0] for key in expected)}
 

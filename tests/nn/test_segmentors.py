@@ -36,6 +36,15 @@ OFFICIAL = {
         "auxiliary_head.convs.0.conv.weight": (256, 1024, 3, 3),
         "auxiliary_head.conv_seg.weight": (19, 256, 1, 1),
     },
+    # mmseg's ResNetV1c
+    "semantic_fpn_resnet50": {
+        "backbone.stem.0.weight": (32, 3, 3, 3),
+        "backbone.stem.4.running_mean": (32,),
+        "backbone.stem.6.weight": (64, 32, 3, 3),
+        "backbone.layer3.5.conv2.weight": (256, 256, 3, 3),
+        "neck.fpn_convs.3.conv.weight": (256, 256, 3, 3),
+        "decode_head.conv_seg.weight": (19, 128, 1, 1),
+    },
 }
 
 

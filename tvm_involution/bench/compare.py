@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import statistics
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +34,7 @@ def compare(
     peers: Sequence[Contender],
     effort: Effort | None = None,
     progress: Callable[[str], None] = lambda _: None,
+    ours_alone: Container[str] = (),
 ) -> Comparison:
     """Time our library of each network, and the peers on it.
 
@@ -42,6 +43,7 @@ def compare(
     Args:
         requests: networks, all with the same sizes and dtype.
         progress: told what is being done.
+        ours_alone: networks that the peers do not run.
 
     Raises:
         UserError: one of the networks cannot be compiled or loaded.
@@ -50,7 +52,7 @@ def compare(
     entries: list[Entry] = []
     with contextlib.ExitStack() as stack:
         for request in requests:
-            entries += _prepare(request, peers, effort, progress, stack)
+            entries += _prepare(request, () if request.model in ours_alone else peers, effort, progress, stack)
         for number in range(effort.rounds):
             progress(f"round {number + 1}/{effort.rounds}")
             for entry in entries:

@@ -12,17 +12,16 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ..arguments import checked
+from .backbones import CHANNELS, build_backbone
 from .bbox_head import BBoxHead
 from .detections import DetectionLimits, Detections, select_detections
 from .fpn import NECKS
 from .mask_head import InvolutionMaskHead, MaskHead
 from .paste_masks import paste_masks
-from .rednet import RedNet
 from .retina_head import RetinaHead
 from .roi_align import assign_levels, roi_align
 from .rpn_head import InvolutionRPNHead, RPNHead
 
-BACKBONE_CHANNELS = (256, 512, 1024, 2048)
 _ROI_STRIDES = (4, 8, 16, 32)
 # `head` in models/*.toml
 _RPN_HEADS: dict[str, type[RPNHead]] = {"convolution": RPNHead, "involution": InvolutionRPNHead}
@@ -102,29 +101,21 @@ class SingleStageDetector(nn.Module):
         return select_detections(boxes[:, :, None], scores, self.limits)
 
 
-def faster_rcnn(neck: str, head: str, num_classes: int) -> TwoStageDetector:
-    """Return Faster R-CNN over RedNet-50; `neck` and `head` (the RPN's) are `convolution` or `involution`."""
-    return _two_stage(neck, head, RoIHead(BBoxHead(num_classes)))
+def faster_rcnn(neck: str, head: str, num_classes: int, backbone: str = "rednet") -> TwoStageDetector:
+    """Return Faster R-CNN; `neck` and `head` (the RPN's) are `convolution` or `involution`, see `build_backbone`."""
+    return _two_stage(backbone, neck, head, RoIHead(BBoxHead(num_classes)))
 
 
-def mask_rcnn(neck: str, head: str, num_classes: int) -> TwoStageDetector:
-    """Return Mask R-CNN over RedNet-50; `neck` and `head` (RPN and mask) are `convolution` or `involution`."""
-    return _two_stage(neck, head, RoIHead(BBoxHead(num_classes), _MASK_HEADS[head](num_classes)))
+def mask_rcnn(neck: str, head: str, num_classes: int, backbone: str = "rednet") -> TwoStageDetector:
+    """Return Mask R-CNN; `neck` and `head` (RPN and mask) are `convolution` or `involution`, see `build_backbone`."""
+    return _two_stage(backbone, neck, head, RoIHead(BBoxHead(num_classes), _MASK_HEADS[head](num_classes)))
 
 
-def _two_stage(neck: str, head: str, roi_head: RoIHead) -> TwoStageDetector:
-    return TwoStageDetector(
-        RedNet(50, stem_kernel_size=7, out_indices=(0, 1, 2, 3)),
-        NECKS[neck](BACKBONE_CHANNELS, 256, 5),
-        _RPN_HEADS[head](),
-        roi_head,
-    )
+def _two_stage(backbone: str, neck: str, head: str, roi_head: RoIHead) -> TwoStageDetector:
+    return TwoStageDetector(build_backbone(backbone), NECKS[neck](CHANNELS, 256, 5), _RPN_HEADS[head](), roi_head)
 
 
-def retinanet(neck: str, num_classes: int) -> SingleStageDetector:
-    """Return RetinaNet over RedNet-50; `neck` is `convolution` or `involution`."""
-    return SingleStageDetector(
-        RedNet(50, stem_kernel_size=7, out_indices=(0, 1, 2, 3)),
-        NECKS[neck](BACKBONE_CHANNELS, 256, 5, start_level=1, extra_convs_on_input=True),
-        RetinaHead(num_classes),
-    )
+def retinanet(neck: str, num_classes: int, backbone: str = "rednet") -> SingleStageDetector:
+    """Return RetinaNet; `neck` is `convolution` or `involution`, see `build_backbone`."""
+    pyramid = NECKS[neck](CHANNELS, 256, 5, start_level=1, extra_convs_on_input=True)
+    return SingleStageDetector(build_backbone(backbone), pyramid, RetinaHead(num_classes))

@@ -9,14 +9,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..arguments import checked
+from .backbones import CHANNELS, build_backbone
 from .fcn_head import FCNHead
 from .fpn import NECKS
-from .rednet import RedNet
 from .resize import resize
 from .semantic_fpn_head import SemanticFPNHead
 from .uper_head import UPerHead
-
-BACKBONE_CHANNELS = (256, 512, 1024, 2048)
 
 
 class Segmentor(nn.Module):
@@ -44,20 +42,13 @@ class Segmentor(nn.Module):
         return resize(self.decode_head(features), x.shape[2:])
 
 
-def semantic_fpn(neck: str, num_classes: int) -> Segmentor:
-    """Return Semantic FPN over RedNet-50; `neck` is `convolution` or `involution`."""
-    return Segmentor(
-        RedNet(50, stem_kernel_size=7, out_indices=(0, 1, 2, 3)),
-        NECKS[neck](BACKBONE_CHANNELS, 256, 4),
-        SemanticFPNHead(256, 128, num_classes),
-    )
+def semantic_fpn(neck: str, num_classes: int, backbone: str = "rednet") -> Segmentor:
+    """Return Semantic FPN; `neck` is `convolution` or `involution`, see `build_backbone`."""
+    head = SemanticFPNHead(256, 128, num_classes)
+    return Segmentor(build_backbone(backbone), NECKS[neck](CHANNELS, 256, 4), head)
 
 
-def upernet(num_classes: int) -> Segmentor:
-    """Return UPerNet over RedNet-50."""
-    return Segmentor(
-        RedNet(50, stem_kernel_size=7, out_indices=(0, 1, 2, 3)),
-        None,
-        UPerHead(BACKBONE_CHANNELS, 512, num_classes),
-        FCNHead(1024, 256, num_classes),
-    )
+def upernet(num_classes: int, backbone: str = "rednet") -> Segmentor:
+    """Return UPerNet, see `build_backbone`."""
+    auxiliary = FCNHead(1024, 256, num_classes)
+    return Segmentor(build_backbone(backbone), None, UPerHead(CHANNELS, 512, num_classes), auxiliary)
