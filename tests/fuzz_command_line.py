@@ -356,10 +356,10 @@ def run_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
 
 
 def inspect_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
-    """`inspect` of what is no library."""
+    """`inspect` of what is no library, and `config` of what are no wheels."""
     kind = rng.randrange(3)
     if kind == 0:
-        return Case(["inspect", rng.choice(_ODD_WORDS)], True)
+        return Case([*rng.choice([["inspect"], ["config", "--ldflags", "--wheels"]]), rng.choice(_ODD_WORDS)], True)
     if kind == 1:
         return Case(["inspect", str(shop.good / rng.choice(["c.png", "x.npy", "net.pt2", "net.py"])), "--json"], True)
     return Case(["inspect", shop.damaged(folder, rng, rng.choice(["affine.so", "colour.so"]))], True)

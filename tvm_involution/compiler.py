@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tvm
 from tvm import relax
@@ -27,6 +28,7 @@ from .lowering.link import link_shared, linker_of, target_triple
 from .records.tuning_records import TuningRecords
 from .relax import pipeline
 from .relax.dtypes import in_half
+from .relax.lift_weights import lift_weights
 from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
 from .runtime.arrays import numpy_dtype
@@ -50,11 +52,13 @@ class CompiledLibrary:
         executable: relax.VMExecutable,
         target: tvm.target.Target,
         metadata: LibraryMetadata,
+        weights: Sequence[tuple[str, np.ndarray]] = (),
         notes: Sequence[str] = (),
         read: Sequence[str | Path] = (),
     ) -> None:
         self._executable = executable
         self._target = target
+        self._weights = weights
         self.metadata = metadata
         self.notes = tuple(dict.fromkeys(notes))
         self._read = tuple(read)
@@ -73,7 +77,7 @@ class CompiledLibrary:
         check_room(path, self.metadata.parameters * numpy_dtype(self.metadata.dtype).itemsize + (4 << 20))
         with atomic_write(path) as temporary:
             link_shared(self._executable, self._target, temporary)
-            seal(temporary, self.metadata)
+            seal(temporary, self.metadata, self._weights)
 
 
 @checked
@@ -180,6 +184,8 @@ def compile(  # the contract's verb
         kernels = count_kernels(mod)
         notes += records.notes(network.name, batches, wanted, network.input_size)
         progress("generate code")
+        # a GPU has them copied to its memory, and graphs that are captured want constants
+        mod, weights = lift_weights(mod) if resolved.kind.name == "llvm" else (mod, [])
         executable = lowering.build(mod, resolved)
 
     host = resolved.host if resolved.host is not None else resolved
@@ -214,7 +220,7 @@ def compile(  # the contract's verb
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     read = [file for file in (model, checkpoint, classes, preprocessing) if isinstance(file, (str, Path))]
-    return CompiledLibrary(executable, resolved, metadata, notes, read)
+    return CompiledLibrary(executable, resolved, metadata, weights, notes, read)
 
 
 def _input_specs(func: relax.Function, axes: BatchAxes, dtype: str, layout: str) -> tuple[TensorSpec, ...]:

@@ -65,13 +65,13 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    errors = []
+    problem = ""  # not the errors, which would hold the frames of all callers, and what is in them
     for kind in kinds:
         try:
             return decode(kind, value, where)
         except ValueError as error:
-            errors.append(error)
-    raise errors[0]
+            problem = problem or str(error)
+    raise ValueError(problem)
 
 
 def _decode_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from library_fixture import METADATA, affine_library
 import tvm_involution as ti
 from tvm_involution.runtime import arrays, cuda_device, network
 from tvm_involution.runtime.arrays import NumpyArrays, TorchTensors
+from tvm_involution.runtime.library_file import OpenedLibrary
 from tvm_involution.runtime.stream_order import StreamOrder, order_of
 
 GPU = 3
@@ -142,7 +143,9 @@ def test_loading_waits_for_its_turn(tmp_path, monkeypatch, runtime):
     monkeypatch.setattr(network, "_start", start)
     metadata = dataclasses.replace(METADATA, device_type="cuda")
     with pytest.raises(ti.UserError, match="seen"):
-        network.CompiledNetwork(network.LibrarySource("x.so", ""), metadata, GPU, tmp_path / "x.so")
+        network.CompiledNetwork(
+            network.LibrarySource("x.so", ""), OpenedLibrary(tmp_path / "x.so", metadata, "", None), GPU
+        )
     assert seen == [True]
     assert runtime.current == 1 and not order_of(GPU).lock.locked()
 

@@ -187,7 +187,7 @@ def sound(**changes: Any) -> dict[str, Any]:
         "cpu": "generic", "cpu_features": ["avx2"], "tvm_version": "0.27.0", "package_version": "0.1.0",
         "weights_origin": "none", "parameters": 0,
         "kernels": {"total": 3, "record": 0, "rule": 2, "fallback": 1, "borrowed": 0, "borrowed_from": ""},
-        "created": "2026-01-01T00:00:00+00:00", "format": 1,
+        "created": "2026-01-01T00:00:00+00:00", "format": 2,
     }  # fmt: skip
     return {**data, **changes}
 
@@ -252,8 +252,8 @@ _PREPARED, _KERNELS = sound()["preprocessing"], sound()["kernels"]
         ("kernels", {**_KERNELS, "by_rule": {"Involution": 4}}, "some of them"),
         ("kernels", {**_KERNELS, "by_rule": []}, "by_rule must be an object"),
         ("created", "yesterday", "isoformat"),
-        ("format", 2, "format 2, this version reads 1"),
-        ("format", True, "format True, this version reads 1"),
+        ("format", 1, "format 1, this version reads 2"),
+        ("format", True, "format True, this version reads 2"),
         ("cuda_graph", 1, "must be true or false"),
     ],
 )  # fmt: skip

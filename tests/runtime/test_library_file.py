@@ -7,11 +7,10 @@ import dataclasses
 import os
 import platform
 import re
-import shutil
 import struct
 import types
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from library_fixture import METADATA, affine_library
 
 import tvm_involution as ti
 from tvm_involution import UserError
-from tvm_involution.runtime import KernelCoverage, LibraryMetadata, Preprocessing, TensorSpec
+from tvm_involution.runtime import KernelCoverage, LibraryMetadata, Preprocessing, TensorSpec, library_file
 from tvm_involution.runtime.library_file import check_runnable, read_metadata, seal
 
 FOOTER = 32 + 8 + 16
@@ -145,25 +144,26 @@ def test_tvm_version(version: str, fits: bool) -> None:
 
 
 def test_what_is_mapped_is_what_was_checked(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever happens to the file meanwhile: the sum is that of the private copy."""
+    """Whatever happens to the file meanwhile: what is copied is what went into the sum."""
     path = tmp_path / "changing.so"
     whole = library.read_bytes()
-    copy = shutil.copyfileobj
+    digest = library_file._digest
 
-    def change_before(source: BinaryIO, *arguments: object) -> None:
+    def change_before(*arguments: Any) -> Any:
         path.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
-        copy(source, *arguments)  # type: ignore[arg-type]
+        return digest(*arguments)
 
-    def change_after(source: BinaryIO, *arguments: object) -> None:
-        copy(source, *arguments)  # type: ignore[arg-type]
+    def change_after(*arguments: Any) -> Any:
+        found = digest(*arguments)
         path.write_bytes(bytes(len(whole)))
+        return found
 
     path.write_bytes(whole)
-    monkeypatch.setattr(shutil, "copyfileobj", change_before)
+    monkeypatch.setattr(library_file, "_digest", change_before)
     with pytest.raises(UserError, match=r"changing.so is damaged"):
         ti.load(path)
     path.write_bytes(whole)
-    monkeypatch.setattr(shutil, "copyfileobj", change_after)
+    monkeypatch.setattr(library_file, "_digest", change_after)
     assert ti.load(path)(np.zeros((1, 4), np.float32)).tolist() == [[1.0] * 4]
 
 

@@ -63,8 +63,8 @@ def test_forms_that_contradict(forms: tuple[Form, ...], message: str) -> None:
 
 def test_another_format_is_refused() -> None:
     data = json.loads(METADATA.to_json())
-    data["format"] = 2
-    with pytest.raises(UserError, match="format 2, this version reads 1"):
+    data["format"] = 1
+    with pytest.raises(UserError, match="format 1, this version reads 2"):
         LibraryMetadata.from_json(json.dumps(data))
 
 

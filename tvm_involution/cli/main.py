@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..extras import missing_extra
 from .bench import bench_command
 from .compile import compile_command
+from .config import config_command
 from .evaluate import evaluate_command
 from .explain import explain_command
 from .inspect import inspect_command
@@ -58,6 +59,7 @@ for _command in (
     evaluate_command,
     inspect_command,
     bench_command,
+    config_command,
 ):
     tvm_involution.add_command(_command)
 

@@ -118,7 +118,7 @@ class NumpyArrays:
             array = _aligned_copy(array)
         if array.dtype.name == "bfloat16":
             # numpy exports no bfloat16: it crosses as integers of the same size
-            tensor = _view(tvm_ffi.from_dlpack(array.view(np.uint16)), "bfloat16")
+            tensor = tensor_view(tvm_ffi.from_dlpack(array.view(np.uint16)), "bfloat16", array.shape)
         else:
             tensor = tvm_ffi.from_dlpack(array)
         return tensor if self._device is None else copy_to(tensor, self._device)
@@ -127,7 +127,7 @@ class NumpyArrays:
         if self._device is not None:
             tensor = copy_to(tensor, tvm_ffi.device("cpu"))
         if str(tensor.dtype) == "bfloat16":
-            return np.from_dlpack(_view(tensor, "uint16")).view(numpy_dtype("bfloat16"))
+            return np.from_dlpack(tensor_view(tensor, "uint16", tensor.shape)).view(numpy_dtype("bfloat16"))
         return np.from_dlpack(tensor)
 
     def copy(self, array: np.ndarray) -> np.ndarray:
@@ -215,9 +215,10 @@ def copy_to(tensor: Any, device: Any) -> Any:
     return copy
 
 
-def _view(tensor: Any, dtype: str) -> Any:
+def tensor_view(tensor: Any, dtype: str, shape: Sequence[int]) -> Any:
+    """Return a TVM tensor of another dtype and shape in the same memory."""
     view = tvm_ffi.get_global_func("runtime.TVMTensorCreateView")
-    return view(tensor, tvm_ffi.Shape(tensor.shape), tvm_ffi.dtype(dtype), 0)
+    return view(tensor, tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype), 0)
 
 
 def _aligned_copy(array: np.ndarray) -> np.ndarray:

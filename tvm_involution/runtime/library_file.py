@@ -1,47 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
 """The file format: a shared object with a trailer that can be read, and checked, without loading any code.
 
-    shared object | metadata (JSON, UTF-8) | SHA-256 of all before | length of the JSON (8 bytes, little endian) | magic
+    shared object | weights | metadata (JSON, UTF-8) | SHA-256 of all before | length of the JSON (8 bytes) | magic
 
-What follows the last section of a shared object is ignored by the dynamic linker. The sum is checked before the
-file is mapped: a truncated shared object would kill the process with SIGBUS, and a damaged one would run.
+What follows the last section of a shared object is ignored by the dynamic linker. The sum is checked before anything
+is mapped: a truncated shared object would kill the process with SIGBUS, and a damaged one would run.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
-import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+
 from ..errors import UserError
 from .machine import architecture, missing_features
-from .metadata import LibraryMetadata
+from .mapped_weights import MappedWeights
+from .metadata import WEIGHT_ALIGNMENT, LibraryMetadata, WeightSpec
 
 _MAGIC = b"\x7ftvm-involution\n"
 _FOOTER = struct.Struct(f"<32sQ{len(_MAGIC)}s")
 _CHUNK = 1 << 20
 
 
-def seal(path: str | os.PathLike[str], metadata: LibraryMetadata) -> None:
-    """Append the trailer with `metadata` to the shared object `path`.
+def seal(
+    path: str | os.PathLike[str], metadata: LibraryMetadata, weights: Sequence[tuple[str, np.ndarray]] = ()
+) -> None:
+    """Append `weights` and the trailer with `metadata` to the shared object `path`.
+
+    Args:
+        metadata: all but its `weights`, which are written here.
+        weights: dtype and value of each; the dtype is TVM's name, which numpy may not know.
 
     Raises:
         UserError: metadata that nobody would be able to read.
     """
-    LibraryMetadata.from_json(metadata.to_json())
-    text = metadata.to_json().encode()
     with open(path, "r+b") as file:
-        digest = _digest(file, os.path.getsize(path))
-        digest.update(text)
+        specs = []
+        position = file.seek(0, os.SEEK_END)
+        for dtype, value in weights:
+            position += file.write(bytes(-position % WEIGHT_ALIGNMENT))
+            specs.append(WeightSpec(dtype, value.shape, position))
+            position += file.write(value.tobytes())
+        text = dataclasses.replace(metadata, weights=tuple(specs)).to_json()
+        LibraryMetadata.from_json(text)
+        digest = _digest(file, position)
+        digest.update(text.encode())
         file.seek(0, os.SEEK_END)
-        file.write(text)
-        file.write(_FOOTER.pack(digest.digest(), len(text), _MAGIC))
+        file.write(text.encode())
+        file.write(_FOOTER.pack(digest.digest(), len(text.encode()), _MAGIC))
 
 
 def read_metadata(path: str | os.PathLike[str]) -> LibraryMetadata:
@@ -57,13 +72,26 @@ def read_metadata(path: str | os.PathLike[str]) -> LibraryMetadata:
             raise UserError(f"cannot read {path}: {error.strerror}; copy it again or compile it again") from error
 
 
-@contextmanager
-def private_copy(path: str | os.PathLike[str]) -> Iterator[tuple[Path, LibraryMetadata, str]]:
-    """Yield a copy of the library that nobody else writes to, its metadata, and the SHA-256 it was checked against.
+@dataclasses.dataclass(frozen=True)
+class OpenedLibrary:
+    """A library whose sum was right."""
 
-    dlopen caches by path and inode, so a library rewritten in place would give the old code; and the file of a loaded
-    library may be overwritten, which would crash the process if it were mapped itself. What is checked is the copy:
-    the file may change between the check and the copy.
+    code: Path
+    """a copy of its shared object that nobody else writes to"""
+    metadata: LibraryMetadata
+    digest: str
+    """the SHA-256 that it was checked against"""
+    weights: MappedWeights | None
+    """None where it has none outside the shared object"""
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[OpenedLibrary]:
+    """Yield the library, with a copy of its code that is removed afterwards, and its weights mapped from the file.
+
+    dlopen caches by path and inode, so a library rewritten in place would give the old code, and would crash the
+    process: so the code is copied, and what is copied is what was checked. The weights are not: all processes that load
+    the library have them in memory once.
 
     Raises:
         UserError: as `read_metadata`, or there is no room for the copy, or no code may be loaded from where it lies.
@@ -71,14 +99,15 @@ def private_copy(path: str | os.PathLike[str]) -> Iterator[tuple[Path, LibraryMe
     with _open(path) as source, _temporary_folder(path) as folder:
         copy = Path(folder) / "library.so"
         try:
-            with open(copy, "w+b") as file:
-                shutil.copyfileobj(source, file, _CHUNK)
-                metadata, digest = _read(file, path)
+            with open(copy, "wb") as file:
+                before = MappedWeights.state_of(source)
+                metadata, digest = _read(source, path, file)
         except OSError as error:
             raise UserError(
                 f"cannot copy {path} to {folder}: {error.strerror}; make room there, or set TMPDIR to another folder"
             ) from error
-        yield copy, metadata, digest
+        weights = MappedWeights(source, path, metadata.weights, before) if metadata.weights else None
+        yield OpenedLibrary(copy, metadata, digest, weights)
 
 
 def _open(path: str | os.PathLike[str]) -> BinaryIO:
@@ -108,23 +137,45 @@ def _temporary_folder(path: str | os.PathLike[str]) -> Iterator[str]:
         yield name
 
 
-def _read(file: BinaryIO, path: str | os.PathLike[str]) -> tuple[LibraryMetadata, str]:
-    """Return the metadata of an open library, and its sum; `path` is for messages."""
+def _read(file: BinaryIO, path: str | os.PathLike[str], copy: BinaryIO | None = None) -> tuple[LibraryMetadata, str]:
+    """Return the metadata of an open library, and its sum; `path` is for messages.
+
+    Args:
+        copy: where to write the shared object.
+    """
     start = file.seek(0, os.SEEK_END) - _FOOTER.size
     file.seek(max(start, 0))
-    footer = file.read()
+    footer = file.read(_FOOTER.size)
     if start < 0 or not footer.endswith(_MAGIC):
         raise UserError(f"{path} is no tvm-involution library, or is truncated; copy it again or compile it again")
     wanted, length, _ = _FOOTER.unpack(footer)
-    if length > start or _digest(file, start).digest() != wanted:
-        raise UserError(f"{path} is damaged (its SHA-256 does not match); copy it again or compile it again")
+    damaged = UserError(f"{path} is damaged (its SHA-256 does not match); copy it again or compile it again")
+    if length > start:
+        raise damaged
     file.seek(start - length)
+    text = file.read(length)
+    metadata, problem = _parse(text, path)
+    # what cannot be read is refused when it is known not to be damaged
+    weights = metadata.weights if metadata is not None else ()
+    digest = _digest(file, start - length, copy, weights[0].offset if weights else start - length)
+    digest.update(text)
+    if digest.digest() != wanted:
+        raise damaged
+    if metadata is None:
+        raise problem or damaged
+    if weights and weights[-1].offset + weights[-1].bytes > start - length:
+        raise UserError(f"{path} is damaged (it ends before its weights do); copy it again or compile it again")
+    return metadata, wanted.hex()
+
+
+def _parse(text: bytes, path: str | os.PathLike[str]) -> tuple[LibraryMetadata | None, UserError | None]:
+    """Return the metadata, or why there are none."""
     try:
-        return LibraryMetadata.from_json(file.read(length).decode()), wanted.hex()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged (its metadata is no text); copy it again or compile it again") from error
+        return LibraryMetadata.from_json(text.decode()), None
+    except UnicodeDecodeError:
+        return None, UserError(f"{path} is damaged (its metadata is no text); copy it again or compile it again")
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+        return None, UserError(f"{path}: {error}")
 
 
 def check_runnable(path: str | os.PathLike[str], metadata: LibraryMetadata, tvm_version: str) -> None:
@@ -150,11 +201,14 @@ def check_runnable(path: str | os.PathLike[str], metadata: LibraryMetadata, tvm_
         )
 
 
-def _digest(file: BinaryIO, size: int) -> hashlib._Hash:
-    """Return the running SHA-256 of the first `size` bytes."""
+def _digest(file: BinaryIO, size: int, copy: BinaryIO | None = None, copied: int = 0) -> hashlib._Hash:
+    """Return the running SHA-256 of the first `size` bytes, of which the first `copied` are written to `copy`."""
     digest = hashlib.sha256()
     file.seek(0)
-    while size > 0 and (chunk := file.read(min(_CHUNK, size))):
+    position = 0
+    while position < size and (chunk := file.read(min(_CHUNK, size - position))):
         digest.update(chunk)
-        size -= len(chunk)
+        if copy is not None and position < copied:
+            copy.write(memoryview(chunk)[: copied - position])
+        position += len(chunk)
     return digest

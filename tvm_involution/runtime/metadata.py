@@ -15,13 +15,16 @@ from typing import Any
 from ..errors import UserError
 from ..schema import decode
 
-FORMAT = 1
+FORMAT = 2
 DTYPES = ("float32", "float16", "bfloat16")
 """what a library may compute in"""
 BATCH = "batch"
 """the entry of a shape that is the batch; `K*batch` is K times as large"""
 UNKNOWN = "?"
 """the entry of a shape that changes with the batch in another way"""
+
+WEIGHT_ALIGNMENT = 64
+"""the boundary, in bytes of the file, on which each weight lies: TVM's kernels load whole vectors"""
 
 _TENSOR_DTYPES = frozenset(
     (*DTYPES, "float64", "bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)))
@@ -94,6 +97,25 @@ def _per_picture(entry: int | str) -> int:
     if not isinstance(entry, str) or not entry.endswith(BATCH):
         return 0
     return int(entry.removesuffix(BATCH).removesuffix("*") or 1)
+
+
+@dataclass(frozen=True)
+class WeightSpec:
+    """A weight in the library's file, contiguous and little endian."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    """from the beginning of the file, in bytes"""
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes it has."""
+        return math.prod(self.shape) * _item_bytes(self.dtype)
+
+
+def _item_bytes(dtype: str) -> int:
+    return int(digits) // 8 if (digits := dtype.lstrip("abcdefghijklmnopqrstuvwxyz")) else 1
 
 
 @dataclass(frozen=True)
@@ -194,6 +216,9 @@ class LibraryMetadata:
     depend on that picture alone"""
     forms: tuple[Form, ...] = ()
     """where the library is for several image sizes, the shapes for each; `inputs` and `outputs` have the first's"""
+    weights: tuple[WeightSpec, ...] = ()
+    """what each function takes behind its inputs, one behind the other in the file; a GPU's library has them in the
+    executable"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT
@@ -281,7 +306,25 @@ def _problems(metadata: LibraryMetadata) -> Iterator[str]:
         yield "kernels by rule must be positive numbers"
     elif sum(kernels.by_rule.values()) > kernels.rule + kernels.fallback:
         yield "kernels by rule must be some of them"
+    yield from _problems_of_weights(metadata)
     yield from _problems_of_pictures(metadata)
+
+
+def _problems_of_weights(metadata: LibraryMetadata) -> Iterator[str]:
+    end = 0
+    for weight in metadata.weights:
+        if weight.dtype not in _TENSOR_DTYPES:
+            yield f"weights: there is no dtype {weight.dtype!r:.40}"
+            return
+        if any(d < 1 for d in weight.shape) or math.prod(weight.shape) > _MOST_ELEMENTS:
+            yield "weights must have sizes"
+            return
+        if weight.offset < end or weight.offset % WEIGHT_ALIGNMENT:
+            yield f"weights must lie one behind the other, each on a boundary of {WEIGHT_ALIGNMENT} bytes"
+            return
+        end = weight.offset + weight.bytes
+    if metadata.weights and metadata.device_type != "cpu":
+        yield "weights outside the executable are for a CPU"
 
 
 def _problems_of_forms(metadata: LibraryMetadata) -> Iterator[str]:

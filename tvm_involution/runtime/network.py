@@ -20,8 +20,8 @@ from .arrays import ArrayKind, array_kind, numpy_dtype
 from .batching import split_batch
 from .ffi import tvm_ffi
 from .fresh_outputs import FreshOutputs
-from .library_file import check_runnable, private_copy
-from .metadata import UNKNOWN, LibraryMetadata, Signature, TensorSpec
+from .library_file import OpenedLibrary, check_runnable, opened
+from .metadata import UNKNOWN, Signature, TensorSpec
 from .stream_order import StreamOrder, order_of
 from .threads import run_on_pool
 from .tvm_runtime import check_cuda_device, load_runtime, release_memory, tvm_version
@@ -44,9 +44,10 @@ class CompiledNetwork:
     is pickled by its library's path. A forked process may call it on a CPU; CUDA does not survive a fork.
     """
 
-    def __init__(self, source: LibrarySource, metadata: LibraryMetadata, device_index: int, module: Path) -> None:
-        """Load `module`, a copy of the library that may be removed afterwards."""
-        self.metadata = metadata
+    def __init__(self, source: LibrarySource, library: OpenedLibrary, device_index: int) -> None:
+        """Load `library`, whose copy of the code may be removed afterwards."""
+        self.metadata = metadata = library.metadata
+        self._weights = library.weights
         self._signatures = metadata.signatures
         self.device = (metadata.device_type, device_index)
         self._source = source
@@ -57,9 +58,10 @@ class CompiledNetwork:
             devices += [_DLPACK["cpu"], 0, _POOLED]
         try:
             with self._turn():
-                machine = self._on_device(_start, module, devices)
+                machine = self._on_device(_start, library.code, devices)
             names = [s.function(size) for s in self._signatures for size in metadata.batch_sizes]
-            self._functions = {name: machine[name] for name in names}
+            weights = self._weights.tensors() if self._weights is not None else []
+            self._functions = {name: _with_weights(machine, name, weights) for name in names}
         except UserError:
             raise
         except Exception as error:  # the loader's own error classes differ between versions
@@ -167,6 +169,8 @@ class CompiledNetwork:
 
     def _call_in_turn(self, signature: Signature, size: int, kind: ArrayKind, inputs: Sequence[Any]) -> list[Any]:
         """Call the function; when this returns, its tensors on the GPU are freed, but for those that are returned."""
+        if self._weights is not None:
+            self._weights.check()
         given = [kind.to_tvm(array) for array in inputs]
         name = signature.function(size)
         returned = self._on_device(self._functions[name], *given)
@@ -263,13 +267,14 @@ def load(path: str | os.PathLike[str], device: str | torch.device | None = None)
         UserError: the file is missing, damaged or for another machine, or the device is not there.
     """
     path = check_argument("load: path", path, str | os.PathLike)
-    with private_copy(path) as (copy, metadata, digest):
+    with opened(path) as library:
+        metadata = library.metadata
         index = _device_index(device, metadata.device_type, path)
         check_runnable(path, metadata, tvm_version())
         load_runtime()
         if metadata.device_type == "cuda":
             check_cuda_device(index, str(metadata.target.get("arch", "")))
-        return CompiledNetwork(LibrarySource(os.path.abspath(path), digest), metadata, index, copy)
+        return CompiledNetwork(LibrarySource(os.path.abspath(path), library.digest), library, index)
 
 
 def _load_again(source: LibrarySource, device: str) -> CompiledNetwork:
@@ -302,6 +307,15 @@ def _start(path: Path, devices: Sequence[int]) -> Any:
     machine = module["vm_load_executable"]()
     machine["vm_initialization"](*devices)
     return machine
+
+
+def _with_weights(machine: Any, name: str, weights: Sequence[Any]) -> Any:
+    """Return a function of the machine that takes the inputs alone."""
+    if not weights:
+        return machine[name]
+    bound = f"{name} with weights"
+    machine["save_function"](name, bound, True, *weights)
+    return machine[bound]
 
 
 def _free(order: StreamOrder | None, *holders: dict[str, Any]) -> None:
