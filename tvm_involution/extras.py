@@ -16,6 +16,7 @@ _EXTRAS = {
     "ziglang": "cross",
     "pyarrow": "parquet",
     "pycocotools": "evaluate",
+    "ray": "ray",
 }
 """module -> the extra in pyproject.toml that brings it"""
 

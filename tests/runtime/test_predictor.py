@@ -130,7 +130,7 @@ def test_a_classification_draws_its_names(tmp_path: Path, colour: Path) -> None:
         (np.zeros((8, 12, 3), np.float32), r"must be uint8 \(H, W, 3\), .* got float32"),
         (np.zeros((3, 8, 12), np.uint8), r"got uint8 \[3, 8, 12\]"),
         (np.zeros((0, 12, 3), np.uint8), "got uint8"),
-        (7, "must be a file, a PIL picture or an array, got int"),
+        (7, "must be a file or its bytes, a PIL picture or an array, got int"),
         (None, "got NoneType"),
         ("none.png", "none.png does not exist"),
         ("no*.png", r"no file fits no\*.png"),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import functools
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -31,12 +32,18 @@ SUFFIXES = (".jsonl", ".csv", ".parquet")
 
 
 class AnswerFile:
-    """A file of answers; `done` has the pictures that it holds already."""
+    """A file of answers.
+
+    Attributes:
+        done: the pictures that it holds already.
+        render: makes an answer and its picture's name what `add` takes; it can be pickled, and called elsewhere.
+    """
 
     done: set[str]
+    render: Callable[[Result | Failure, str], bytes]
 
-    def write(self, answer: Result | Failure, name: str) -> None:
-        """Add what was answered about the picture `name`."""
+    def add(self, rendered: bytes) -> None:
+        """Write what was answered about a picture."""
         raise NotImplementedError
 
     def finish(self) -> None:
@@ -85,6 +92,7 @@ class _Lines(AnswerFile):
 
     def __init__(self, path: Path, stream: IO[bytes]) -> None:
         self._stream = stream
+        self.render = _json_line
         self.done = set()
         for line in _whole_lines(stream):
             try:
@@ -93,9 +101,8 @@ class _Lines(AnswerFile):
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 raise _foreign(path) from error
 
-    def write(self, answer: Result | Failure, name: str) -> None:
-        said = {"error": str(answer.error)} if isinstance(answer, Failure) else answer.to_json()
-        self._stream.write(json.dumps({"input": name, **said}).encode() + b"\n")
+    def add(self, rendered: bytes) -> None:
+        self._stream.write(rendered)
         self._stream.flush()
 
 
@@ -103,7 +110,8 @@ class _Table(AnswerFile):
     """Rows of CSV; a picture in which nothing is found has a row with its name alone."""
 
     def __init__(self, path: Path, stream: IO[bytes], columns: Sequence[str]) -> None:
-        self._stream, self._columns = stream, columns
+        self._stream = stream
+        self.render = functools.partial(_table_lines, columns)
         self.done = set()
         start, end, last, rows = 0, 0, "", 0
         for number, line in enumerate(_whole_lines(stream)):
@@ -126,9 +134,8 @@ class _Table(AnswerFile):
             stream.truncate(start)
             self.done.discard(last)
 
-    def write(self, answer: Result | Failure, name: str) -> None:
-        rows = _rows(answer, name)
-        self._stream.write(_csv_lines([[row.get(column, "") for column in self._columns] for row in rows]))
+    def add(self, rendered: bytes) -> None:
+        self._stream.write(rendered)
         self._stream.flush()
 
 
@@ -137,6 +144,7 @@ class _Parquet(AnswerFile):
 
     def __init__(self, path: Path, journal: Path, stream: IO[bytes], columns: Sequence[str]) -> None:
         self._path, self._journal, self._stream, self._columns = path, journal, stream, columns
+        self.render = _rows_line
         self._rows: list[list[dict[str, Any]]] = []
         if path.is_file() and not stream.tell():
             for rows in _read_parquet(path, columns):
@@ -152,10 +160,9 @@ class _Parquet(AnswerFile):
             self._rows.append(rows)
         self.done = {rows[0]["input"] for rows in self._rows}
 
-    def write(self, answer: Result | Failure, name: str) -> None:
-        rows = _rows(answer, name)
-        self._rows.append(rows)
-        self._stream.write(json.dumps(rows).encode() + b"\n")
+    def add(self, rendered: bytes) -> None:
+        self._rows.append(json.loads(rendered))
+        self._stream.write(rendered)
         self._stream.flush()
 
     def finish(self) -> None:
@@ -190,6 +197,23 @@ def _rows(answer: Result | Failure, name: str) -> list[dict[str, Any]]:
     if isinstance(answer, Failure):
         return [{"input": name, "error": str(answer.error)}]
     return [{"input": name, **row} for row in answer.rows()] or [{"input": name}]
+
+
+def said_of(answer: Result | Failure, name: str) -> dict[str, Any]:
+    """Return what is told of a picture as plain data: `input` and the answer's `to_json`, or `error`."""
+    return {"input": name, **({"error": str(answer.error)} if isinstance(answer, Failure) else answer.to_json())}
+
+
+def _json_line(answer: Result | Failure, name: str) -> bytes:
+    return json.dumps(said_of(answer, name)).encode() + b"\n"
+
+
+def _rows_line(answer: Result | Failure, name: str) -> bytes:
+    return json.dumps(_rows(answer, name)).encode() + b"\n"
+
+
+def _table_lines(columns: Sequence[str], answer: Result | Failure, name: str) -> bytes:
+    return _csv_lines([[row.get(column, "") for column in columns] for row in _rows(answer, name)])
 
 
 def _csv_lines(rows: Sequence[Sequence[Any]]) -> bytes:
@@ -249,15 +273,13 @@ class Gathered:
     """The outputs of all pictures, for an .npz: under their names, one behind the other, and `input` with the files."""
 
     def __init__(self) -> None:
-        self._names: list[str] = []
-        self._outputs: dict[str, list[np.ndarray]] = {}
+        self._outputs: dict[int, tuple[str, Mapping[str, np.ndarray]]] = {}
 
-    def add(self, answer: Result, name: str) -> None:
-        """Add the outputs of a picture."""
-        self._names.append(name)
-        for key, value in answer.outputs.items():
-            self._outputs.setdefault(key, []).append(value)
+    def add(self, number: int, name: str, outputs: Mapping[str, np.ndarray]) -> None:
+        """Add the outputs of the picture `number`."""
+        self._outputs[number] = name, outputs
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays to write."""
-        return {**{key: np.concatenate(value) for key, value in self._outputs.items()}, "input": np.array(self._names)}
+        """Return the arrays to write, in the pictures' order."""
+        names, outputs = zip(*(self._outputs[number] for number in sorted(self._outputs)), strict=True)
+        return {**{key: np.concatenate([one[key] for one in outputs]) for key in outputs[0]}, "input": np.array(names)}

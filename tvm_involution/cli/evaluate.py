@@ -10,11 +10,13 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from ..errors import UserError
 from ..files import check_apart, check_writable, write_json
 from ..runtime import load
+from ..runtime.library_file import read_metadata
 from .command import Command
 from .interrupt import check_interrupt
-from .words import warn_of_random_weights
+from .words import remark, warn_of_random_weights
 
 _WORDS = {
     **{"top1": "top-1 accuracy", "top5": "top-5 accuracy", "box_ap": "AP of boxes", "mask_ap": "AP of masks"},
@@ -29,9 +31,16 @@ _REPORT_SECONDS = 10.0
 @click.option("--device", help="cpu, cuda or cuda:N. [default: what the library was compiled for]")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first N pictures.")
 @click.option("--against", type=click.Choice(["torch"]), help="Count where the module in torch answers otherwise.")
+@click.option("--ray", metavar="ADDRESS", help="Spread over this Ray cluster: HOST:PORT, or auto for this machine's.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="A file for the figures.")
 def evaluate_command(
-    library: Path, data: str, device: str | None, limit: int | None, against: str | None, json_file: Path | None
+    library: Path,
+    data: str,
+    device: str | None,
+    limit: int | None,
+    against: str | None,
+    ray: str | None,
+    json_file: Path | None,
 ) -> None:
     """Run a compiled LIBRARY on a data set, and count how much is right, the published figure beside it.
 
@@ -39,6 +48,7 @@ def evaluate_command(
     Examples:
       tvm-involution evaluate rednet50.so --data imagenet:/data/imagenet
       tvm-involution evaluate rednet50.so --data imagenet:/data/imagenet --limit 1000 --against torch
+      tvm-involution evaluate rednet50.so --data imagenet:/data/imagenet --ray 10.0.0.1:6379
       tvm-involution evaluate mask_rcnn.so --data coco:/data/coco --json figures.json
     """
     from ..evaluation import evaluate
@@ -46,8 +56,10 @@ def evaluate_command(
     check_apart(json_file, library)
     if json_file is not None:
         check_writable(json_file)
-    network = load(library, device)
-    warn_of_random_weights(network.metadata)
+    if ray is not None and device is not None:
+        raise UserError("--device and --ray: a machine of the cluster has the device that Ray gives it; leave out one")
+    network = load(library, device) if ray is None else None
+    warn_of_random_weights(read_metadata(library) if network is None else network.metadata)
     console = Console(stderr=True)
     start = said = time.monotonic()
     with console.status("reading pictures") if console.is_terminal else contextlib.nullcontext() as status:
@@ -63,7 +75,8 @@ def evaluate_command(
                 said = now
                 click.echo(text, err=True)
 
-        found = evaluate(network, data, limit=limit, against=against, progress=progress)
+        given = library if network is None else network
+        found = evaluate(given, data, limit=limit, against=against, ray=ray, progress=progress, remark=remark)
     if json_file is not None:
         write_json(json_file, found.to_json())
     click.echo(f"{found.library} on {found.pictures} pictures of {found.data}, {found.seconds:.1f} s")

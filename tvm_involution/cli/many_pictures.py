@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,13 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..files import atomic_write
-from ..runtime import CompiledNetwork
+from ..runtime import CompiledNetwork, LibraryMetadata
 from ..runtime.find_pictures import find_pictures
-from ..runtime.predictor import Failure, Predictor
-from ..runtime.results import PictureClasses, Result
+from ..runtime.predictor import Predictor, batch_of
 from .answer_files import SUFFIXES, AnswerFile, Gathered, open_answers
 from .interrupt import check_interrupt
-from .photograph import lines_of
-from .words import print_json_line, storable
+from .picture_work import PictureWork, Piece
+from .words import remark, storable
 
 _REPORT_SECONDS = 10.0
 
@@ -33,7 +32,8 @@ def means_many(inputs: Sequence[Path], output: Path | None) -> bool:
 
 
 def run_many(
-    network: CompiledNetwork,
+    network: CompiledNetwork | None,
+    metadata: LibraryMetadata,
     library: Path,
     inputs: Sequence[Path],
     *,
@@ -42,8 +42,13 @@ def run_many(
     draw: Path | None,
     score_threshold: float,
     as_json: bool,
+    ray: str | None = None,
 ) -> None:
     """Answer about all pictures.
+
+    Args:
+        network: the library, None where the machines of a cluster load it.
+        ray: the address of a Ray cluster that answers.
 
     Raises:
         UserError: nothing is meant, what is no picture is named, or pictures could not be read: all others are answered
@@ -54,53 +59,71 @@ def run_many(
         raise UserError(
             f"{arrays[0]} holds arrays, which are run one file at a time; name pictures, or that file alone"
         )
-    predictor = Predictor(network, top_k=top_k, score_threshold=score_threshold)
+    batch_of(metadata)
     if output is not None and output.suffix.lower() not in (*SUFFIXES, ".npz"):
         raise UserError(f"{output}: expected .npz, .jsonl, .csv or .parquet for the answers")
     gathered = Gathered()
     with contextlib.ExitStack() as stack:
         answers: AnswerFile | None = None
         if output is not None and output.suffix.lower() in SUFFIXES:
-            answers = stack.enter_context(open_answers(output, library, network.metadata, top_k))
+            answers = stack.enter_context(open_answers(output, library, metadata, top_k))
         left = [name for name in pictures if answers is None or name not in answers.done]
         folder = _Folder(draw) if draw is not None else None
-        failures: list[Failure] = []
-        for answer, name in _with_progress(predictor, left, quiet=output is None):
-            if isinstance(answer, Failure):
-                failures.append(answer)
-            elif folder is not None:
-                folder.save(answer, name)
+        work = PictureWork(
+            render=answers.render if answers is not None else None,
+            draws=folder is not None,
+            shows=output is None,
+            as_json=as_json,
+            keeps_outputs=output is not None and answers is None,
+            score_threshold=score_threshold,
+        )
+        settings: dict[str, Any] = {"top_k": top_k, "score_threshold": score_threshold}
+        pieces: Iterable[tuple[int, Piece]]
+        if ray is not None:
+            from ..ray.spread import spread
+
+            pieces = spread(library, left, work, address=ray, remark=remark, **settings)
+        else:
+            assert network is not None
+            stream = Predictor(network, **settings).stream(left)
+            pieces = ((number, work(number, answer)) for number, answer in enumerate(stream))
+        errors: list[str] = []
+        for number, piece in _with_progress(pieces, len(left), quiet=output is None):
+            if piece.error:
+                errors.append(piece.error)
+            if folder is not None and piece.drawn:
+                folder.save(piece.drawn, left[number])
             if answers is not None:
-                answers.write(answer, name)
-            elif output is not None and isinstance(answer, Result):
-                gathered.add(answer, name)
+                answers.add(piece.rendered)
             elif output is None:
-                _show(answer, name, as_json, score_threshold)
+                click.echo(piece.text)
+            elif not piece.error:
+                gathered.add(number, left[number], piece.outputs)
         if answers is not None:
             answers.finish()
-        elif output is not None and len(failures) < len(left):
+        elif output is not None and len(errors) < len(left):
             arrays_of_all = {key: storable(value) for key, value in gathered.arrays().items()}
             with atomic_write(output) as temporary, open(temporary, "wb") as file:
                 np.savez(file, **arrays_of_all)  # type: ignore[arg-type]
-    if failures:
-        others = f"; the other {len(left) - len(failures)} are answered" if len(left) > len(failures) else ""
-        raise UserError(f"{len(failures)} of {len(left)} pictures could not be read: {failures[0].error}{others}")
+    if errors:
+        others = f"; the other {len(left) - len(errors)} are answered" if len(left) > len(errors) else ""
+        raise UserError(f"{len(errors)} of {len(left)} pictures could not be read: {errors[0]}{others}")
 
 
-def _with_progress(predictor: Predictor, names: Sequence[str], quiet: bool) -> Iterator[tuple[Result | Failure, str]]:
+def _with_progress(pieces: Iterable[tuple[int, Piece]], count: int, quiet: bool) -> Iterator[tuple[int, Piece]]:
     console = Console(stderr=True)
     start = said = time.monotonic()
-    number = 0
+    done = 0
 
     def rate() -> str:
         seconds = time.monotonic() - start
-        return f"{number} of {len(names)} pictures in {seconds:.1f} s, {number / max(seconds, 1e-9):.1f} pictures/s"
+        return f"{done} of {count} pictures in {seconds:.1f} s, {done / max(seconds, 1e-9):.1f} pictures/s"
 
     with console.status("reading pictures") if console.is_terminal else contextlib.nullcontext() as status:
-        for answer, name in zip(predictor.stream(names), names, strict=True):
+        for entry in pieces:
             check_interrupt()
-            yield answer, name
-            number += 1
+            yield entry
+            done += 1
             now = time.monotonic()
             if status is not None:
                 status.update(rate())
@@ -108,27 +131,7 @@ def _with_progress(predictor: Predictor, names: Sequence[str], quiet: bool) -> I
                 said = now
                 click.echo(rate(), err=True)
     if not quiet:
-        click.echo(rate() if names else "all pictures are answered already")
-
-
-def _show(answer: Result | Failure, name: str, as_json: bool, score_threshold: float) -> None:
-    if as_json:
-        said: dict[str, Any] = {"error": str(answer.error)} if isinstance(answer, Failure) else answer.to_json()
-        print_json_line({"input": name, **said})
-        return
-    click.echo(name)
-    if isinstance(answer, Failure):
-        click.echo("  cannot be read")
-    elif isinstance(answer, PictureClasses):
-        width = max(len(entry.name) for entry in answer.classes)
-        for entry in answer.classes:
-            click.echo(f"  {entry.name:<{width}}  {entry.probability:7.2%}")
-    elif answer.metadata.task == "unknown":
-        for key, value in answer.outputs.items():
-            click.echo(f"  {key}: {value.dtype} {list(value.shape)}")
-    else:
-        for line in lines_of(answer, score_threshold):
-            click.echo(line)
+        click.echo(rate() if count else "all pictures are answered already")
 
 
 class _Folder:
@@ -144,7 +147,7 @@ class _Folder:
         self._path = path
         self._taken: set[str] = set()
 
-    def save(self, answer: Result, name: str) -> None:
+    def save(self, drawn: bytes, name: str) -> None:
         stem, number = Path(name).stem, 1
         free = stem
         while free in self._taken:
@@ -152,4 +155,4 @@ class _Folder:
             free = f"{stem}-{number}"
         self._taken.add(free)
         with atomic_write(self._path / f"{free}.png") as temporary:
-            answer.draw().save(temporary, format="PNG")
+            temporary.write_bytes(drawn)

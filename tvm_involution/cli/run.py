@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import UserError
 from ..files import atomic_write, check_apart
 from ..runtime import CompiledNetwork, load
+from ..runtime.library_file import read_metadata
 from ..runtime.results import softmax
 from .command import Command
 from .inputs import read_inputs
@@ -48,6 +49,7 @@ _BAR = 40
 @click.option(
     "--score-threshold", type=Number(0, 1), default=0.3, show_default=True, help="Objects below are left out."
 )
+@click.option("--ray", metavar="ADDRESS", help="Spread over this Ray cluster: HOST:PORT, or auto for this machine's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; of objects, in COCO's results format.")
 def run_command(
     library: Path,
@@ -57,6 +59,7 @@ def run_command(
     top_k: int,
     draw: Path | None,
     score_threshold: float,
+    ray: str | None,
     as_json: bool,
 ) -> None:
     """Run a compiled LIBRARY on pictures or an array.
@@ -74,17 +77,23 @@ def run_command(
       tvm-involution run rednet50.so --input photo.jpg
       tvm-involution run rednet50.so --input batch.npy --output logits.npz
       tvm-involution run rednet50.so --input photos --input 'more/**/*.png' --output answers.jsonl
+      tvm-involution run rednet50.so --input photos --output answers.jsonl --ray 10.0.0.1:6379
       tvm-involution run mask_rcnn.so --input photo.jpg --draw found.png
     """
     for written in (output, draw):
         check_apart(written, library, *inputs)
     if output is not None and draw is not None and output.resolve() == draw.resolve():
         raise UserError(f"--output and --draw are both {output}; name two files")
-    network = load(library, device)
-    warn_of_random_weights(network.metadata)
-    if means_many(inputs, output):
+    if ray is not None and device is not None:
+        raise UserError("--device and --ray: a machine of the cluster has the device that Ray gives it; leave out one")
+    # the machines of a cluster run what this one may lack the processor for
+    network = load(library, device) if ray is None else None
+    metadata = read_metadata(library) if network is None else network.metadata
+    warn_of_random_weights(metadata)
+    if network is None or means_many(inputs, output):
         run_many(
             network,
+            metadata,
             library,
             inputs,
             output=output,
@@ -92,6 +101,7 @@ def run_command(
             draw=draw,
             score_threshold=score_threshold,
             as_json=as_json,
+            ray=ray,
         )
         return
     arrays, photograph = read_inputs(network.metadata, inputs[0])

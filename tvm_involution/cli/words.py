@@ -76,9 +76,9 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=1))
 
 
-def print_json_line(data: Any) -> None:
-    """Print machine-readable output, on one line."""
-    click.echo(json.dumps(data))
+def remark(text: str) -> None:
+    """Say something on standard error that ends nothing."""
+    click.echo(f"tvm-involution: {text}", err=True)
 
 
 def storable(array: np.ndarray) -> np.ndarray:
@@ -121,8 +121,7 @@ def kernels_text(kernels: KernelCoverage) -> str:
 def warn_of_random_weights(metadata: LibraryMetadata) -> None:
     """Say on standard error that answers mean nothing, where nobody trained the weights."""
     if metadata.weights_are_random:
-        click.echo(
-            f"tvm-involution: warning: the weights of {metadata.name} are random, so its answers mean nothing; compile "
-            "it with --checkpoint",
-            err=True,
+        remark(
+            f"warning: the weights of {metadata.name} are random, so its answers mean nothing; compile it with "
+            "--checkpoint"
         )

@@ -16,11 +16,14 @@ from ..runtime.results import ClassMap, FoundObjects, Result, make_result
 
 
 class TorchModule:
-    """The network in torch, in float32; `disagreements` counts answers that differ, of `compared`.
+    """The network in torch, in float32.
 
     An answer is a picture's best class, a pixel's class, or the objects of a picture: their classes, and boxes that
     overlap by more than 0.9 of their union.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TorchModule, (self._metadata, self._threshold)  # it is built where it runs
 
     def __init__(self, metadata: LibraryMetadata, score_threshold: float) -> None:
         from ..frontend.network import resolve_network
@@ -45,10 +48,9 @@ class TorchModule:
             raise UserError(f"{metadata.name} was compiled from a program without its module; leave out --against")
         self._module = network.module.float()
         self._metadata, self._threshold = metadata, score_threshold
-        self.disagreements = self.compared = 0
 
-    def compare(self, answer: Result) -> None:
-        """Count what differs about one picture."""
+    def compare(self, answer: Result) -> tuple[int, int]:
+        """Return how many answers about a picture differ, and of how many."""
         import torch
 
         array, placement = prepare_picture(self._metadata, answer.picture)
@@ -58,15 +60,11 @@ class TorchModule:
         outputs = {spec.name: value.numpy() for spec, value in zip(self._metadata.outputs, values, strict=True)}
         told = make_result(self._metadata, outputs, answer.picture, placement, score_threshold=self._threshold)
         if isinstance(answer, ClassMap) and isinstance(told, ClassMap):
-            self.compared += answer.labels.size
-            self.disagreements += int((answer.labels != told.labels).sum())
-        elif isinstance(answer, FoundObjects) and isinstance(told, FoundObjects):
-            self.compared += 1
-            self.disagreements += not _same_objects(answer, told)
-        else:
-            name = self._metadata.outputs[0].name
-            self.compared += 1
-            self.disagreements += int(answer.outputs[name].argmax() != told.outputs[name].argmax())
+            return int((answer.labels != told.labels).sum()), answer.labels.size
+        if isinstance(answer, FoundObjects) and isinstance(told, FoundObjects):
+            return int(not _same_objects(answer, told)), 1
+        name = self._metadata.outputs[0].name
+        return int(answer.outputs[name].argmax() != told.outputs[name].argmax()), 1
 
 
 def _same_objects(ours: FoundObjects, theirs: FoundObjects) -> bool:

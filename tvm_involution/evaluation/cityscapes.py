@@ -46,7 +46,7 @@ class Cityscapes(DataSet):
                 return file
         raise UserError(f"{picture} has no labels in {truths}; expected {_EXPECTED}")
 
-    def add(self, number: int, answer: Result) -> None:
+    def measure(self, number: int, answer: Result) -> tuple[np.ndarray, np.ndarray]:
         assert isinstance(answer, ClassMap)
         truth = self._read(self._truth[number])
         if truth.shape != answer.labels.shape:
@@ -58,8 +58,11 @@ class Cityscapes(DataSet):
         if told.size and told.max() >= self._count:
             raise UserError(f"{self._truth[number]} has class {told.max()}, and the library {self._count} classes")
         hits, tolds, founds = (np.bincount(x, minlength=self._count) for x in (told[told == found], told, found))
-        self._intersections += hits
-        self._unions += tolds + founds - hits
+        return hits, tolds + founds - hits
+
+    def count(self, number: int, measured: tuple[np.ndarray, np.ndarray]) -> None:
+        self._intersections += measured[0]
+        self._unions += measured[1]
 
     def _read(self, file: Path) -> np.ndarray:
         """Return a file's numbers of classes in the order of the logits."""

@@ -45,8 +45,12 @@ class Coco(DataSet):
         self._kinds = {"box_ap": "bbox", **({"mask_ap": "segm"} if metadata.task == "instance_segmentation" else {})}
         self._results: list[dict[str, Any]] = []
 
-    def add(self, number: int, answer: Result) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_content": None, "_results": []}
+
+    def measure(self, number: int, answer: Result) -> list[dict[str, Any]]:
         assert isinstance(answer, FoundObjects)
+        results = []
         for found in answer.objects:
             x1, y1, x2, y2 = found.box
             entry: dict[str, Any] = {
@@ -59,7 +63,11 @@ class Coco(DataSet):
                 from pycocotools import mask
 
                 entry["segmentation"] = mask.encode(np.asfortranarray(found.mask, np.uint8))
-            self._results.append(entry)
+            results.append(entry)
+        return results
+
+    def count(self, number: int, measured: list[dict[str, Any]]) -> None:
+        self._results += measured
 
     def figures(self) -> dict[str, float]:
         from pycocotools.coco import COCO

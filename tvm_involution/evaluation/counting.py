@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..arguments import check_argument
 from ..errors import UserError
 from ..runtime import CompiledNetwork
+from ..runtime.library_file import read_metadata
 from ..runtime.predictor import Failure, Predictor
+from ..runtime.results import Result
 from ..zoo import list_models
 from .cityscapes import Cityscapes
 from .coco import Coco
@@ -22,6 +24,8 @@ from .imagenet import ImageNet
 
 if TYPE_CHECKING:
     import torch
+
+    from .against_torch import TorchModule
 
 DATA_SETS: dict[str, type[DataSet]] = {"imagenet": ImageNet, "coco": Coco, "cityscapes": Cityscapes}
 # mmdet's and mmseg's own: what a detector returns is counted, however unlikely
@@ -58,7 +62,9 @@ def evaluate(
     device: str | torch.device | None = None,
     limit: int | None = None,
     against: str | None = None,
+    ray: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    remark: Callable[[str], None] = lambda _: None,
 ) -> Evaluation:
     """Run a library on a data set and count how much is right.
 
@@ -67,11 +73,14 @@ def evaluate(
         data: `imagenet:DIR`, `coco:DIR` or `cityscapes:DIR`; see docs/evaluation.md for what lies there.
         limit: of how many pictures, the first; all by default.
         against: `torch` runs the module on the same pictures, too, and counts where the answers differ.
+        ray: address of a Ray cluster that runs the library, a file, on pictures that its machines see under the same
+            names; see `tvm_involution.ray`.
         progress: told the number of pictures done, and of all.
+        remark: told what happens to the cluster.
 
     Raises:
         UserError: a folder that is not laid out as expected, a library for something else, a picture that cannot be
-            read, or weights that torch needs and that are not there.
+            read, or weights that torch needs and that are not there; no cluster.
     """
     kind, _, folder = check_argument("evaluate: data", data, str).partition(":")
     if kind not in DATA_SETS or not folder:
@@ -80,8 +89,14 @@ def evaluate(
         raise UserError(f"limit must be at least 1, got {limit}")
     if against not in (None, "torch"):
         raise UserError(f"unknown peer {against!r:.80}; expected torch")
-    predictor = Predictor(library, device, score_threshold=_EVERYTHING)
-    metadata = predictor.network.metadata
+    if ray is None:
+        predictor = Predictor(library, device, score_threshold=_EVERYTHING)
+        metadata = predictor.network.metadata
+    else:
+        if isinstance(library, CompiledNetwork) or device is not None:
+            raise UserError("evaluate: machines of a cluster load the file of a library themselves; leave out device")
+        file = library
+        metadata = read_metadata(file)
     if metadata.task not in DATA_SETS[kind].tasks:
         raise UserError(
             f"{kind} is for {' or '.join(DATA_SETS[kind].tasks)}, and {metadata.name} is for {metadata.task}"
@@ -93,13 +108,19 @@ def evaluate(
 
         peer = TorchModule(metadata, _EVERYTHING)
     start = time.monotonic()
-    for number, answer in enumerate(predictor.stream(answers.pictures)):
-        if isinstance(answer, Failure):
-            raise answer.error  # a figure without it would be another
-        answers.add(number, answer)
-        if peer is not None:
-            peer.compare(answer)
-        progress(number + 1, len(answers.pictures))
+    work = _Work(answers, peer)
+    measured: Iterable[tuple[int, tuple[Any, tuple[int, int]]]]
+    if ray is None:
+        measured = ((number, work(number, answer)) for number, answer in enumerate(predictor.stream(answers.pictures)))
+    else:
+        from ..ray.spread import spread
+
+        measured = spread(file, answers.pictures, work, address=ray, remark=remark, score_threshold=_EVERYTHING)
+    disagreements = compared = 0
+    for done, (number, (counts, (differ, of))) in enumerate(measured, 1):
+        answers.count(number, counts)
+        disagreements, compared = disagreements + differ, compared + of
+        progress(done, len(answers.pictures))
     figures = answers.figures()
     published = next((spec.published for spec in list_models() if spec.name == metadata.name), {})
     return Evaluation(
@@ -109,7 +130,20 @@ def evaluate(
         figures=figures,
         published={name: published[name] for name in figures if name in published},
         weights=metadata.weights_origin,
-        compared=peer.compared if peer else None,
-        disagreements=peer.disagreements if peer else None,
+        compared=compared if peer else None,
+        disagreements=disagreements if peer else None,
         seconds=round(time.monotonic() - start, 3),
     )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is made of an answer where the library runs."""
+
+    data: DataSet
+    peer: TorchModule | None
+
+    def __call__(self, number: int, answer: Result | Failure) -> tuple[Any, tuple[int, int]]:
+        if isinstance(answer, Failure):
+            raise answer.error  # a figure without it would be another
+        return self.data.measure(number, answer), (0, 0) if self.peer is None else self.peer.compare(answer)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every data set does: name its pictures, take answers, and say what share of them is right."""
+"""What every data set does: name its pictures, measure and count answers, and say what share of them is right."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DataSet(ABC):
     """Pictures with known answers.
 
     Attributes:
-        pictures: their files, in the order in which `add` gets the answers.
+        pictures: their files, in by which `add` numbers the answers.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -32,9 +32,20 @@ class DataSet(ABC):
             UserError: the folder is not laid out as expected, or its classes are not the library's.
         """
 
-    @abstractmethod
     def add(self, number: int, answer: Result) -> None:
         """Take the answer about the picture `number`."""
+        self.count(number, self.measure(number, answer))
+
+    @abstractmethod
+    def measure(self, number: int, answer: Result) -> Any:
+        """Return what counts of the answer about the picture `number`, little as it is.
+
+        The library may have run elsewhere: so the data set can be pickled, and nothing is kept here.
+        """
+
+    @abstractmethod
+    def count(self, number: int, measured: Any) -> None:
+        """Take what `measure` returned."""
 
     @abstractmethod
     def figures(self) -> dict[str, float]:

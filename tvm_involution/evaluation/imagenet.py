@@ -62,10 +62,13 @@ class ImageNet(DataSet):
             )
         return [(picture, i) for i, name in enumerate(names) for picture in find_pictures([root / name])]
 
-    def add(self, number: int, answer: Result) -> None:
+    def measure(self, number: int, answer: Result) -> int:
         logits = np.asarray(answer.outputs[answer.metadata.outputs[0].name], np.float64)[0]
         best = np.argsort(-logits, kind="stable")
-        self._ranks[number] = int(np.flatnonzero(best == self._answers[number])[0])
+        return int(np.flatnonzero(best == self._answers[number])[0])
+
+    def count(self, number: int, measured: int) -> None:
+        self._ranks[number] = measured
 
     def figures(self) -> dict[str, float]:
         return {f"top{k}": float(100 * (self._ranks < k).mean()) for k in (1, 5)}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +17,11 @@ from PIL import Image
 from ..arguments import check_argument
 from ..errors import UserError
 from .find_pictures import find_pictures
+from .metadata import LibraryMetadata
 from .network import CompiledNetwork, load
 from .placement import Placement
 from .prepare import prepare_picture
-from .preprocessing import read_picture
+from .preprocessing import decode_picture, read_picture
 from .results import Result, make_result
 
 if TYPE_CHECKING:
@@ -34,6 +36,22 @@ class Failure:
 
     source: str | None
     error: UserError
+
+
+def batch_of(metadata: LibraryMetadata) -> int:
+    """Return how many pictures a library is best given in a call.
+
+    Raises:
+        UserError: it takes no pictures, or mixes those of a batch.
+    """
+    if metadata.preprocessing is None:
+        raise UserError(
+            f"{metadata.name} does not say how to prepare a picture; compile it with --preprocessing, or give it "
+            "arrays as `load` does"
+        )
+    if metadata.mixed_by and 1 not in metadata.batch_sizes:
+        raise UserError(f"{metadata.name} mixes the pictures of a batch; compile it for batch 1")
+    return 1 if metadata.mixed_by else metadata.batch_sizes[-1]
 
 
 @dataclass(frozen=True)
@@ -74,14 +92,7 @@ class Predictor:
         library = check_argument("Predictor: library", library, str | os.PathLike | CompiledNetwork)
         self.network = library if isinstance(library, CompiledNetwork) else load(library, device)
         metadata = self.network.metadata
-        if metadata.preprocessing is None:
-            raise UserError(
-                f"{metadata.name} does not say how to prepare a picture; compile it with --preprocessing, or give it "
-                "arrays as `load` does"
-            )
-        if metadata.mixed_by and 1 not in metadata.batch_sizes:
-            raise UserError(f"{metadata.name} mixes the pictures of a batch; compile it for batch 1")
-        default = 1 if metadata.mixed_by else metadata.batch_sizes[-1]
+        default = batch_of(metadata)
         self.batch: int = default if batch is None else check_argument("Predictor: batch", batch, int)
         self.top_k: int = check_argument("Predictor: top_k", top_k, int)
         self.score_threshold: float = check_argument("Predictor: score_threshold", score_threshold, float)
@@ -94,8 +105,8 @@ class Predictor:
         """Answer about one picture, or about several.
 
         Args:
-            pictures: a picture's file, a PIL picture or an array (H, W, 3), (H, W, 4) or (H, W) uint8; or a folder or a
-                pattern such as `photos/*.jpg`, or a list of any of these.
+            pictures: a picture's file or its bytes, a PIL picture or an array (H, W, 3), (H, W, 4) or (H, W) uint8; or
+                a folder or a pattern such as `photos/*.jpg`, or a list of any of these.
 
         Returns:
             A `Result` for one picture, a list of them, in order, for a folder, a pattern or a list.
@@ -124,7 +135,7 @@ class Predictor:
         Pictures are read a few batches ahead, in threads, while the library runs.
 
         Args:
-            pictures: files, PIL pictures or arrays, as for a call.
+            pictures: files, bytes, PIL pictures or arrays, as for a call.
         """
         decoders = min(_MOST_DECODERS, len(os.sched_getaffinity(0)))
         ahead = 2 * self.batch + decoders
@@ -189,6 +200,8 @@ def _of_picture(spec: Any, output: np.ndarray, number: int) -> np.ndarray:
 
 def _as_picture(entry: Any) -> Image.Image:
     """Return a picture in memory in RGB."""
+    if isinstance(entry, (bytes, bytearray, memoryview)):
+        return decode_picture(io.BytesIO(entry), "a picture's bytes")
     if isinstance(entry, Image.Image):
         if 0 in entry.size:
             raise UserError("a picture has no pixels")
@@ -201,4 +214,4 @@ def _as_picture(entry: Any) -> Image.Image:
                 f"{list(entry.shape)}; what is prepared already goes to what `load` returns"
             )
         return Image.fromarray(entry).convert("RGB")
-    raise UserError(f"a picture must be a file, a PIL picture or an array, got {type(entry).__name__}")
+    raise UserError(f"a picture must be a file or its bytes, a PIL picture or an array, got {type(entry).__name__}")

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -38,8 +39,16 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         UserError: missing, no picture that Pillow reads, or one whose range of values is not known.
     """
-    file = Path(path)
-    check_input_file(file)
+    check_input_file(Path(path))
+    return decode_picture(Path(path), os.fspath(path))
+
+
+def decode_picture(file: Path | BinaryIO, name: str) -> Image.Image:
+    """Return the picture of an open file, as `read_picture`; `name` is for messages.
+
+    Raises:
+        UserError: as `read_picture`.
+    """
     Image.init()
     try:
         formats = [name for name in _FORMATS if name in Image.OPEN]
@@ -55,13 +64,13 @@ def read_picture(path: str | os.PathLike[str]) -> Image.Image:
                 return picture
             turned = ImageOps.exif_transpose(picture)
             if turned.mode in _DEEP:
-                return _to_8_bits(file, turned, picture.format)
+                return _to_8_bits(name, turned, picture.format)
             return turned.convert("RGB")
     except UserError:
         raise
     except Exception as error:  # decoders raise whatever damaged data leads them to
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{file} is no picture that can be read ({reason}); expected JPEG, PNG or the like") from error
+        raise UserError(f"{name} is no picture that can be read ({reason}); expected JPEG, PNG or the like") from error
 
 
 def check_input_file(file: Path) -> None:
@@ -115,18 +124,18 @@ def _quiet_tiff() -> Iterator[None]:
 _DEEP = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-def _to_8_bits(file: Path, picture: Image.Image, form: str | None) -> Image.Image:
+def _to_8_bits(name: str, picture: Image.Image, form: str | None) -> Image.Image:
     """Return a grey picture of more than 8 bits in RGB."""
     values = np.asarray(picture)
     if picture.mode == "F":
         if not (values.min() >= 0 and values.max() <= 1):
             raise UserError(
-                f"{file} holds floating-point values from {values.min():g} to {values.max():g}; expected 0 to 1: scale "
+                f"{name} holds floating-point values from {values.min():g} to {values.max():g}; expected 0 to 1: scale "
                 "them, or save it with 8 bits"
             )
         scaled = values * 255
     elif picture.mode == "I" and form != "PNG":
-        raise UserError(f"{file} holds values of 32 bits, whose range is not known; save it with 8 or 16 bits")
+        raise UserError(f"{name} holds values of 32 bits, whose range is not known; save it with 8 or 16 bits")
     else:
         scaled = values / 257
     return Image.fromarray(np.rint(scaled).astype(np.uint8)).convert("RGB")
