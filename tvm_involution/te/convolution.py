@@ -100,18 +100,16 @@ def conv2d_packed(
     kernel_size: Sequence[int] | None = None,
     groups: Size = 1,
     strip: Size = 1,
-    pad_value: int = 0,
 ) -> te.Tensor:
     """Convolve; sums are kept in float32 for the half types, in int32 for bytes.
 
     Args:
         x: (N, H, W, I); or (N, D, H, W, I), with a number more for each axis in the arguments.
         weight: from `pack_weight`, of at least `out_channels`; with groups from `pack_grouped_weight`.
-        padding: what is added before each axis, then behind each: (top, left, bottom, right).
+        padding: zeros added before each axis, then behind each: (top, left, bottom, right).
         out_dtype: that of x by default.
         kernel_size: needed in three dimensions, where the packed weight does not tell it.
         strip: rows of sums are filled up to a multiple of so many pixels, which a schedule can take together.
-        pad_value: what padding consists of: the number that stands for zero in quantized x.
 
     Returns:
         (N, OH, OW, out_channels) or (N, OD, OH, OW, out_channels). Blocks: `pad_temp` where there is padding (of
@@ -155,7 +153,7 @@ def conv2d_packed(
             for place, first, extent in zip(pixel, before, size, strict=True):
                 inside += [place >= first, place < first + extent]
             inner = [place - first for place, first in zip(pixel, before, strict=True)]
-            return tirx.if_then_else(tirx.all(*inside, c < in_channels), x(b, *inner, c), tirx.const(pad_value, x.dtype))
+            return tirx.if_then_else(tirx.all(*inside, c < in_channels), x(b, *inner, c), tirx.const(0, x.dtype))
 
         source = te.compute((n, *padded_size, padded_channels), padded, name=Block.PADDED, tag="injective,pad")
     window = [

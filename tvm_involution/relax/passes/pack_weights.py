@@ -83,11 +83,12 @@ class PackWeights:
         return graph.builder.call_te(
             conv2d_packed,
             call.args[0],
-            relax.const(packed_weight(self.target, array, str(call.ty.dtype))),
+            relax.const(packed_weight(self.target, array, str(weight.ty.dtype))),
             out_channels=array.shape[0],
             stride=stride,
             padding=padding,
             dilation=dilation,
+            out_dtype="int32" if str(weight.ty.dtype) == "int8" else None,
             kernel_size=kernel_size,
             strip=self._strip(call) if hint == "conv2d" else 1,
             primfunc_name_hint=hint,
