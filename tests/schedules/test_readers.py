@@ -39,19 +39,19 @@ def image(dtype: str = "float32") -> te.Tensor:
 
 @pytest.mark.parametrize("pairs", [False, True])
 def test_packed(pairs):
-    weight = pack_weight(np.ones((48, 24, 3, 3), np.float32), LANES, pairs)
+    weight = pack_weight(np.ones((48, 24, 3, 3), np.float32), LANES, 2 if pairs else 1)
     found = packed_weight(block_of(Block.CONV2D, image(), weight, lambda x, w: conv2d_packed(x, w, 48)))
     assert (found.packs, found.steps, found.lanes, found.values) == (3, 24 // (1 + pairs), LANES, 1 + pairs)
-    assert found.paired is pairs and found.pack_bytes == 9 * 24 * LANES * 4
+    assert found.values == (2 if pairs else 1) and found.pack_bytes == 9 * 24 * LANES * 4
 
 
 def test_winograd_and_strassen():
     weight = pack_winograd_weight(np.ones((48, 24, 3, 3), np.float32), 4, LANES)
     found = packed_weight(block_of(Block.WINOGRAD, image(), weight, lambda x, w: conv2d_winograd(x, w, 48)))
-    assert (found.packs, found.steps, found.lanes, found.paired) == (3, 24, LANES, False)
+    assert (found.packs, found.steps, found.lanes, found.values) == (3, 24, LANES, 1)
     weight = pack_strassen_weight(np.ones((64, 24, 1, 1), np.float32), LANES)
     found = packed_weight(block_of(Block.STRASSEN, image(), weight, conv2d_strassen))
-    assert (found.packs, found.steps, found.lanes, found.paired) == (2, 12, LANES, False)
+    assert (found.packs, found.steps, found.lanes, found.values) == (2, 12, LANES, 1)
 
 
 @pytest.mark.parametrize(

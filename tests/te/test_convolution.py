@@ -49,7 +49,7 @@ def test_convolution(rng, case, epilogue, dtype, rule):
     ).permute(0, 2, 3, 1)
     bias = as_dtype(rng.standard_normal((1, 1, 1, o)), dtype)
     residual = as_dtype(rng.standard_normal(tuple(expected.shape)), dtype)
-    arrays = [x, pack_weight(weight, max(lanes, 16) if pairs else lanes, bool(pairs))]
+    arrays = [x, pack_weight(weight, max(lanes, 16) if pairs else lanes, 2 if pairs else 1)]
     if epilogue:
         expected = (expected + torch.from_numpy(bias.astype(np.float64) + residual.astype(np.float64))).relu()
         arrays += [bias, residual]
@@ -80,7 +80,7 @@ def test_linear_of_pairs(rng, inputs, rule):
     if rule:
         skip_without_dot_bf16()
     x, weight = (as_dtype(rng.standard_normal(shape), "bfloat16") for shape in ((3, inputs), (33, inputs)))
-    packed = pack_weight(weight[:, :, None, None], 16, pairs=True)
+    packed = pack_weight(weight[:, :, None, None], 16, values=2)
     actual = run_expression(lambda a, b: matmul_packed(a, b, 33), [x, packed], "bfloat16", rule)
     assert relative_norm(actual, x.astype(np.float64) @ weight.astype(np.float64).T) < TOLERANCE["bfloat16"]
 

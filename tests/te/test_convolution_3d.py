@@ -53,7 +53,7 @@ def test_packed(rng, case, rule):
     for dtype in ("float32", str(rng.choice(["float16", "bfloat16"]))):
         x, weight, expected = make_case(rng, case, dtype)
         pairs = dtype == "bfloat16" and not rule
-        packed = pack_weight(weight, 16, pairs)
+        packed = pack_weight(weight, 16, 2 if pairs else 1)
         actual = run_expression(
             lambda x, w: conv2d_packed(x, w, case[2], *case[5:], kernel_size=case[4]), [x, packed], dtype, rule
         )

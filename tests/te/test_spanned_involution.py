@@ -55,7 +55,7 @@ class Program:
             # what lies behind the kernel must not matter
             behind = np.full((1, 1, 1, -spanned % lanes), np.nan, bias.dtype)
             bias = np.concatenate([bias, behind], axis=3)
-        self.arrays = [x, hidden, pack_weight(weight, lanes, pairs), bias, scale]
+        self.arrays = [x, hidden, pack_weight(weight, lanes, 2 if pairs else 1), bias, scale]
         inputs = [te.placeholder(array.shape, str(array.dtype), f"in{i}") for i, array in enumerate(self.arrays)]
         out = spanned_involution2d(*inputs[:4], k, stride, (k - 1) // 2, 1, inner, groups)
         self.func = te.create_prim_func([*inputs, topi.nn.relu(topi.multiply(out, inputs[4]))])

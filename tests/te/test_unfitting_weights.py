@@ -24,7 +24,7 @@ def _picture(channels: int, side: int = 8) -> te.Tensor:
 
 PACKED = {
     "conv2d_packed": (_like(ti.te.pack_weight(WEIGHT, 16)), {}),
-    "conv2d_packed, pairs": (_like(ti.te.pack_weight(WEIGHT, 16, pairs=True)), {}),
+    "conv2d_packed, pairs": (_like(ti.te.pack_weight(WEIGHT, 16, values=2)), {}),
     "conv2d_packed, groups": (_like(ti.te.pack_grouped_weight(WEIGHT[:, :16], 2, 8)), {"groups": 2}),
     "conv2d_winograd": (_like(ti.te.pack_winograd_weight(WEIGHT, 4, 16)), {}),
 }

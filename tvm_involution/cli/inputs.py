@@ -14,7 +14,7 @@ from ..runtime.arrays import numpy_dtype
 from ..runtime.placement import Placement
 from ..runtime.prepare import prepare_picture
 from ..runtime.preprocessing import read_picture
-from .array_file import read_array, read_arrays
+from ..runtime.array_file import read_array, read_arrays
 
 
 @dataclass(frozen=True)

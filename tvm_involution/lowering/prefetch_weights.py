@@ -56,6 +56,6 @@ def _next_lines(sums: Nest, weight: PackedWeight, inner: tuple[tirx.For, ...]) -
     prefetches = []
     for pack, *rest in turns(point, inner, moving(inner, point[1:])):
         for lane in range(0, weight.lanes, max(1, lanes)):
-            indices = [pack + 1, *rest, tirx.const(lane, "int64"), *([0] * weight.paired)]
+            indices = [pack + 1, *rest, tirx.const(lane, "int64"), *([0] * (weight.values > 1))]
             prefetches.append(prefetch(weight.buffer, indices, LEVEL_2))
     return prefetches

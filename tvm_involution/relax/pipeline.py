@@ -25,6 +25,7 @@ from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
 from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
+from .passes.pool_bytes import PoolBytes
 from .passes.picture_by_picture import PictureByPicture
 from .passes.sink_reshapes import SinkReshapes
 from .passes.sink_transposes import SinkTransposes
@@ -93,6 +94,8 @@ def phases(
                 # wants whole operators, whose bytes it counts
                 PictureByPicture(target),
                 relax.transform.CanonicalizeBindings(),
+                # joins what is quantized to the sums of its windows
+                PoolBytes(),
                 # takes span convolutions before PackWeights does
                 FuseKernelGeneration(target, tf32),
                 # the special convolutions before PackWeights, which takes all

@@ -18,6 +18,8 @@ from ..schema import decode
 FORMAT = 2
 DTYPES = ("float32", "float16", "bfloat16")
 """what a library may compute in"""
+INT8 = "int8"
+"""a library that was quantized: inputs and outputs are float32"""
 BATCH = "batch"
 """the entry of a shape that is the batch; `K*batch` is K times as large"""
 UNKNOWN = "?"
@@ -182,6 +184,25 @@ class KernelCoverage:
 
 
 @dataclass(frozen=True)
+class QuantizedLayer:
+    """A convolution of a network that was compiled in int8."""
+
+    number: int
+    """among the network's convolutions, in their order"""
+    layer: str
+    """window, input and output channels, pixels of the result"""
+    range_by: str
+    """how the range of its input was chosen: `minmax`, `percentile` or `mse`"""
+    scale: float
+    """an input is `scale * (byte - zero)`"""
+    zero: int
+    decibels: float
+    """signal to noise behind it, with input and weight quantized, on a calibration picture"""
+    kept_because: str
+    """why it stayed in float32; empty where it did not"""
+
+
+@dataclass(frozen=True)
 class LibraryMetadata:
     """Everything a library says about itself; stored as JSON at its end (`library_file`)."""
 
@@ -219,6 +240,8 @@ class LibraryMetadata:
     weights: tuple[WeightSpec, ...] = ()
     """what each function takes behind its inputs, one behind the other in the file; a GPU's library has them in the
     executable"""
+    quantized: tuple[QuantizedLayer, ...] = ()
+    """of a network in int8, its convolutions"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT
@@ -284,8 +307,8 @@ def _problems(metadata: LibraryMetadata) -> Iterator[str]:
         yield "batch_sizes must ascend"
     elif metadata.batch_sizes[0] < 1:
         yield "batch_sizes must be positive"
-    if metadata.dtype not in DTYPES:
-        yield f"dtype must be one of {', '.join(DTYPES)}"
+    if metadata.dtype not in (*DTYPES, INT8):
+        yield f"dtype must be one of {', '.join((*DTYPES, INT8))}"
     if metadata.device_type not in ("cpu", "cuda"):
         yield "device_type must be cpu or cuda"
     if not isinstance(metadata.target.get("kind"), str):

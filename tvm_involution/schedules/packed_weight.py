@@ -16,9 +16,9 @@ from .rule import largest_divisor
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight (packs, rows, columns, steps, lanes), or with pairs of input channels (packs, ..., lanes, 2).
+    """A weight (packs, rows, columns, steps, lanes), or with 2 or 4 input channels at a time (packs, ..., lanes, 2).
 
-    A computed one (`te/matmul.py`) has no pairs, and the axes of a batch before these. Rows and columns are those of a
+    A computed one (`te/matmul.py`) has one at a time, and the axes of a batch before these. Rows and columns are those of a
     window, of Winograd's tiles or Strassen's factors.
     """
 
@@ -46,19 +46,17 @@ class PackedWeight:
         return int(self.buffer.shape[self._last])
 
     @property
-    def paired(self) -> bool:
-        """Whether a step has two input channels side by side, for dot products."""
-        return int(self.buffer.shape[-1]) == 2  # a vector has more lanes
-
-    @property
     def _last(self) -> int:
         """The axis of lanes."""
-        return len(self.buffer.shape) - (2 if self.paired else 1)
+        return len(self.buffer.shape) - (2 if self.values > 1 else 1)
 
     @property
     def values(self) -> int:
-        """Numbers of a step and output channel."""
-        return 2 if self.paired else 1
+        """Input channels of a step that lie side by side, for dot products."""
+        last = int(self.buffer.shape[-1])
+        if str(self.buffer.dtype) == "int8":
+            return last if len(self.buffer.shape) == 6 else 1
+        return 2 if last == 2 else 1  # a vector has more lanes
 
     @property
     def pack_bytes(self) -> int:

@@ -167,7 +167,22 @@ def fuse_epilogue(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:
     for follower in following:
         if follower is not ends[0]:
             sch.compute_inline(follower)
+    if ends:
+        _inline_beside(sch, ends[0], {sch.get(other).name_hint for other in (block, *_leading(sch, block))})
     return ends[0] if ends else block
+
+
+def _leading(sch: s_tir.Schedule, block: SBlockRV) -> list[SBlockRV]:
+    """Return every block that `block` reads, directly or not."""
+    return [led for producer in sch.get_producers(block) for led in (producer, *_leading(sch, producer))]
+
+
+def _inline_beside(sch: s_tir.Schedule, epilogue: SBlockRV, known: set[str]) -> None:
+    """Inline what the epilogue reads beside the sums: the numbers that a quantized residual stands for."""
+    for producer in sch.get_producers(epilogue):
+        if sch.get(producer).name_hint not in known and is_spatial(sch, producer):
+            _inline_beside(sch, producer, known)
+            sch.compute_inline(producer)
 
 
 def fuse_or_copy(sch: s_tir.Schedule, block: SBlockRV) -> SBlockRV | None:

@@ -5,7 +5,9 @@ from tvm import te
 
 
 def accumulator_dtype(dtype: str) -> str:
-    """Return `"float32"` for the half types, else `dtype` itself."""
+    """Return `"float32"` for the half types, `"int32"` for bytes, else `dtype` itself."""
+    if str(dtype) in ("int8", "uint8"):
+        return "int32"
     return "float32" if str(dtype) in ("float16", "bfloat16") else str(dtype)
 
 

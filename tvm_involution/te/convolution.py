@@ -17,27 +17,29 @@ from .checks import check_array, check_dtype, check_out_channels, check_rank, ch
 
 
 @checked
-def pack_weight(weight: np.ndarray, lanes: Size, pairs: bool = False) -> np.ndarray:
+def pack_weight(weight: np.ndarray, lanes: Size, values: Size = 1) -> np.ndarray:
     """Pack a convolution's weight so that `lanes` output channels lie side by side.
 
     Args:
         weight: (O, I, KH, KW), or (O, I, KD, KH, KW), whose planes are packed as one behind the other: KD*KH rows.
         lanes: width of a pack; O is padded with zeros to a multiple of it.
-        pairs: let two input channels lie side by side inside that, for dot products of half types.
+        values: input channels that lie side by side inside that, for dot products: two of half types, four of bytes.
 
     Returns:
-        (ceil(O / lanes), KH, KW, I, lanes), with pairs (ceil(O / lanes), KH, KW, ceil(I / 2), lanes, 2), contiguous.
+        (ceil(O / lanes), KH, KW, I, lanes), with several values (ceil(O / lanes), KH, KW, ceil(I / values), lanes,
+        values), contiguous.
     """
     check_array("weight", weight, 4, 5)
     o, i, *_, kw = weight.shape
     weight = weight.reshape(o, i, -1, kw)
     kh = weight.shape[2]
     packs = -(-o // lanes)
-    inputs = -(-i // 2) * 2 if pairs else i
+    inputs = -(-i // values) * values
     padded = np.zeros((packs * lanes, inputs, kh, kw), weight.dtype)
     padded[:o, :i] = weight
-    if pairs:
-        return np.ascontiguousarray(padded.reshape(packs, lanes, inputs // 2, 2, kh, kw).transpose(0, 4, 5, 2, 1, 3))
+    if values > 1:
+        split = padded.reshape(packs, lanes, inputs // values, values, kh, kw)
+        return np.ascontiguousarray(split.transpose(0, 4, 5, 2, 1, 3))
     return np.ascontiguousarray(padded.reshape(packs, lanes, i, kh, kw).transpose(0, 3, 4, 2, 1))
 
 
@@ -99,7 +101,7 @@ def conv2d_packed(
     groups: Size = 1,
     strip: Size = 1,
 ) -> te.Tensor:
-    """Convolve; sums are kept in float32 for the half types.
+    """Convolve; sums are kept in float32 for the half types, in int32 for bytes.
 
     Args:
         x: (N, H, W, I); or (N, D, H, W, I), with a number more for each axis in the arguments.
@@ -227,19 +229,19 @@ def _check_inputs(weight: te.Tensor, seen: int, in_channels: int, out_channels: 
     """Check that each pack of `weight` sees what it must of the input channels of x."""
     if in_channels % groups or out_channels % groups:
         raise UserError(f"groups must divide x's {in_channels} channels and the {out_channels} wanted, got {groups}")
-    pairs = len(weight.shape) == 6
+    values = int(weight.shape[5]) if len(weight.shape) == 6 else 1
     wanted = inputs_of_packs(out_channels, in_channels // groups, groups, int(weight.shape[4]))
-    if seen != wanted + (wanted % 2 if pairs else 0):
+    if seen != -(-wanted // values) * values:
         raise UserError(
             f"weight's shape {shape_text(weight)} does not fit x's {in_channels} channels in {groups} groups"
         )
 
 
 def _channel_axes(weight: te.Tensor) -> list[tirx.IterVar]:
-    """Return the axes over the input channels: one, or with pairs two."""
+    """Return the axes over the input channels: one, or with several side by side two."""
     axes = [te.reduce_axis((0, int(weight.shape[3])), "ic")]
     if len(weight.shape) == 6:
-        axes.append(te.reduce_axis((0, int(weight.shape[5])), "pair"))
+        axes.append(te.reduce_axis((0, int(weight.shape[5])), "value"))
     return axes
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel generation and aggregation in bfloat16 by dot products of two: neighbouring taps of a row in one instruction.
 
+Quantized pixels are aggregated so too: a byte is a whole number that bfloat16 holds exactly.
+
 A CPU's dot product of bfloat16 adds two products to each sum. The pair is two neighbouring columns of the window, so
 two neighbouring pixels of a channel lie side by side, the left one in the lower half of 32 bits, and rows of the window
 have an even number of taps, where need be with a zero.
@@ -25,7 +27,7 @@ CHANNELS = 16
 
 @checked
 def pack_paired_span(
-    weight: np.ndarray, bias: np.ndarray, kernel_size: Pair, lanes: Size
+    weight: np.ndarray, bias: np.ndarray, kernel_size: Pair, lanes: Size, values: Size = 2
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pack the span convolution's weight and bias for `paired_spanned_involution2d`.
 
@@ -33,9 +35,10 @@ def pack_paired_span(
         weight: W2 (G*KH*KW, R, 1, 1).
         bias: (G*KH*KW,), of any dtype.
         lanes: width of a pack.
+        values: as of `pack_weight`.
 
     Returns:
-        The weight as from `pack_weight` with pairs and the bias (1, 1, 1, L) in float32, L whole packs: both with
+        The weight as from `pack_weight` and the bias (1, 1, 1, L) in float32, L whole packs: both with
         rows of the window filled up to an even number of taps.
     """
     kernel_h, kernel_w = as_pair("kernel_size", kernel_size, 1)
@@ -46,7 +49,7 @@ def pack_paired_span(
         rows = np.pad(rows, ((0, 0), (0, kernel_w % 2), *[(0, 0)] * (values.ndim - 1)))
         return rows.reshape(-1, *values.shape[1:])
 
-    packed = pack_weight(even_rows(weight), lanes, pairs=True)
+    packed = pack_weight(even_rows(weight), lanes, values)
     wide = even_rows(bias.astype("float32"))
     return packed, np.pad(wide, (0, packed.shape[0] * lanes - len(wide))).reshape(1, 1, 1, -1)
 
@@ -62,16 +65,18 @@ def paired_spanned_involution2d(
     stride: Pair = 1,
     padding: Pair = 0,
     dilation: Pair = 1,
+    span_scale: te.Tensor | None = None,
 ) -> te.Tensor:
     """`spanned_involution2d` in bfloat16, of which the kernel is rounded, too; sums are float32.
 
     Args:
-        x: (N, H, W, C) in bfloat16; a group's channels are a multiple of 16.
-        hidden: (N, OH, OW, R) in bfloat16.
-        span_weight: W2 from `pack_paired_span`, as is span_bias.
+        x: (N, H, W, C) in bfloat16, or quantized in uint8 with 0 for zero; a group's channels are a multiple of 16.
+        hidden: (N, OH, OW, R), of the dtype of x.
+        span_weight: W2 from `pack_paired_span`, as is span_bias; for uint8 in int8.
+        span_scale: for uint8, what the sums of the span are multiplied with, laid out as span_bias.
 
     Returns:
-        (N, OH, OW, C) in bfloat16. Blocks: `conv2d`, `conv2d_out`, `kernel` (whole packs), `pad_temp` (pairs of
+        (N, OH, OW, C) in bfloat16; for uint8 the sums of x as it is, in float32. Blocks: `conv2d`, `conv2d_out`, `kernel` (whole packs), `pad_temp` (pairs of
         padded pixels in uint32; of every other pixel where the stride is even), `involution2d` over KH rows and
         ceil(KW / 2) pairs, `involution2d_cast`.
 
@@ -83,11 +88,14 @@ def paired_spanned_involution2d(
     pad_h, pad_w = as_pair("padding", padding, 0)
     for name, tensor in (("x", x), ("hidden", hidden), ("span_bias", span_bias)):
         check_rank(name, tensor, 4)
-    check_rank("span_weight", span_weight, 6)
+    quantized = str(x.dtype) == "uint8"
+    check_rank("span_weight", span_weight, *((5, 6) if quantized else (6,)))
+    if quantized != (span_scale is not None):
+        raise UserError("span_scale is for x in uint8, which needs it")
     n, height, width, channels = (int(d) for d in x.shape)
-    if dilation_w != 1 or channels % (groups * CHANNELS) or str(x.dtype) != "bfloat16":
+    if dilation_w != 1 or channels % (groups * CHANNELS) or str(x.dtype) not in ("bfloat16", "uint8"):
         raise UserError(
-            f"pairs need bfloat16, neighbouring columns and groups of a multiple of {CHANNELS} channels, "
+            f"pairs need bfloat16 or uint8, neighbouring columns and groups of a multiple of {CHANNELS} channels, "
             f"got {x.dtype}, dilation {dilation}, {channels} channels in {groups} groups"
         )
     out_h = involution2d_output_size(height, kernel_h, stride_h, pad_h, dilation_h)
@@ -99,10 +107,15 @@ def paired_spanned_involution2d(
     if spanned < groups * kernel_h * pairs * 2:
         raise UserError(f"span_bias's {spanned} taps are fewer than {groups} groups of {kernel_h}x{pairs * 2}")
 
-    span = conv2d_packed(hidden, span_weight, spanned, out_dtype="float32")
-    kernel = te.compute(
-        span.shape, lambda b, i, j, k: (span[b, i, j, k] + span_bias[0, 0, 0, k]).astype(x.dtype), name=Block.KERNEL
-    )
+    span = conv2d_packed(hidden, span_weight, spanned, out_dtype="int32" if quantized else "float32")
+
+    def tap_value(b, i, j, k):
+        value = span[b, i, j, k]
+        if span_scale is not None:
+            value = value.astype("float32") * span_scale[0, 0, 0, k]
+        return (value + span_bias[0, 0, 0, k]).astype("bfloat16")
+
+    kernel = te.compute(span.shape, tap_value, name=Block.KERNEL)
 
     def padded(b, row, column, c):
         row, column = row - pad_h, column - pad_w
@@ -127,7 +140,7 @@ def paired_spanned_involution2d(
         return te.sum(_low(pixels) * left + _high(pixels) * right, axis=[u, v])
 
     sums = te.compute((n, out_h, out_w, channels), tap, name=Block.INVOLUTION, tag="involution2d")
-    return cast_sums(sums, x.dtype, "involution2d_cast")
+    return cast_sums(sums, "float32" if quantized else x.dtype, "involution2d_cast")
 
 
 # of a pair's bits; a number in bfloat16 is the upper half of the same in float32

@@ -8,6 +8,7 @@ and need not round it (section 3.2 of arXiv 2103.06255 has the layer's equations
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from tvm.relax.dpl import is_const, is_op, rewrite_call, wildcard
 
 from ...schedules import gpu
 from ...schedules.cpu import spanned_involution as cpu
-from ...schedules.cpu.packed_gemm import widest_pack
+from ...schedules.cpu.packed_gemm import packed_values, widest_pack
 from ...schedules.window import Window
 from ...te import (
     MmaFragments,
@@ -30,6 +31,7 @@ from ...te import (
     spanned_involution2d,
     spanned_involution2d_mma,
 )
+from ..constants import to_float
 from ..conv2d import is_dense_nhwc
 from ..operators.involution import OP_NAME
 from ..rewrite import update_functions
@@ -56,7 +58,7 @@ class FuseKernelGeneration:
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Return `mod` with those involutions as calls of fused tensor programs."""
-        return update_functions(mod, self._fuse)
+        return update_functions(update_functions(mod, self._fuse), self._fuse_quantized)
 
     def _fuse(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
         x, hidden, weight, bias = wildcard(), wildcard(), is_const(), is_const()
@@ -80,6 +82,43 @@ class FuseKernelGeneration:
                 matches[x],
                 conv.args[0],
                 *map(relax.const, constants),
+                primfunc_name_hint="spanned_involution2d",
+                primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
+            )
+
+        return rewrite_call(involution, rewrite, func)
+
+    def _fuse_quantized(self, func: relax.Function, builder: relax.BlockBuilder) -> relax.Function:
+        """Fuse where pixels and span are quantized (`quantization/quantize.py`), with 0 for zero."""
+        pixels, hidden, weight, by, bias, scale = wildcard(), wildcard(), is_const(), is_const(), is_const(), is_const()
+        x = is_op("relax.multiply")(is_op("relax.astype")(pixels), scale)
+        span = is_op("relax.nn.conv2d")(hidden, weight)
+        scaled = is_op("relax.multiply")(is_op("relax.astype")(span), by)
+        involution = is_op(OP_NAME)(x, is_op("relax.add")(scaled, bias))
+
+        def rewrite(expr, matches):
+            conv, call = matches[span], matches[involution]
+            window = dataclasses.replace(_window(conv, call), dtype=str(matches[pixels].ty.dtype))
+            channels = all(_is_span(conv, matches[one]) for one in (by, bias))
+            if window.dtype != "uint8" or self.fuse is False or not channels or matches[scale].ty.ndim:
+                return expr
+            if not cpu.aggregates_pairs(window, self.target):
+                return expr
+            taps, lanes = (window.kernel_rows, window.kernel_columns), widest_pack(self.target)
+            array = matches[weight].value.numpy()
+            values = packed_values(self.target, "int8")
+            # what the pixels are multiplied with, their kernels are
+            multiplied = [to_float(matches[one]).reshape(-1) * to_float(matches[scale]) for one in (by, bias)]
+            by_packed, bias_packed = (pack_paired_span(array, one, taps, lanes, values)[1] for one in multiplied)
+            constants = pack_paired_span(array, multiplied[0], taps, lanes, values)[0], bias_packed
+            function = functools.partial(
+                paired_spanned_involution2d, groups=window.groups, **_attributes(call)
+            )
+            return builder.call_te(
+                lambda x, hidden, weight, bias, by: function(x, hidden, weight, bias, span_scale=by),
+                matches[pixels],
+                conv.args[0],
+                *map(relax.const, (*constants, by_packed)),
                 primfunc_name_hint="spanned_involution2d",
                 primfunc_attrs={"op_pattern": _OUT_ELEMENTWISE_FUSABLE},
             )

@@ -16,7 +16,7 @@ from tvm import relax, te
 from tvm.ir import GenericConst
 
 from ...schedules.cpu import depthwise_convolution, packed_gemm
-from ...schedules.cpu.packed_gemm import pack_width, packs_pairs
+from ...schedules.cpu.packed_gemm import pack_width, packed_values
 from ...schedules.gpu import mma_fragments
 from ...schedules.gpu.cuda_core_gemm import pack_lanes
 from ...schedules.gpu.tensor_core_gemm import pack_tiles, takes_product
@@ -38,7 +38,7 @@ _OUT_ELEMENTWISE_FUSABLE = 4
 
 def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> np.ndarray:
     """Return the weight (O, I, *taps) in the order in which schedules for `target` walk it."""
-    return pack_weight(weight, pack_width(target, weight.shape[0]), packs_pairs(target, dtype))
+    return pack_weight(weight, pack_width(target, weight.shape[0]), packed_values(target, dtype))
 
 
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
@@ -83,11 +83,12 @@ class PackWeights:
         return graph.builder.call_te(
             conv2d_packed,
             call.args[0],
-            relax.const(packed_weight(self.target, array, str(call.ty.dtype))),
+            relax.const(packed_weight(self.target, array, str(weight.ty.dtype))),
             out_channels=array.shape[0],
             stride=stride,
             padding=padding,
             dilation=dilation,
+            out_dtype="int32" if str(weight.ty.dtype) == "int8" else None,
             kernel_size=kernel_size,
             strip=self._strip(call) if hint == "conv2d" else 1,
             primfunc_name_hint=hint,

@@ -88,7 +88,7 @@ class _Widener(relax.PyExprMutator):
             kind, rank = _POOLS[call.op.name]
             # the other users of the input keep it as it is, so the cast must not be a tensor of its own
             return self.builder_.call_te(
-                _pool,
+                pool,
                 *arguments,
                 call.attrs,
                 kind,
@@ -207,7 +207,7 @@ def _variables(call: relax.Call) -> list[relax.Var]:
     return [var for arg in call.args for var in relax.analysis.free_vars(arg)]
 
 
-def _pool(x: te.Tensor, attrs: tvm.ir.Attrs, kind: str, rank: int, dtype: str) -> te.Tensor:
+def pool(x: te.Tensor, attrs: tvm.ir.Attrs, kind: str, rank: int, dtype: str) -> te.Tensor:
     arguments = {"count_include_pad": attrs.count_include_pad} if kind == "avg" else {}
     pooled = getattr(topi.nn, f"pool{rank}d")(
         topi.cast(x, "float32"),

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import ModuleType
 
 import tvm
 from tvm import s_tir, tirx
@@ -30,7 +31,7 @@ from tvm.s_tir.schedule import SBlockRV
 from ...target import core_count, vector_bytes, vector_registers
 from ...te.blocks import Block
 from ..buffers import element_bytes
-from ..packed_weight import packed_weight
+from ..packed_weight import PackedWeight, packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -48,7 +49,7 @@ from ..rule import (
     thread_choices,
     vectorize_last,
 )
-from . import dot_bf16
+from . import dot_bf16, dot_int8
 from .elementwise import schedule_producers
 from .registers import strip_of, sum_in_registers, tile_pixels
 
@@ -95,9 +96,16 @@ def pack_width(target: tvm.target.Target, out_channels: int) -> int:
     return widest if out_channels % widest == 0 else widest // 2
 
 
-def packs_pairs(target: tvm.target.Target, dtype: str) -> bool:
-    """Return whether two input channels lie side by side, for dot products."""
-    return dtype == "bfloat16" and dot_bf16.has_dot_bf16(target)
+def packed_values(target: tvm.target.Target, dtype: str) -> int:
+    """Return how many input channels lie side by side, for dot products of a weight's `dtype`."""
+    if dtype == "int8":
+        return dot_int8.VALUES if dot_int8.has_dot_int8(target) else 1
+    return 2 if dtype == "bfloat16" and dot_bf16.has_dot_bf16(target) else 1
+
+
+def dot_product(weight: PackedWeight) -> ModuleType | None:
+    """Return the file of the intrinsic that multiplies by such a weight; None where one value at a time is."""
+    return {2: dot_bf16, dot_int8.VALUES: dot_int8}.get(weight.values)
 
 
 def strip_width(pixels: int, target: tvm.target.Target) -> int:
@@ -136,7 +144,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     spatial, reduced = loops_by_kind(sch, block)
     weight = packed_weight(sch.get(block))
     lanes = weight.vector(target)
-    pair = [reduced.pop()] if weight.paired else []
+    pair = [reduced.pop()] if weight.values > 1 else []
     copy = sch.cache_read(block, 0, "global") if plan.copy_input else None
 
     batch, pixels = spatial[:-1][:-2], spatial[:-1][-2:]
@@ -176,10 +184,10 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         sch.parallel(task)
     reverse_compute_at(sch, epilogue, home)
     outermost = reduced[0] if len(reduced) > 1 else step_outer
-    intrinsic = dot_bf16.INTRINSIC if weight.paired else None
-    sum_in_registers(sch, block, outermost, [step, *row_inner, vector], lane, intrinsic)
-    if weight.paired:
-        sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
+    dot = dot_product(weight)
+    sum_in_registers(sch, block, outermost, [step, *row_inner, vector], lane, dot.INTRINSIC if dot else None)
+    if dot:
+        sch.annotate(task, "pragma_import_llvm", dot.LLVM_FUNCTION)
     vectorize_last(sch, epilogue, lanes)
     return sch
 

@@ -36,6 +36,7 @@ from ..window import Window, find_involution
 from . import dot_bf16
 from .elementwise import parallel_vectorize
 from .involution import longest_strip
+from .packed_gemm import dot_product
 from .registers import sum_in_registers
 
 
@@ -49,10 +50,10 @@ def fusing_pays(window: Window) -> bool:
 
 
 def aggregates_pairs(window: Window, target: tvm.target.Target) -> bool:
-    """Return whether the CPU can aggregate by dot products of bfloat16."""
+    """Return whether the CPU can aggregate by dot products of bfloat16, also what is quantized to bytes."""
     neighbours = window.kernel_columns > 1 and window.dilation[1] == 1
     vectors = window.group_channels % CHANNELS == 0
-    return window.dtype == "bfloat16" and dot_bf16.has_dot_bf16(target) and neighbours and vectors
+    return window.dtype in ("bfloat16", "uint8") and dot_bf16.has_dot_bf16(target) and neighbours and vectors
 
 
 class SpannedInvolution(ScheduleRule):
@@ -118,13 +119,15 @@ def _schedule(
     compute_at(sch, span, pack)
     sch.vectorize(sch.get_loops(kernel)[-1])
     loops = sch.get_loops(span)[2:]
-    pair = [loops.pop()] if weight.paired else []
+    pair = [loops.pop()] if weight.values > 1 else []
     b, y, z, taps, window_row, window_column, step = loops
     vector, tap = sch.split(taps, [None, vector_lanes])
     sch.reorder(b, y, window_row, window_column, step, z, vector, tap, *pair)
-    by_pixels, by_taps = dot_bf16.PIXELS if pixels_paired else None, dot_bf16.INTRINSIC if weight.paired else None
+    dot = dot_product(weight)
+    by_pixels, by_taps = dot_bf16.PIXELS if pixels_paired else None, dot.INTRINSIC if dot else None
     sum_in_registers(sch, involution, kernel_row, [kernel_column, pixel], lane, by_pixels)
     sum_in_registers(sch, span, window_row, [z, vector], tap, by_taps)
-    if weight.paired:
-        sch.annotate(task, "pragma_import_llvm", dot_bf16.LLVM_FUNCTION)
+    functions = dict.fromkeys([dot_bf16.LLVM_FUNCTION] * pixels_paired + ([dot.LLVM_FUNCTION] if dot else []))
+    if functions:
+        sch.annotate(task, "pragma_import_llvm", "".join(functions))
     return sch

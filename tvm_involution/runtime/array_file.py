@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import UserError
-from ..runtime.preprocessing import check_input_file
+from .preprocessing import check_input_file
 
 
 def read_array(path: Path) -> np.ndarray:

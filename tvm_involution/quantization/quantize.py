@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quantized graph: convolutions multiply bytes, tensors that they read are bytes in memory.
+
+    y = conv2d(x, w) + b    becomes    y = conv2d(q(x), q(w)) * scale + b
+
+with sums in int32 and the rest in float32, which joins the convolution as its epilogue, up to the next `q`. Where `x`
+has other readers, they read `q(x)`, too. What of `x` is not zero where its byte is, is subtracted from the sums, as
+far as it is the same for all pixels: `zero * sum(w)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import tvm
+import tvm_ffi
+from tvm import relax
+
+from ..errors import UserError
+from ..relax.dtypes import with_attribute
+from ..runtime.metadata import QuantizedLayer
+from .layers import MAX_POOL, Layer, Layers, find_layers
+from .observe import Observed, observe
+from .ranges import LEVELS, Range, candidates, decibels, quantized_weight
+
+LEAST_DECIBELS = 20.0
+"""of a layer's signal to the noise of its quantization; with less it stays in float32"""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized module, and what became of its layers."""
+
+    mod: tvm.IRModule
+    layers: tuple[QuantizedLayer, ...]
+
+
+def quantize(
+    mod: tvm.IRModule,
+    calibration: Sequence[np.ndarray],
+    least_decibels: float = LEAST_DECIBELS,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Quantized:
+    """Quantize the convolutions of `mod`.
+
+    Args:
+        mod: in float32, after the phase "simplify the graph"; its functions are one network for several batch sizes.
+        calibration: an array for each input, as many pictures as there are; run through the first function.
+
+    Raises:
+        UserError: there is no convolution that can be quantized.
+    """
+    functions = {name: func for name, func in mod.functions_items() if isinstance(func, relax.Function)}
+    found = {name: find_layers(func) for name, func in functions.items()}
+    first = min(functions, key=lambda name: _batch(functions[name]))
+    layers = found[first].layers
+    if not layers or len({len(one.layers) for one in found.values()}) > 1:
+        raise UserError(
+            "the network has no convolution that int8 is for: of 16 or more input channels, with constant weights and "
+            "without groups; leave out --dtype int8"
+        )
+    shapes = [int(d) for d in functions[first].params[0].ty.shape.values[1:]]
+    assert list(calibration[0].shape[1:]) == shapes
+    tensors = list(dict.fromkeys([*(layer.source for layer in layers), *found[first].others]))
+    inputs = [layer.call.args[0] for layer in layers]
+    seen = observe(functions[first], list(dict.fromkeys([*tensors, *inputs])), calibration, progress)
+    progress("choose ranges")
+    readers = {var: [layer for layer in layers if layer.source == var] for var in tensors}
+    ranges = {var: _choose(seen[var], readers[var], seen) for var in tensors}
+    report = [_report(layer, ranges[layer.source], seen[layer.call.args[0]], least_decibels) for layer in layers]
+    kept = {number for number, one in enumerate(report) if one.kept_because}
+    places = {var: place for place, var in enumerate(tensors)}
+    quantized = tvm.IRModule(dict(mod.functions_items()))
+    for name, func in functions.items():
+        own = found[name]
+        own_tensors = list(dict.fromkeys([*(layer.source for layer in own.layers), *own.others]))
+        own_ranges = {own_tensors[place]: ranges[var] for var, place in places.items()}
+        wanted = {layer.var: layer for place, layer in enumerate(own.layers) if place not in kept}
+        used = {layer.source for layer in wanted.values()} | set(own.others)
+        rewriter = _Quantizer(own, wanted, {var: one for var, one in own_ranges.items() if var in used})
+        quantized[name] = rewriter.visit_expr(func)
+    return Quantized(relax.transform.DeadCodeElimination()(quantized), tuple(report))
+
+
+def _batch(func: relax.Function) -> int:
+    return int(func.params[0].ty.shape.values[0])
+
+
+def _choose(observed: Observed, readers: Sequence[Layer], seen: dict[relax.Var, Observed]) -> Range:
+    """Return the range with which the layers that read a tensor lose least, or it itself where none does."""
+    options = list(dict.fromkeys(candidates(observed.low, observed.high, observed.sample)))
+
+    def quality(option: Range) -> float:
+        if not readers:
+            return decibels(observed.sample, option.restored(option.quantized(observed.sample)) - observed.sample)
+        return float(np.mean([_decibels(layer, option, seen[layer.call.args[0]]) for layer in readers]))
+
+    return max(options, key=quality)
+
+
+def _decibels(layer: Layer, option: Range, observed: Observed) -> float:
+    """Return the ratio of signal to noise behind a layer whose input and weight are quantized, on a picture."""
+    assert observed.first is not None
+    x, weight = observed.first[:1], layer.weight
+    bytes_, scale = quantized_weight(weight)
+    rounded = bytes_ * scale.reshape(-1, 1, 1, 1)
+    signal = _convolve(layer, x, weight)
+    return decibels(signal, _convolve(layer, option.restored(option.quantized(x)), rounded) - signal)
+
+
+def _convolve(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    attrs = layer.call.attrs
+    top, left, bottom, right = (int(p) for p in attrs.padding)
+    padded = torch.nn.functional.pad(torch.from_numpy(x), (left, right, top, bottom))
+    stride, dilation = ([int(v) for v in values] for values in (attrs.strides, attrs.dilation))
+    kernel = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
+    return torch.nn.functional.conv2d(padded, kernel, None, stride, 0, dilation).numpy()
+
+
+def _report(layer: Layer, chosen: Range, observed: Observed, least: float) -> QuantizedLayer:
+    reached = _decibels(layer, chosen, observed)
+    kept = f"{reached:.1f} dB, less than {least:g}" if reached < least else ""
+    return QuantizedLayer(
+        layer.number, layer.text, chosen.method, chosen.scale, chosen.zero, round(reached, 2), kept
+    )
+
+
+@relax.expr_functor.mutator
+class _Quantizer(relax.PyExprMutator):
+    """Rewrites one function; `ranges` are of the tensors that become bytes."""
+
+    def __init__(self, found: Layers, layers: dict[relax.Var, Layer], ranges: dict[relax.Var, Range]):
+        super().__init__()
+        self.found, self.layers, self.ranges = found, layers, ranges
+        self.bytes: dict[relax.Var, relax.Var] = {}
+        self.bound: relax.Var | None = None
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        self.bound = binding.var
+        super().visit_var_binding_(binding)
+
+    def visit_call_(self, call: relax.Call) -> relax.Expr:
+        layer = self.layers.get(self.bound)
+        if layer is not None:
+            return self._convolution(layer)
+        arguments = [self._argument(arg) for arg in call.args]
+        return relax.Call(call.op, arguments, call.attrs, call.ty_args)
+
+    def _argument(self, value: relax.Expr) -> relax.Expr:
+        """Return an argument as it is, or as the numbers that its bytes stand for."""
+        if not isinstance(value, relax.Var) or self.found.source(value) not in self.ranges:
+            return self.visit_expr(value)
+        known = self.ranges[self.found.source(value)]
+        numbers = self._emit(relax.op.astype(self._quantized(value), "float32"))
+        if known.zero:
+            numbers = self._emit(relax.op.subtract(numbers, _number(known.zero)))
+        return self._emit(relax.op.multiply(numbers, _number(known.scale)))
+
+    def _quantized(self, value: relax.Var) -> relax.Var:
+        """Return a tensor in bytes."""
+        if value not in self.bytes:
+            call = self.found.bound.get(value)
+            if value not in self.ranges:
+                assert isinstance(call, relax.Call) and call.op.name == MAX_POOL
+                self.bytes[value] = self._emit(relax.Call(call.op, [self._quantized(call.args[0])], call.attrs))
+            else:
+                known = self.ranges[value]
+                scaled = self._emit(relax.op.multiply(self.visit_expr(value), _number(1 / known.scale)))
+                if known.zero:
+                    scaled = self._emit(relax.op.add(scaled, _number(known.zero)))
+                clipped = self._emit(relax.op.clip(scaled, 0, LEVELS))
+                rounded = self._emit(relax.op.add(clipped, _number(0.5)))
+                self.bytes[value] = self._emit(relax.op.astype(rounded, "uint8"))
+        return self.bytes[value]
+
+    def _convolution(self, layer: Layer) -> relax.Expr:
+        call, known = layer.call, self.ranges[layer.source]
+        weight, scale = quantized_weight(layer.weight)
+        attrs = with_attribute(call.attrs, "out_dtype", tvm_ffi.dtype("int32"))
+        x = self._quantized(call.args[0])
+        top, left, bottom, right = (int(p) for p in attrs.padding)
+        if known.zero and any((top, left, bottom, right)):
+            x = self._emit(relax.op.nn.pad(x, (0, 0, 0, 0, top, bottom, left, right), known.zero))
+            attrs = with_attribute(attrs, "padding", [0, 0, 0, 0])
+        sums = self._emit(relax.Call(call.op, [x, relax.const(weight)], attrs))
+        if known.zero:
+            shift = -known.zero * weight.astype(np.int32).sum((1, 2, 3))
+            sums = self._emit(relax.op.add(sums, relax.const(shift.reshape(1, -1, 1, 1).astype(np.int32))))
+        numbers = self._emit(relax.op.astype(sums, "float32"))
+        by = (scale.astype(np.float64) * known.scale).reshape(1, -1, 1, 1).astype(np.float32)
+        return relax.op.multiply(numbers, relax.const(by))
+
+    def _emit(self, value: relax.Expr) -> relax.Var:
+        return self.builder_.emit(value)
+
+
+def _number(value: float) -> relax.Expr:
+    return relax.const(np.float32(value))
