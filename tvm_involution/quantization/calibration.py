@@ -62,7 +62,9 @@ def _read(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
         return [read_array(path)]
     if not path.is_dir():
         missing = "does not exist" if not path.exists() else "is no folder"
-        raise UserError(f"{path} {missing}; name a folder of pictures, or arrays in .npy or .npz, to calibrate int8 with")
+        raise UserError(
+            f"{path} {missing}; name a folder of pictures, or arrays in .npy or .npz, to calibrate int8 with"
+        )
     if preprocessing is None or len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise UserError(
             f"how pictures of {path} become inputs is not known; give arrays in .npy or .npz, or --preprocessing"

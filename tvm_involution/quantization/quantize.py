@@ -123,9 +123,7 @@ def _convolve(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _report(layer: Layer, chosen: Range, observed: Observed, least: float) -> QuantizedLayer:
     reached = _decibels(layer, chosen, observed)
     kept = f"{reached:.1f} dB, less than {least:g}" if reached < least else ""
-    return QuantizedLayer(
-        layer.number, layer.text, chosen.method, chosen.scale, chosen.zero, round(reached, 2), kept
-    )
+    return QuantizedLayer(layer.number, layer.text, chosen.method, chosen.scale, chosen.zero, round(reached, 2), kept)
 
 
 @relax.expr_functor.mutator

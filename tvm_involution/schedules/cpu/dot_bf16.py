@@ -11,6 +11,8 @@ fold such a load into the instruction, hence the assembly.
 
 from __future__ import annotations
 
+import functools
+
 import tvm
 from tvm import s_tir
 from tvm.script import tirx as T
@@ -46,78 +48,78 @@ def has_dot_bf16(target: tvm.target.Target) -> bool:
         return bool(tvm.target.codegen.target_has_features("avx512bf16"))
 
 
-@T.prim_func(s_tir=True)
-def _description(
-    value: T.Buffer((2,), "bfloat16", offset_factor=1),
-    weight: T.Buffer((16, 2), "bfloat16", offset_factor=1),
-    sums: T.Buffer((16,), "float32", offset_factor=1, scope="local"),
-) -> None:
-    with T.sblock("root"):
-        T.reads(sums[0:16], value[0:2], weight[0:16, 0:2])
-        T.writes(sums[0:16])
-        for i in T.serial(0, 16):
-            for k in T.serial(0, 2):
+@functools.cache
+def register() -> None:
+    """Tell TVM of the intrinsics, when they are first wanted: their text takes a second to read."""
+
+    @T.prim_func(s_tir=True)
+    def description(
+        value: T.Buffer((2,), "bfloat16", offset_factor=1),
+        weight: T.Buffer((16, 2), "bfloat16", offset_factor=1),
+        sums: T.Buffer((16,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(sums[0:16], value[0:2], weight[0:16, 0:2])
+            T.writes(sums[0:16])
+            for i in T.serial(0, 16):
+                for k in T.serial(0, 2):
+                    with T.sblock("update"):
+                        vi, vk = T.axis.remap("SR", [i, k])
+                        sums[vi] = sums[vi] + T.cast(value[vk], "float32") * T.cast(weight[vi, vk], "float32")
+
+    @T.prim_func(s_tir=True)
+    def implementation(
+        value: T.Buffer((2,), "bfloat16", offset_factor=1),
+        weight: T.Buffer((16, 2), "bfloat16", offset_factor=1),
+        sums: T.Buffer((16,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(sums[0:16], value[0:2], weight[0:16, 0:2])
+            T.writes(sums[0:16])
+            # TVM makes float32 of the bfloat16 buffers inside a program, but for those whose address is taken
+            T.evaluate(T.isnullptr(value.data))
+            sums[T.ramp(T.int32(0), 1, 16)] = T.call_pure_extern(
+                "float32x16",
+                "tvm_involution_dot_bf16",
+                sums.vload([0], "float32x16"),
+                T.broadcast(T.reinterpret("int32", value.vload([0], "bfloat16x2")), 16),
+                T.reinterpret("int32x16", weight.vload([0, 0], "bfloat16x32")),
+            )
+
+    @T.prim_func(s_tir=True)
+    def pixels_description(
+        value: T.Buffer((2,), "bfloat16", offset_factor=1),
+        pixels: T.Buffer((16,), "uint32", offset_factor=1),
+        sums: T.Buffer((16,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(sums[0:16], pixels[0:16], value[0:2])
+            T.writes(sums[0:16])
+            for i in T.serial(0, 16):
                 with T.sblock("update"):
-                    vi, vk = T.axis.remap("SR", [i, k])
-                    sums[vi] = sums[vi] + T.cast(value[vk], "float32") * T.cast(weight[vi, vk], "float32")
+                    vi = T.axis.spatial(16, i)
+                    sums[vi] = sums[vi] + (
+                        T.reinterpret("float32", pixels[vi] << T.uint32(16)) * T.cast(value[0], "float32")
+                        + T.reinterpret("float32", pixels[vi] & T.uint32(0xFFFF0000)) * T.cast(value[1], "float32")
+                    )
 
+    @T.prim_func(s_tir=True)
+    def pixels_implementation(
+        value: T.Buffer((2,), "bfloat16", offset_factor=1),
+        pixels: T.Buffer((16,), "uint32", offset_factor=1),
+        sums: T.Buffer((16,), "float32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(sums[0:16], pixels[0:16], value[0:2])
+            T.writes(sums[0:16])
+            T.evaluate(T.isnullptr(value.data))
+            sums[T.ramp(T.int32(0), 1, 16)] = T.call_pure_extern(
+                "float32x16",
+                "tvm_involution_dot_bf16_pixels",
+                sums.vload([0], "float32x16"),
+                T.address_of(value[0]),
+                T.reinterpret("int32x16", pixels.vload([0], "uint32x16")),
+            )
 
-@T.prim_func(s_tir=True)
-def _implementation(
-    value: T.Buffer((2,), "bfloat16", offset_factor=1),
-    weight: T.Buffer((16, 2), "bfloat16", offset_factor=1),
-    sums: T.Buffer((16,), "float32", offset_factor=1, scope="local"),
-) -> None:
-    with T.sblock("root"):
-        T.reads(sums[0:16], value[0:2], weight[0:16, 0:2])
-        T.writes(sums[0:16])
-        # TVM makes float32 of the bfloat16 buffers inside a program, but for those whose address is taken
-        T.evaluate(T.isnullptr(value.data))
-        sums[T.ramp(T.int32(0), 1, 16)] = T.call_pure_extern(
-            "float32x16",
-            "tvm_involution_dot_bf16",
-            sums.vload([0], "float32x16"),
-            T.broadcast(T.reinterpret("int32", value.vload([0], "bfloat16x2")), 16),
-            T.reinterpret("int32x16", weight.vload([0, 0], "bfloat16x32")),
-        )
-
-
-@T.prim_func(s_tir=True)
-def _pixels_description(
-    value: T.Buffer((2,), "bfloat16", offset_factor=1),
-    pixels: T.Buffer((16,), "uint32", offset_factor=1),
-    sums: T.Buffer((16,), "float32", offset_factor=1, scope="local"),
-) -> None:
-    with T.sblock("root"):
-        T.reads(sums[0:16], pixels[0:16], value[0:2])
-        T.writes(sums[0:16])
-        for i in T.serial(0, 16):
-            with T.sblock("update"):
-                vi = T.axis.spatial(16, i)
-                sums[vi] = sums[vi] + (
-                    T.reinterpret("float32", pixels[vi] << T.uint32(16)) * T.cast(value[0], "float32")
-                    + T.reinterpret("float32", pixels[vi] & T.uint32(0xFFFF0000)) * T.cast(value[1], "float32")
-                )
-
-
-@T.prim_func(s_tir=True)
-def _pixels_implementation(
-    value: T.Buffer((2,), "bfloat16", offset_factor=1),
-    pixels: T.Buffer((16,), "uint32", offset_factor=1),
-    sums: T.Buffer((16,), "float32", offset_factor=1, scope="local"),
-) -> None:
-    with T.sblock("root"):
-        T.reads(sums[0:16], pixels[0:16], value[0:2])
-        T.writes(sums[0:16])
-        T.evaluate(T.isnullptr(value.data))
-        sums[T.ramp(T.int32(0), 1, 16)] = T.call_pure_extern(
-            "float32x16",
-            "tvm_involution_dot_bf16_pixels",
-            sums.vload([0], "float32x16"),
-            T.address_of(value[0]),
-            T.reinterpret("int32x16", pixels.vload([0], "uint32x16")),
-        )
-
-
-s_tir.TensorIntrin.register(INTRINSIC, _description, _implementation)
-s_tir.TensorIntrin.register(PIXELS, _pixels_description, _pixels_implementation)
+    s_tir.TensorIntrin.register(INTRINSIC, description, implementation)
+    s_tir.TensorIntrin.register(PIXELS, pixels_description, pixels_implementation)

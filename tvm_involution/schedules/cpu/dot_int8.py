@@ -9,6 +9,8 @@ Zen 5 that costs nothing, 14 pixels x 2 vectors of sums reach 1,060 of 1,070 GOP
 
 from __future__ import annotations
 
+import functools
+
 import tvm
 from tvm import s_tir
 from tvm.script import tirx as T
@@ -37,38 +39,40 @@ def has_dot_int8(target: tvm.target.Target) -> bool:
         return bool(tvm.target.codegen.target_has_features("avx512vnni"))
 
 
-@T.prim_func(s_tir=True)
-def _description(
-    value: T.Buffer((4,), "uint8", offset_factor=1),
-    weight: T.Buffer((16, 4), "int8", offset_factor=1),
-    sums: T.Buffer((16,), "int32", offset_factor=1, scope="local"),
-) -> None:
-    with T.sblock("root"):
-        T.reads(sums[0:16], value[0:4], weight[0:16, 0:4])
-        T.writes(sums[0:16])
-        for i in T.serial(0, 16):
-            for k in T.serial(0, 4):
-                with T.sblock("update"):
-                    vi, vk = T.axis.remap("SR", [i, k])
-                    sums[vi] = sums[vi] + T.cast(value[vk], "int32") * T.cast(weight[vi, vk], "int32")
+@functools.cache
+def register() -> None:
+    """Tell TVM of the intrinsic, when it is first wanted: its text takes a second to read."""
 
+    @T.prim_func(s_tir=True)
+    def description(
+        value: T.Buffer((4,), "uint8", offset_factor=1),
+        weight: T.Buffer((16, 4), "int8", offset_factor=1),
+        sums: T.Buffer((16,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(sums[0:16], value[0:4], weight[0:16, 0:4])
+            T.writes(sums[0:16])
+            for i in T.serial(0, 16):
+                for k in T.serial(0, 4):
+                    with T.sblock("update"):
+                        vi, vk = T.axis.remap("SR", [i, k])
+                        sums[vi] = sums[vi] + T.cast(value[vk], "int32") * T.cast(weight[vi, vk], "int32")
 
-@T.prim_func(s_tir=True)
-def _implementation(
-    value: T.Buffer((4,), "uint8", offset_factor=1),
-    weight: T.Buffer((16, 4), "int8", offset_factor=1),
-    sums: T.Buffer((16,), "int32", offset_factor=1, scope="local"),
-) -> None:
-    with T.sblock("root"):
-        T.reads(sums[0:16], value[0:4], weight[0:16, 0:4])
-        T.writes(sums[0:16])
-        sums[T.ramp(T.int32(0), 1, 16)] = T.call_pure_extern(
-            "int32x16",
-            "tvm_involution_dot_int8",
-            sums.vload([0], "int32x16"),
-            T.broadcast(T.reinterpret("int32", value.vload([0], "uint8x4")), 16),
-            T.reinterpret("int32x16", weight.vload([0, 0], "int8x64")),
-        )
+    @T.prim_func(s_tir=True)
+    def implementation(
+        value: T.Buffer((4,), "uint8", offset_factor=1),
+        weight: T.Buffer((16, 4), "int8", offset_factor=1),
+        sums: T.Buffer((16,), "int32", offset_factor=1, scope="local"),
+    ) -> None:
+        with T.sblock("root"):
+            T.reads(sums[0:16], value[0:4], weight[0:16, 0:4])
+            T.writes(sums[0:16])
+            sums[T.ramp(T.int32(0), 1, 16)] = T.call_pure_extern(
+                "int32x16",
+                "tvm_involution_dot_int8",
+                sums.vload([0], "int32x16"),
+                T.broadcast(T.reinterpret("int32", value.vload([0], "uint8x4")), 16),
+                T.reinterpret("int32x16", weight.vload([0, 0], "int8x64")),
+            )
 
-
-s_tir.TensorIntrin.register(INTRINSIC, _description, _implementation)
+    s_tir.TensorIntrin.register(INTRINSIC, description, implementation)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from types import ModuleType
 
 import tvm
 from tvm import s_tir, tirx
@@ -31,7 +30,7 @@ from tvm.s_tir.schedule import SBlockRV
 from ...target import core_count, vector_bytes, vector_registers
 from ...te.blocks import Block
 from ..buffers import element_bytes
-from ..packed_weight import PackedWeight, packed_weight
+from ..packed_weight import packed_weight
 from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
@@ -50,6 +49,7 @@ from ..rule import (
     vectorize_last,
 )
 from . import dot_bf16, dot_int8
+from .dot_products import dot_product
 from .elementwise import schedule_producers
 from .registers import strip_of, sum_in_registers, tile_pixels
 
@@ -101,11 +101,6 @@ def packed_values(target: tvm.target.Target, dtype: str) -> int:
     if dtype == "int8":
         return dot_int8.VALUES if dot_int8.has_dot_int8(target) else 1
     return 2 if dtype == "bfloat16" and dot_bf16.has_dot_bf16(target) else 1
-
-
-def dot_product(weight: PackedWeight) -> ModuleType | None:
-    """Return the file of the intrinsic that multiplies by such a weight; None where one value at a time is."""
-    return {2: dot_bf16, dot_int8.VALUES: dot_int8}.get(weight.values)
 
 
 def strip_width(pixels: int, target: tvm.target.Target) -> int:

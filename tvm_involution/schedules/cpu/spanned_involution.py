@@ -34,9 +34,9 @@ from ..rule import (
 )
 from ..window import Window, find_involution
 from . import dot_bf16
+from .dot_products import dot_product
 from .elementwise import parallel_vectorize
 from .involution import longest_strip
-from .packed_gemm import dot_product
 from .registers import sum_in_registers
 
 
@@ -124,6 +124,8 @@ def _schedule(
     vector, tap = sch.split(taps, [None, vector_lanes])
     sch.reorder(b, y, window_row, window_column, step, z, vector, tap, *pair)
     dot = dot_product(weight)
+    if pixels_paired:
+        dot_bf16.register()
     by_pixels, by_taps = dot_bf16.PIXELS if pixels_paired else None, dot.INTRINSIC if dot else None
     sum_in_registers(sch, involution, kernel_row, [kernel_column, pixel], lane, by_pixels)
     sum_in_registers(sch, span, window_row, [z, vector], tap, by_taps)
