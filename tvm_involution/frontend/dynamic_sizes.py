@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from ..errors import UserError
 from .autocast import no_autocast
-from .rebatch import no_torch_log
 from .sizes import check_size
+from .torch_log import no_torch_log
 
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 ImageSize = tuple[int, int]

@@ -23,6 +23,7 @@ from .half_types import half_type, in_wider_types
 from .recognition import recognise
 from .sizes import check_sizes
 from .source import source_line
+from .torch_log import no_graph_on_failure, no_torch_log
 from .translator import Refused, Translator
 
 _RETURNED = (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT)
@@ -43,7 +44,7 @@ def export_module(
         UserError: `torch.export` cannot trace the module, with its own reason.
     """
     try:
-        with torch.no_grad(), no_autocast(), _evaluation(module):
+        with torch.no_grad(), no_autocast(), no_torch_log(), no_graph_on_failure(), _evaluation(module):
             return torch.export.export(module, tuple(inputs), dict(keywords or {}))
     except Exception as error:  # torch.export raises whatever the traced code raises
         shapes = [list(x.shape) for x in tree_leaves((inputs, keywords or {}))]

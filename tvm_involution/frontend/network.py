@@ -30,9 +30,10 @@ from .exported_program import load_program
 from .half_types import half_type
 from .importer import export_module
 from .other_files import refuse_other_file
-from .rebatch import no_torch_log, other_batch, rebatched_axes
+from .rebatch import other_batch, rebatched_axes
 from .retype import retyped
 from .sizes import check_size
+from .torch_log import no_torch_log
 from .training_mode import for_inference
 from .user_data import read_classes, read_preprocessing
 from .user_function import call_user_function
@@ -156,7 +157,8 @@ class Network:
     def own_dtype(self) -> str:
         """The half type that all floating-point weights of the module have, or all examples where it has none."""
         weights = self.module.state_dict().values() if self.module is not None else ()
-        dtypes = {x.dtype for x in weights if x.is_floating_point()}
+        # quantized modules keep other things than tensors among them
+        dtypes = {x.dtype for x in weights if isinstance(x, torch.Tensor) and x.is_floating_point()}
         dtypes = dtypes or {x.dtype for x in self.examples if x.is_floating_point()}
         return str(dtypes.pop()).removeprefix("torch.") if dtypes in ({torch.float16}, {torch.bfloat16}) else "float32"
 
@@ -558,6 +560,8 @@ def _given(model: Any, name: str, verb: str) -> Network:
     strange = [type(x).__name__ for x in network.examples if not isinstance(x, torch.Tensor)]
     if strange:
         raise UserError(f"the example inputs of {name} must be tensors, got {', '.join(strange)}")
+    if any(x.layout is not torch.strided for x in network.examples):
+        raise UserError(f"the example inputs of {name} are sparse; give dense ones (x.to_dense())")
     network.arguments, network.keywords = tree_map(_with_values, (network.arguments, network.keywords))
     return network
 

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch._guards import detect_fake_mode
 from torch.utils._pytree import tree_map_only
 
 from .batch_axes import BatchAxes, Trace, compare_batches, fixed
+from .torch_log import no_torch_log
 
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten._unsafe_view.default)
 
@@ -23,17 +22,6 @@ _VIEWS = (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops
 def other_batch(batch: int) -> int:
     """Return the batch size that one for `batch` is compared with."""
     return batch + 1
-
-
-@contextlib.contextmanager
-def no_torch_log() -> Iterator[None]:
-    """Keep torch from logging where it is expected to fail."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def rebatched_axes(program: torch.export.ExportedProgram, batch: int) -> BatchAxes:

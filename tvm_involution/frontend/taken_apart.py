@@ -82,6 +82,18 @@ def embedding_bag(
     return found, bag.to(indices.dtype), size, places
 
 
+def randomized_leaky_relu(
+    x: Tensor,
+    noise: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`rrelu_with_noise_functional` for inference, where the slope is the mean of the two; it draws no numbers."""
+    return torch.nn.functional.leaky_relu(x, (lower + upper) / 2), noise.clone()
+
+
 def grid_sampler_3d(x: Tensor, grid: Tensor, interpolation_mode: int, padding_mode: int, align_corners: bool) -> Tensor:
     """`grid_sample` of volumes: the eight voxels around each point by their weights (mode 0), or the nearest (1).
 
@@ -138,6 +150,7 @@ TAKEN_APART: dict[Any, Callable[..., Any]] = {
     _ATEN.cummin.default: running_extreme(torch.le),
     _ATEN._embedding_bag.default: embedding_bag,
     _ATEN._embedding_bag_forward_only.default: embedding_bag,
+    _ATEN.rrelu_with_noise_functional.default: randomized_leaky_relu,
     _ATEN.grid_sampler_3d.default: grid_sampler_3d,
 }
 """Operators of ATen -> functions of torch with the operator's arguments and results."""

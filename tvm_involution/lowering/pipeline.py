@@ -11,6 +11,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 from ..target import lowering_config
 from .accept_offsets import AcceptOffsets
 from .convert_to_bfloat16 import ConvertToBfloat16
+from .drop_pragmas import DropPragmas
 from .keep_locals_in_registers import KeepLocalsInRegisters
 from .pad_with_infinity import PadWithInfinity
 from .prefetch_residuals import PrefetchResiduals
@@ -40,7 +41,15 @@ def _pipeline() -> tuple[tvm.transform.Pass, ...]:
     def finalize_device() -> tvm.transform.Pass:
         return tvm.transform.Sequential([tvm_device(), PropagateNan()])
 
-    prepare = [PadWithInfinity(), PrefetchWeights(), PrefetchResiduals(), AcceptOffsets(), KeepSelections(), lower]
+    prepare = [
+        DropPragmas(),
+        PadWithInfinity(),
+        PrefetchWeights(),
+        PrefetchResiduals(),
+        AcceptOffsets(),
+        KeepSelections(),
+        lower,
+    ]
     return tvm.transform.Sequential(prepare), finalize_host, finalize_device
 
 

@@ -22,6 +22,7 @@ from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
 from .passes.fold_weights import FoldWeights
 from .passes.fuse_kernel_generation import FuseKernelGeneration
+from .passes.keep_windowed import KeepWindowed
 from .passes.mark_loops import MarkLoops
 from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
@@ -117,6 +118,8 @@ def phases(
                 relax.backend.DispatchSortScan(),
                 relax.transform.LegalizeOps(),
                 relax.transform.AnnotateTIROpPattern(),
+                # knows programs by the patterns that FuseOps goes by
+                KeepWindowed(),
                 relax.transform.FoldConstant(),
                 relax.transform.FuseOps(),
                 relax.transform.FuseTIR(),

@@ -65,7 +65,8 @@ def attention_of(region: Region, dilation: tuple[int, int]) -> Attention | None:
         return None
     shape, sizes = region.resized(region.x), region.resized(region.result)
     try:
-        return _solve(region, shape, sizes, dilation)
+        with torch.no_grad():
+            return _solve(region, shape, sizes, dilation)
     except RuntimeError:
         return None
 

@@ -20,7 +20,7 @@ from .operators import ADDITIONS, CONVOLUTION, PAD, PRODUCTS, SUMS, WINDOWS
 from .probing import NotAnInvolution, equal, probe
 from .region import Region, between
 from .replacement import OPERATORS, Replacement
-from .windows import call, pad_before, wrap_before
+from .windows import add_no_zeros, call, pad_before, wrap_before
 
 _ATEN = torch.ops.aten
 _LOCAL_ATTENTION = torch.ops.tvm_involution.local_attention2d.default
@@ -57,6 +57,7 @@ class _Recognition:
 
     def run(self) -> list[str]:
         activate_before_repetition(self._graph)
+        add_no_zeros(self._graph)
         pad_before(self._graph, self._weights.get)
         wrap_before(self._graph, self._weights.get)
         # an involution's result may be what another is made of, which shows once the first is one call
@@ -81,7 +82,8 @@ class _Recognition:
             if self._replace(node, seen):
                 found = True
             elif self._has_windows(node):
-                line = f"a product with windows is computed as it is written, not as an involution{source_line(node)}"
+                written = source_line(self._last_step(node))
+                line = f"a product with windows is computed as it is written, not as an involution{written}"
                 unknown[line] = None
         return found, list(unknown)
 
@@ -134,6 +136,12 @@ class _Recognition:
         roots = {path[0] for path in form.paths}
         return any(node.target in WINDOWS for node in between(result, roots))
 
+    def _last_step(self, result: Node) -> Node:
+        """Return what multiplies or adds last on the way to `result`, which may be another module's view of it."""
+        form = self._forms[result]
+        assert isinstance(form, Product)
+        return form.path[0]
+
     def _is_result(self, node: Node) -> bool:
         """Return whether products end at `node`."""
         if not node.users or not isinstance(self._forms.get(node), Product):
@@ -162,7 +170,9 @@ class _Recognition:
         """Write the involution that `result` is, and return its result; None where it is none."""
         form = self._forms[result]
         assert isinstance(form, Product)
-        for x_path, kernel_path in (form.paths, form.paths[::-1]):
+        # each may be the kernel of windows that the other makes: first as it is written
+        orders = sorted((form.paths, form.paths[::-1]), key=lambda paths: not _makes_windows(paths[0]))
+        for x_path, kernel_path in orders:
             for x, kernel, channels_last in self._pairs(x_path, kernel_path, result):
                 region = Region(x, kernel, result, self._weights.get, channels_last)
                 if not region.closed or not _sums(region):
@@ -205,7 +215,7 @@ class _Recognition:
     def _write(self, replacement: Replacement, region: Region) -> Node:
         x, kernel, result = region.x, region.kernel, region.result
         with self._graph.inserting_before(result):
-            write = _GraphWriter(self._module, result)
+            write = _GraphWriter(self._module, self._last_step(result))
             span = kernel if replacement.rows is not None and _is_span(kernel, self._forms, region) else None
             if span is not None:
                 kernel = _made_to_order(write, span, replacement)
@@ -242,6 +252,10 @@ def _recognised(region: Region) -> Replacement | None:
         return Replacement(wiring, full, shape_of(region.result), padding)
     except (NotAnInvolution, RuntimeError):
         return None
+
+
+def _makes_windows(path: Path) -> bool:
+    return any(node.target in WINDOWS or node.target is PAD or node.meta.get("one_hot") for node in path)
 
 
 def _without_padding(region: Region) -> tuple[Node, list[tuple[int, int]]]:

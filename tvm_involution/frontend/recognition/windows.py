@@ -22,6 +22,26 @@ _FEWEST_WAYS = 3
 _MOST_WEIGHTS = 1 << 20
 
 
+def add_no_zeros(graph: fx.Graph) -> None:
+    """Take out zeros that products are added to, one after another, as `out = torch.zeros_like(x)` begins."""
+    for node in list(graph.nodes):
+        if node.target is not _ATEN.add.Tensor or node.kwargs or not has_sizes(node):
+            continue
+        for zeros, other in (node.args, node.args[::-1]):
+            if _is_zero(zeros) and isinstance(other, fx.Node) and _same_kind(node, other):
+                node.replace_all_uses_with(other)
+                break
+
+
+def _is_zero(node: Any) -> bool:
+    filled = isinstance(node, fx.Node) and node.target in (_ATEN.full.default, _ATEN.full_like.default)
+    return filled and node.args[1] == 0
+
+
+def _same_kind(node: Node, other: Node) -> bool:
+    return shape_of(node) == shape_of(other) and node.meta["val"].dtype == other.meta["val"].dtype
+
+
 def pad_before(graph: fx.Graph, value_of: Callable[[Node], torch.Tensor | None]) -> None:
     """Take the padding out of unfolds and of convolutions that pick elements, which are marked `one_hot`.
 
