@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 OUT ?= out
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test test-aarch64 lint setup clean
 
 setup: $(READY)
 
@@ -21,6 +21,13 @@ demo: $(READY)
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# an emulated board: qemu, Debian's Python for arm64 and the wheels for it, in a folder of $(VENV); says so where they are
+# not to be had
+AARCH64 := $(abspath $(VENV))/aarch64
+test-aarch64: $(READY)
+	$(BIN)/python tests/boards/aarch64_machine.py $(AARCH64)
+	if [ -e $(AARCH64)/ready ]; then AARCH64_MACHINE=$(AARCH64) $(BIN)/python -m pytest -m aarch64 tests/boards; fi
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -623,7 +623,6 @@ inline OpenedLibrary open_library(const std::string& path) {
     if (weights.back().offset + weights.back().bytes > start - length) {
       throw Error(path + " is damaged (it ends before its weights do); copy it again or compile it again");
     }
-    std::swap(file, closer.file);
     closer.file = -1;
     library.file = std::make_shared<MappedFile>(path, file, state);
   }
@@ -753,16 +752,25 @@ inline Tensor copy(const Tensor& tensor) {
 
 }  // namespace detail
 
-// A tensor in aligned memory, its values not set.
+// A tensor in aligned memory, its values not set. Throws Error: no such dtype, a negative size, no room.
 inline Tensor empty(const std::vector<int64_t>& shape, const std::string& dtype) {
-  return detail::allocate(shape, tvm::ffi::StringToDLDataType(dtype));
+  if (std::any_of(shape.begin(), shape.end(), [](int64_t size) { return size < 0; })) {
+    throw Error("a tensor has sizes of at least 0, got " + detail::text_of(shape));
+  }
+  DLDataType type;
+  try {
+    type = tvm::ffi::StringToDLDataType(dtype);
+  } catch (const std::exception&) {
+    throw Error("there is no dtype '" + dtype + "'; expected such as float32");
+  }
+  return detail::allocate(shape, type);
 }
 
 // A loaded library. It may be moved, not copied; outputs outlive it.
 class Network {
  public:
   // Throws Error: the file is missing, damaged or for another machine, or TVM_NUM_THREADS is no number.
-  explicit Network(const std::string& path) : path_(path) {
+  explicit Network(const std::string& path) {
     detail::OpenedLibrary library = detail::open_library(path);
     metadata_ = std::make_shared<Metadata>(std::move(library.metadata));
     file_ = library.file;
@@ -777,7 +785,7 @@ class Network {
     }
   }
   Network(Network&&) = default;
-  Network& operator=(Network&&) = default;
+  Network& operator=(Network&&) = delete;
   ~Network() {
     if (!state_) return;
     detail::Executor::get().run([this] {
@@ -1029,7 +1037,6 @@ class Network {
     return owned;
   }
 
-  std::string path_;
   std::shared_ptr<Metadata> metadata_;
   std::shared_ptr<detail::MappedFile> file_;
   std::unique_ptr<State> state_;

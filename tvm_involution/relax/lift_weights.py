@@ -28,12 +28,15 @@ def lift_weights(mod: tvm.IRModule) -> tuple[tvm.IRModule, list[tuple[str, np.nd
         The module, and the dtype and value of each weight, in the order of the arguments.
     """
     lifter = _Lifter(mod)
-    functions = {name: func for name, func in mod.functions_items() if isinstance(func, relax.Function)}
-    for func in functions.values():
-        relax.analysis.post_order_visit(func, lifter.collect)
-    for name, func in functions.items():
-        lifter.builder_.update_func(name, lifter.lifted(func))
-    return lifter.builder_.get(), [(str(weight.ty.dtype), weight.value.numpy()) for weight in lifter.weights.values()]
+    for _, func in mod.functions_items():
+        if isinstance(func, relax.Function):
+            relax.analysis.post_order_visit(func, lifter.collect)
+    for name, func in mod.functions_items():
+        if isinstance(func, relax.Function):
+            lifter.lift(name)
+    others = {name: func for name, func in mod.functions_items() if not isinstance(func, relax.Function)}
+    lifted = tvm.IRModule({**others, **lifter.functions}, attrs=mod.attrs, global_infos=mod.global_infos)
+    return lifted, [(str(weight.ty.dtype), weight.value.numpy()) for weight in lifter.weights.values()]
 
 
 @relax.expr_functor.mutator
@@ -42,9 +45,12 @@ class _Lifter(relax.PyExprMutator):
         super().__init__(mod)
         self.weights: dict[bytes, GenericConst] = {}
         """by dtype, shape and content"""
+        self.functions: dict[tvm.ir.GlobalVar, relax.Function] = {}
+        """those that are done"""
         self._mod = mod
         self._keys: dict[GenericConst, bytes] = {}
         self._params: dict[bytes, relax.Var] = {}
+        self._names: dict[tvm.ir.GlobalVar, tvm.ir.GlobalVar] = {}
 
     def collect(self, expr: relax.Expr) -> None:
         if not isinstance(expr, GenericConst) or not isinstance(expr.ty, relax.TensorType) or expr in self._keys:
@@ -56,13 +62,25 @@ class _Lifter(relax.PyExprMutator):
             self._keys[expr] = key.digest()
             self.weights.setdefault(key.digest(), expr)
 
-    def lifted(self, func: relax.Function) -> relax.Function:
-        self._params = {
-            key: relax.Var(f"weight_{number}", weight.ty) for number, (key, weight) in enumerate(self.weights.items())
-        }
-        params = [*func.params, *self._params.values()]
-        body = self.visit_expr(func.body)
-        return relax.Function(params, body, func.ret_ty, bool(func.is_pure), func.attrs)
+    def lift(self, name: tvm.ir.GlobalVar) -> tvm.ir.GlobalVar:
+        """Return the new name of a function, whose type has the weights, too; those that it calls are done first."""
+        if name not in self._names:
+            func = self._mod[name]
+            relax.analysis.post_order_visit(func, lambda expr: self.lift(expr) if self._is_function(expr) else None)
+            self._params = {
+                key: relax.Var(f"weight_{number}", weight.ty)
+                for number, (key, weight) in enumerate(self.weights.items())
+            }
+            params = [*func.params, *self._params.values()]
+            body = self.visit_expr(func.body)
+            lifted = relax.Function(params, body, func.ret_ty, bool(func.is_pure), func.attrs)
+            self._names[name] = tvm.ir.GlobalVar(name.name_hint)
+            relax.expr._update_type(self._names[name], lifted.ty)
+            self.functions[self._names[name]] = lifted
+        return self._names[name]
+
+    def _is_function(self, expr: relax.Expr) -> bool:
+        return isinstance(expr, tvm.ir.GlobalVar) and isinstance(self._mod[expr], relax.Function)
 
     def visit_generic_const_(self, constant: GenericConst) -> relax.Expr:
         key = self._keys.get(constant)
@@ -70,6 +88,6 @@ class _Lifter(relax.PyExprMutator):
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         call = self.visit_expr_post_order(call)
-        if isinstance(call.op, tvm.ir.GlobalVar) and isinstance(self._mod[call.op], relax.Function):
-            return relax.Call(call.op, [*call.args, *self._params.values()], call.attrs, call.ty_args)
+        if self._is_function(call.op):
+            return relax.Call(self._names[call.op], [*call.args, *self._params.values()], call.attrs, call.ty_args)
         return call
