@@ -196,6 +196,10 @@ class LibraryMetadata:
     """where the library is for several image sizes, the shapes for each; `inputs` and `outputs` have the first's"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
+    model: str = ""
+    """what `compile` was told to compile: a name, a file, `package.module:function`; nothing of a module in memory"""
+    num_classes: int | None = None
+    """as `compile` was told"""
     format: int = FORMAT
 
     @property
