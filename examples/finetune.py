@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tune a network of the zoo to your own classes, from pictures in folders; compile it, run it, say how right it is.
+"""Fine-tune a network of the zoo to your own classes, from pictures in folders; compile it, run it, evaluate it.
 
-    python examples/finetune.py PHOTOS --output out                # PHOTOS/cat/*.jpg, PHOTOS/dog/*.jpg ...
+    python examples/finetune.py PHOTOS --output out  # PHOTOS/cat/*.jpg, PHOTOS/dog/*.jpg ...
     python examples/finetune.py PHOTOS --checkpoint rednet26.pth   # from trained weights, which it needs to be good
     python examples/finetune.py --make-photos photos               # ten classes, from pictures that packages carry
 
-Every fifth picture of a class is held out. It leaves OUT/finetuned.pth, OUT/classes.txt, OUT/finetuned.so with code, weights
-and the classes' names, and OUT/answers.jsonl about the pictures held out, which lie in OUT/held_out for
+Every fifth picture of a class is held out. It leaves OUT/finetuned.pth, OUT/classes.txt, OUT/finetuned.so with code,
+weights and the classes' names, and OUT/answers.jsonl about the pictures held out, which lie in OUT/held_out for
 
     tvm-involution run OUT/finetuned.so --input OUT/held_out --output answers.csv
     tvm-involution evaluate OUT/finetuned.so --data imagenet:OUT/held_out --against torch
@@ -116,9 +116,8 @@ def main() -> None:
     spec, size = get_model(arguments.model), (arguments.image_size, arguments.image_size)
     preprocessing = preprocessing_from(spec.preprocessing)
     torch.manual_seed(arguments.seed)
-    model = build_model(
-        dataclasses.replace(spec, network={**spec.network, "num_classes": len(classes)}), pretrained=False
-    )
+    own = dataclasses.replace(spec, network={**spec.network, "num_classes": len(classes)})
+    model = build_model(own, seed=arguments.seed, pretrained=False)
     if arguments.checkpoint:
         whole = build_model(spec, pretrained=False)
         load_checkpoint(whole, arguments.checkpoint)
@@ -132,9 +131,8 @@ def main() -> None:
     compiled.save(library)
     print(f"wrote {library}; now: tvm-involution run {library} --input {arguments.output / 'held_out'}")
     found = ti.evaluate(library, f"imagenet:{arguments.output / 'held_out'}", against="torch")
-    print(
-        f"held out: {found.figures['top1']:.1f} % of {found.pictures} right; torch answers otherwise {found.disagreements} times"
-    )
+    right, differs = found.figures["top1"], found.disagreements
+    print(f"held out: {right:.1f} % of {found.pictures} pictures are right; torch answers otherwise in {differs}")
     answers = arguments.output / "answers.jsonl"
     answers.unlink(missing_ok=True)
     tvm_involution(["run", str(library), "--input", str(arguments.output / "held_out"), "--output", str(answers)])
