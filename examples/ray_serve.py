@@ -5,7 +5,7 @@
     LIBRARY=rednet50.so serve run --working-dir examples ray_serve:app
     curl --data-binary @photo.jpg http://127.0.0.1:8000/
 
-Requests that come together are answered together, up to the largest batch that the library was compiled for; serve more by
+Requests that come together are answered together, up to the largest batch that the library was compiled for; more by
 `Answers.options(num_replicas=...)`.
 """
 
