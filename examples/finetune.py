@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tune a network of the zoo to your own classes, from pictures in folders; compile it, run it, evaluate it.
 
-    python examples/finetune.py PHOTOS --output out  # PHOTOS/cat/*.jpg, PHOTOS/dog/*.jpg ...
+    python examples/finetune.py PHOTOS --output out                # PHOTOS/cat/*.jpg, PHOTOS/dog/*.jpg ...
     python examples/finetune.py PHOTOS --checkpoint rednet26.pth   # from trained weights, which it needs to be good
     python examples/finetune.py --make-photos photos               # ten classes, from pictures that packages carry
 
-Every fifth picture of a class is held out. It leaves OUT/finetuned.pth, OUT/classes.txt, OUT/finetuned.so with code,
-weights and the classes' names, and OUT/answers.jsonl about the pictures held out, which lie in OUT/held_out for
-
-    tvm-involution run OUT/finetuned.so --input OUT/held_out --output answers.csv
-    tvm-involution evaluate OUT/finetuned.so --data imagenet:OUT/held_out --against torch
+Every fifth picture of a class is held out, under OUT/held_out. It leaves OUT/finetuned.pth and OUT/finetuned.so, with
+code, weights and the classes' names, about which it says how right it is, and whether PyTorch answers the same.
 """
 
 from __future__ import annotations
@@ -26,12 +23,11 @@ from PIL import Image
 from torch.nn.functional import cross_entropy
 
 import tvm_involution as ti
-from tvm_involution.cli import main as tvm_involution
 from tvm_involution.nn import build_model, load_checkpoint
 from tvm_involution.runtime.find_pictures import find_pictures
 from tvm_involution.runtime.metadata import preprocessing_from
 from tvm_involution.runtime.preprocessing import crop_picture, picture_to_array, read_picture
-from tvm_involution.zoo import get_model
+from tvm_involution.zoo import get_model, read_model
 
 
 def make_photos(folder: Path, count: int = 60) -> None:
@@ -96,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, nargs="?", help="a folder with one for each class")
     parser.add_argument("--make-photos", type=Path, metavar="FOLDER", help="write a small data set there first")
-    parser.add_argument("--model", default="rednet26", help="a classifier of the zoo")
+    parser.add_argument("--model", default="rednet26", help="a classifier of the zoo, or a .toml file like the zoo's")
     parser.add_argument("--checkpoint", help="its weights to begin with; of the head only what fits")
     parser.add_argument("--image-size", type=int, default=96, help="height and width of the input")
     parser.add_argument("--epochs", type=int, default=8)
@@ -110,10 +106,12 @@ def main() -> None:
     if (photos := arguments.photos or arguments.make_photos) is None:
         parser.error("name a folder of pictures, or --make-photos one")
     arguments.output.mkdir(parents=True, exist_ok=True)
-    weights, names, library = (arguments.output / name for name in ("finetuned.pth", "classes.txt", "finetuned.so"))
+    weights, library, held_out = (arguments.output / name for name in ("finetuned.pth", "finetuned.so", "held_out"))
 
-    classes, training = split(photos, arguments.output / "held_out")
-    spec, size = get_model(arguments.model), (arguments.image_size, arguments.image_size)
+    classes, training = split(photos, held_out)
+    own_file = arguments.model.endswith(".toml")
+    spec = read_model(Path(arguments.model)) if own_file else get_model(arguments.model)
+    size = (arguments.image_size, arguments.image_size)
     preprocessing = preprocessing_from(spec.preprocessing)
     torch.manual_seed(arguments.seed)
     own = dataclasses.replace(spec, network={**spec.network, "num_classes": len(classes)})
@@ -125,17 +123,15 @@ def main() -> None:
         model.load_state_dict(fits, strict=False)
     train(model, training, preprocessing, size, arguments)
     torch.save({"state_dict": model.state_dict(), "dataset_meta": {"classes": tuple(classes)}}, weights)
-    names.write_text("\n".join(classes) + "\n")
 
-    compiled = ti.compile(arguments.model, checkpoint=weights, classes=names, batch=(1, 8), image_size=size)
+    compiled = ti.compile(arguments.model, checkpoint=weights, batch=(1, 8), image_size=size)
     compiled.save(library)
-    print(f"wrote {library}; now: tvm-involution run {library} --input {arguments.output / 'held_out'}")
-    found = ti.evaluate(library, f"imagenet:{arguments.output / 'held_out'}", against="torch")
+    print(f"wrote {library}; now: tvm-involution run {library} --input {held_out} --output answers.csv")
+    found = ti.evaluate(library, f"imagenet:{held_out}", against="torch")
     right, differs = found.figures["top1"], found.disagreements
     print(f"held out: {right:.1f} % of {found.pictures} pictures are right; torch answers otherwise in {differs}")
-    answers = arguments.output / "answers.jsonl"
-    answers.unlink(missing_ok=True)
-    tvm_involution(["run", str(library), "--input", str(arguments.output / "held_out"), "--output", str(answers)])
+    for answer in ti.Predictor(library)(held_out)[:: max(1, found.pictures // 10)]:
+        print(f"  {answer.source}: {answer.classes[0].name} {answer.classes[0].probability:.1%}")
 
 
 if __name__ == "__main__":

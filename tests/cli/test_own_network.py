@@ -4,20 +4,19 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command_line import run_cli
+from command_line import TESTS, run_cli
 from PIL import Image
 
 import tvm_involution as ti
 from tvm_involution import UserError
 from tvm_involution.bench.library_subject import subject_of_library
 from tvm_involution.bench.network import prepare_torch
-from tvm_involution.nn import build_model
-from tvm_involution.zoo import read_model
 
 NETWORK = """
 task = "classification"
@@ -31,7 +30,7 @@ num_classes = 3
 [input]
 image_size = [32, 32]
 [preprocessing]
-resize = 32
+resize = 36
 crop = 32
 mean = [120, 120, 120]
 std = [60, 60, 60]
@@ -74,27 +73,32 @@ def agreement(library: Path, data: Path) -> str:
     return result.out
 
 
-def test_a_file_like_the_zoos(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+def test_a_fine_tuned_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the weights of a checkpoint, of whose state dicts one is named."""
-    (tmp_path / "mine.toml").write_text(NETWORK)
-    states = {"model": build_model(read_model(tmp_path / "mine.toml"), seed=1).state_dict()}
-    states["ema"] = build_model(read_model(tmp_path / "mine.toml"), seed=2).state_dict()
-    torch.save(states, tmp_path / "mine.pth")
+    """By the example's script, of a file like the zoo's: torch, the library and peers answer alike."""
     monkeypatch.chdir(tmp_path)
-    words = ("--checkpoint", "mine.pth", "--checkpoint-key", "ema", "-o", "mine.so", "--batch", "2")
-    assert run_cli("compile", "mine.toml", *words).status == 0
-    assert json.loads(run_cli("inspect", "mine.so", "--json").out)["model"] == "mine.toml"
-    assert AGREES in agreement(Path("mine.so"), data)
-    subject = subject_of_library(Path("mine.so"), 1, peers=True)
+    Path("mine.toml").write_text(NETWORK)
+    for name, low in (("dark", 0), ("light", 128), ("mixed", 60)):
+        Path("photos", name).mkdir(parents=True)
+        for i in range(6):
+            Image.fromarray(rng.integers(low, low + 127, (48, 40, 3), np.uint8)).save(Path("photos", name, f"{i}.png"))
+    words = ["photos", "--model", "mine.toml", "--image-size", "32", "--epochs", "2", "--batch", "8"]
+    monkeypatch.setattr("sys.argv", ["finetune.py", *words])
+    runpy.run_path(str(TESTS.parent / "examples" / "finetune.py"), run_name="__main__")
+    assert "of 3 pictures are right; torch answers otherwise in 0" in capsys.readouterr().out
+    metadata = json.loads(run_cli("inspect", "out/finetuned.so", "--json").out)
+    assert metadata["model"] == "mine.toml" and metadata["classes"] == ["dark", "light", "mixed"]
+    words = ["--data", "imagenet:out/held_out", "--against", "torch"]
+    assert "differs from torch            0 of 3 pictures" in run_cli("evaluate", "out/finetuned.so", *words).out
+
+    subject = subject_of_library(Path("out/finetuned.so"), 1, peers=True)
     module, (x,) = prepare_torch(subject, [rng.standard_normal((2, 3, 32, 32), np.float32)])
     with torch.no_grad():
         expected = module(x).numpy()
-    assert np.linalg.norm(ti.load("mine.so")(x.numpy()) - expected) < 1e-5 * np.linalg.norm(expected)
+    assert np.linalg.norm(ti.load("out/finetuned.so")(x.numpy()) - expected) < 1e-5 * np.linalg.norm(expected)
     Path("mine.toml").unlink()
-    line = run_cli("evaluate", "mine.so", "--data", f"imagenet:{data}", "--against", "torch").error_line()
-    assert "mine.toml" in line
+    assert "mine.toml" in run_cli("evaluate", "out/finetuned.so", *words).error_line()
 
 
 def test_functions_and_programs(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
