@@ -83,7 +83,7 @@ def test_a_fine_tuned_network(
         Path("photos", name).mkdir(parents=True)
         for i in range(6):
             Image.fromarray(rng.integers(low, low + 127, (48, 40, 3), np.uint8)).save(Path("photos", name, f"{i}.png"))
-    words = ["photos", "--model", "mine.toml", "--image-size", "32", "--epochs", "2", "--batch", "8"]
+    words = ["photos", "--model", "mine.toml", "--image-size", "32", "--epochs", "1", "--batch", "12"]
     monkeypatch.setattr("sys.argv", ["finetune.py", *words])
     runpy.run_path(str(TESTS.parent / "examples" / "finetune.py"), run_name="__main__")
     assert "of 3 pictures are right; torch answers otherwise in 0" in capsys.readouterr().out
