@@ -340,6 +340,7 @@ def run_case(shop: Workshop, folder: Path, rng: random.Random) -> Case:
                 ("--score-threshold", (*_NUMBERS, "1.1", "-0.1")),
                 ("--device", ("gpu", "", "cuda", "cuda:x", "cpu:1", "cuda:-1", "cuda:²", "\udcff", "metal")),
                 ("--draw", _OUTPUTS if "segments" in library else ("x.png",)),
+                ("--ray", ("", "x", "x:", ":1", "a..b:1", "127.0.0.1:²", "127.0.0.1:99999", "127.0.0.1:1", "ray://")),
             ]
         )
         words += [option, rng.choice(values)]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .tuning.tuner import tune
     from .zoo import list_models
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CompiledLibrary",
     "CompiledNetwork",

@@ -217,6 +217,8 @@ def compile(  # the contract's verb
             if image_size is not None
         ),
         cuda_graph=has_cuda_graphs(mod),
+        model=str(model) if isinstance(model, (str, Path)) else "",
+        num_classes=num_classes,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
     read = [file for file in (model, checkpoint, classes, preprocessing) if isinstance(file, (str, Path))]

@@ -55,7 +55,7 @@ def test_what_cannot_be_read_stops_no_other(colour: Path, files: list[str]) -> N
     assert answers["class_1"].dtype == np.int64 and np.isnan(answers["probability_1"][1])
     assert answers["error"][0] == "" and "none.png does not exist" in answers["error"][1]
     answers = Predictor(str(colour))({"bytes": column(b"no picture")})
-    assert "a picture's bytes is no picture that can be read" in answers["error"][0]
+    assert "a picture in memory is no picture that can be read" in answers["error"][0]
 
 
 def test_objects_are_lists(files: list[str], tmp_path: Path) -> None:

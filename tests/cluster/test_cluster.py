@@ -143,6 +143,7 @@ def test_a_node_that_is_killed(cluster: Any, folder: Path, colour: Path, tmp_pat
     [
         (("--ray", "nonsense"), "--ray 'nonsense' is no address; expected HOST:PORT"),
         (("--ray", "127.0.0.1:99999"), "is no address"),
+        (("--ray", "a..b:1"), "no Ray cluster answers at a..b:1: "),
         (("--ray", "127.0.0.1:1"), "no Ray cluster answers at 127.0.0.1:1: Connection refused; start one with"),
         (("--ray", "127.0.0.1:1", "--device", "cpu"), "--device and --ray"),
     ],

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import UserError
@@ -24,21 +25,24 @@ def subject_of_library(
     metadata = read_metadata(library)
     if metadata.device_type != "cpu":
         raise UserError(f"{library} was compiled for {metadata.device_type}; `bench` times libraries for this CPU")
-    origin = metadata.weights_origin
-    own = origin.startswith(("random initialisation", "models/"))
-    if peers and checkpoint is None and not own:
-        if not Path(origin).is_file():
-            raise UserError(
-                f"{library} has weights of {origin}, which peers need and which is not there; name the file with "
-                "--checkpoint, or time the library alone with --against none"
-            )
-        checkpoint = Path(origin)
-    shape = metadata.inputs[0].shape
+    from ..frontend.compiled_from import WeightsAreGone, origin_of
+
+    if not peers:
+        return Subject(model=metadata.name, threads=threads, batch=batch, given_library=library)
+    try:
+        origin = origin_of(metadata if checkpoint is None else replace(metadata, weights_origin=str(checkpoint)))
+    except WeightsAreGone as error:
+        raise UserError(
+            f"{library}: {error}, which peers need and which is not there; name the file with --checkpoint, or time "
+            "the library alone with --against none"
+        ) from error
     return Subject(
-        model=metadata.name,
+        model=origin.model,
         threads=threads,
         batch=batch,
-        image_size=(int(shape[2]), int(shape[3])) if len(shape) == 4 else None,
-        checkpoint=checkpoint,
+        image_size=origin.image_size,
+        checkpoint=Path(origin.checkpoint) if origin.checkpoint is not None else None,
+        checkpoint_key=origin.checkpoint_key,
+        num_classes=origin.num_classes,
         given_library=library,
     )

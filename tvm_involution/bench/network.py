@@ -24,7 +24,13 @@ def resolve(subject: Subject) -> Network:
         UserError: see `resolve_network`.
     """
     torch.manual_seed(0)
-    return resolve_network(subject.model, checkpoint=subject.checkpoint, image_size=subject.image_size)
+    return resolve_network(
+        subject.model,
+        checkpoint=subject.checkpoint,
+        checkpoint_key=subject.checkpoint_key,
+        num_classes=subject.num_classes,
+        image_size=subject.image_size,
+    )
 
 
 def prepare_torch(subject: Subject, inputs: Sequence[np.ndarray]) -> tuple[torch.nn.Module, list[torch.Tensor]]:

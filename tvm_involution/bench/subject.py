@@ -24,6 +24,8 @@ class Subject:
     dtype: str | None = None
     image_size: tuple[int, int] | None = None
     checkpoint: Path | None = None
+    checkpoint_key: str | None = None
+    num_classes: int | None = None
     tuning_logs: Path | None = None
     given_library: Path | None = None
     """a library that was compiled before; compiled from `model` where there is none"""

@@ -19,9 +19,10 @@ from ..bench.library_subject import subject_of_library
 from ..bench.subject import Subject
 from ..errors import UserError
 from ..files import check_apart, check_writable, write_json
+from ..runtime import LibraryMetadata
 from ..runtime.library_file import read_metadata
 from ..runtime.threads import thread_count
-from ..zoo import get_model
+from ..zoo import get_model, list_models
 from .bench_tables import print_comparison, print_layers
 from .command import Command
 from .words import ImageSize, Number
@@ -75,7 +76,7 @@ def bench_command(
 ) -> None:
     """Time MODEL, compiled for this CPU, or LIB.so beside other runtimes.
 
-    MODEL is what `compile` takes. Of LIB.so, peers run the zoo network that it says it is. Every contender has a
+    MODEL is what `compile` takes. Of LIB.so, peers run what it says it was compiled from. Every contender has a
     process of its own and the same number of threads (TVM_NUM_THREADS, else one a physical core), and all take turns.
     Nothing else should run on the machine. What the columns mean: docs/benchmarks.md.
 
@@ -99,10 +100,11 @@ def bench_command(
     if model.endswith(".so"):
         if per_layer:
             raise UserError("--per-layer needs the network, not a library; name what the library was compiled from")
-        if not _in_zoo(read_metadata(model).name):
+        if not _is_named(read_metadata(model)):
             if against:
                 raise UserError(
-                    f"{model} is no network of the zoo, so peers cannot run it; time it alone with --against none"
+                    f"{model} was compiled from a module in memory, so peers cannot run it; time it alone with "
+                    "--against none"
                 )
             peers = []
         subject = _library(Path(model), bool(peers), **sizes)
@@ -139,12 +141,9 @@ def bench_command(
         raise click.ClickException(f"our library of {model} has no times: {failure}")
 
 
-def _in_zoo(name: str) -> bool:
-    try:
-        get_model(name)
-    except UserError:
-        return False
-    return True
+def _is_named(metadata: LibraryMetadata) -> bool:
+    """Return whether a library says what it was compiled from."""
+    return bool(metadata.model) or ":" in metadata.name or any(spec.name == metadata.name for spec in list_models())
 
 
 def _library(path: Path, peers: bool, batch: int | None, checkpoint: Path | None, **fixed: Any) -> Subject:

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import copy
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import UserError
+from ..frontend.compiled_from import WeightsAreGone, origin_of
+from ..frontend.network import resolve_network
 from ..runtime import LibraryMetadata
-from ..runtime.metadata import RANDOM_WEIGHTS
 from ..runtime.prepare import prepare_picture
 from ..runtime.results import ClassMap, FoundObjects, Result, make_result
 
@@ -22,37 +24,18 @@ class TorchModule:
     overlap by more than 0.9 of their union.
     """
 
+    def __init__(
+        self, metadata: LibraryMetadata, score_threshold: float, module: torch.nn.Module | None = None
+    ) -> None:
+        """Build the network that the library names, or take a copy of `module`."""
+        self._metadata, self._threshold, self._given = metadata, score_threshold, module
+        self._module = (_named(metadata) if module is None else copy.deepcopy(module).eval()).float()
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return TorchModule, (self._metadata, self._threshold)  # it is built where it runs
-
-    def __init__(self, metadata: LibraryMetadata, score_threshold: float) -> None:
-        from ..frontend.network import resolve_network
-
-        origin, key = metadata.weights_origin, None
-        own = origin == RANDOM_WEIGHTS or origin.startswith("models/") or origin == "as built by the function"
-        if not own and not Path(origin).is_file() and Path(origin.rpartition(":")[0]).is_file():
-            origin, _, key = origin.rpartition(":")
-        if not own and not Path(origin).is_file():
-            raise UserError(
-                f"{metadata.name} has weights of {origin}, which torch needs and which are not there; leave out "
-                "--against"
-            )
-        size = metadata.inputs[0].shape[2:]
-        network = resolve_network(
-            metadata.name,
-            checkpoint=None if own else origin,
-            checkpoint_key=key,
-            image_size=(int(size[0]), int(size[1])),
-        )
-        if network.module is None:
-            raise UserError(f"{metadata.name} was compiled from a program without its module; leave out --against")
-        self._module = network.module.float()
-        self._metadata, self._threshold = metadata, score_threshold
+        return TorchModule, (self._metadata, self._threshold, self._given)  # it is built where it runs
 
     def compare(self, answer: Result) -> tuple[int, int]:
         """Return how many answers about a picture differ, and of how many."""
-        import torch
-
         array, placement = prepare_picture(self._metadata, answer.picture)
         with torch.no_grad():
             returned: Any = self._module(torch.from_numpy(np.asarray(array, np.float32)))
@@ -65,6 +48,19 @@ class TorchModule:
             return int(not _same_objects(answer, told)), 1
         name = self._metadata.outputs[0].name
         return int(answer.outputs[name].argmax() != told.outputs[name].argmax()), 1
+
+
+def _named(metadata: LibraryMetadata) -> torch.nn.Module:
+    try:
+        origin = origin_of(metadata)
+    except WeightsAreGone as error:
+        raise UserError(f"{error}, which torch needs and which are not there; leave out --against") from error
+    except UserError as error:
+        raise UserError(f"{error}; leave out --against, or in Python give the module itself") from error
+    network = resolve_network(**vars(origin))
+    if network.module is not None:
+        return network.module.eval()
+    return network.export(1).module()  # a program knows its own batch
 
 
 def _same_objects(ours: FoundObjects, theirs: FoundObjects) -> bool:

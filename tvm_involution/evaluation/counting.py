@@ -61,7 +61,7 @@ def evaluate(
     *,
     device: str | torch.device | None = None,
     limit: int | None = None,
-    against: str | None = None,
+    against: str | torch.nn.Module | None = None,
     ray: str | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
     remark: Callable[[str], None] = lambda _: None,
@@ -72,7 +72,8 @@ def evaluate(
         library, device: see `Predictor`.
         data: `imagenet:DIR`, `coco:DIR` or `cityscapes:DIR`; see docs/evaluation.md for what lies there.
         limit: of how many pictures, the first; all by default.
-        against: `torch` runs the module on the same pictures, too, and counts where the answers differ.
+        against: `torch` runs the module that the library was compiled from on the same pictures, too, and counts where
+            the answers differ; or a module, where the library was compiled from one in memory.
         ray: address of a Ray cluster that runs the library, a file, on pictures that its machines see under the same
             names; see `tvm_involution.ray`.
         progress: told the number of pictures done, and of all.
@@ -87,7 +88,7 @@ def evaluate(
         raise UserError(f"unknown data {data!r:.80}; expected {', '.join(f'{name}:DIR' for name in DATA_SETS)}")
     if limit is not None and check_argument("evaluate: limit", limit, int) < 1:
         raise UserError(f"limit must be at least 1, got {limit}")
-    if against not in (None, "torch"):
+    if isinstance(against, str) and against != "torch":
         raise UserError(f"unknown peer {against!r:.80}; expected torch")
     if ray is None:
         predictor = Predictor(library, device, score_threshold=_EVERYTHING)
@@ -106,7 +107,7 @@ def evaluate(
     if against is not None:
         from .against_torch import TorchModule
 
-        peer = TorchModule(metadata, _EVERYTHING)
+        peer = TorchModule(metadata, _EVERYTHING, None if isinstance(against, str) else against)
     start = time.monotonic()
     work = _Work(answers, peer)
     measured: Iterable[tuple[int, tuple[Any, tuple[int, int]]]]
@@ -122,7 +123,10 @@ def evaluate(
         disagreements, compared = disagreements + differ, compared + of
         progress(done, len(answers.pictures))
     figures = answers.figures()
-    published = next((spec.published for spec in list_models() if spec.name == metadata.name), {})
+    # those of a network of other classes are of another task
+    published = next(
+        (s.published for s in list_models() if (s.name, s.classes) == (metadata.name, metadata.classes)), {}
+    )
     return Evaluation(
         library=metadata.name,
         data=data,

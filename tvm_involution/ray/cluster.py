@@ -63,8 +63,8 @@ def _check(address: str) -> None:
         raise UserError(f"--ray {address!r:.80} is no address; expected HOST:PORT, ray://HOST:PORT or auto")
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), _REACH_SECONDS).close()
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # of names that are none
+        reason = getattr(error, "strerror", None) or str(error)
         raise UserError(f"no Ray cluster answers at {address}: {reason}; start one with `ray start --head`") from error
 
 

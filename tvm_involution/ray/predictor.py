@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..runtime.network import CompiledNetwork
 from ..runtime.predictor import Failure
 from ..runtime.predictor import Predictor as LocalPredictor
 from ..runtime.results import COLUMNS, Result
+from ..runtime.threads import physical_cores
 
 # what Ray's readers call them: read_binary_files, read_images, from_items
 _PICTURES = ("bytes", "image", "path", "item")
@@ -47,6 +49,7 @@ class Predictor:
         top_k: int = 5,
         score_threshold: float = 0.3,
     ) -> None:
+        _take_share()
         self._predictor = LocalPredictor(library, device, top_k=top_k, score_threshold=score_threshold)
         self._column = column
 
@@ -103,6 +106,15 @@ class Predictor:
             values = [row.get(f"probability_{place}") for row in rows]
             columns[f"probability_{place}"] = np.array([np.nan if x is None else x for x in values], np.float64)
         return columns
+
+
+def _take_share() -> None:
+    """Run on as many threads as Ray gives this worker CPUs, for others share the machine's cores."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        cores = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 0))
+        if cores:
+            os.environ.setdefault("TVM_NUM_THREADS", str(min(cores, physical_cores())))
 
 
 def _error(answer: Result | Failure) -> str:

@@ -26,8 +26,10 @@ from .worker import Work, Worker
 
 # a network's rows of pixels are shared by few cores without loss, and a worker has weights of its own
 _CORES = 4
-# of a piece at least: what a lost worker had is read again
+# of a piece: what a lost worker had is read again, and one process hands out all pieces
 _PICTURES = 16
+_MOST_PICTURES = 256
+_PIECES = 20_000
 # while the library runs on one piece the next is read
 _PIECES_EACH = 2
 _LOOK_SECONDS = 1.0
@@ -62,7 +64,7 @@ def spread(
     """
     metadata = read_metadata(library)
     size = batch_of(metadata)
-    size *= -(-_PICTURES // size)
+    size *= -(-max(_PICTURES, min(_MOST_PICTURES, len(pictures) // _PIECES)) // size)
     with connected(address) as ray:
         with open(library, "rb") as file:
             content = ray.put(np.frombuffer(file.read(), np.uint8))

@@ -244,6 +244,10 @@ class LibraryMetadata:
     """of a network in int8, its convolutions"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
+    model: str = ""
+    """what `compile` was told to compile: a name, a file, `package.module:function`; nothing of a module in memory"""
+    num_classes: int | None = None
+    """as `compile` was told"""
     format: int = FORMAT
 
     @property

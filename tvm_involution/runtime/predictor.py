@@ -201,7 +201,7 @@ def _of_picture(spec: Any, output: np.ndarray, number: int) -> np.ndarray:
 def _as_picture(entry: Any) -> Image.Image:
     """Return a picture in memory in RGB."""
     if isinstance(entry, (bytes, bytearray, memoryview)):
-        return decode_picture(io.BytesIO(entry), "a picture's bytes")
+        return decode_picture(io.BytesIO(entry), "a picture in memory")
     if isinstance(entry, Image.Image):
         if 0 in entry.size:
             raise UserError("a picture has no pixels")

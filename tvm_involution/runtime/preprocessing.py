@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -180,10 +181,21 @@ def resize_picture(picture: Image.Image, preprocessing: Preprocessing, size: tup
 
 def picture_to_array(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     """Return the picture as (1, 3, H, W) float32, normalized by the metadata's mean and deviation."""
+    pixels, table = np.asarray(picture), _normalised(preprocessing)
+    array = np.empty((1, 3, *pixels.shape[:2]), np.float32)
+    for channel in range(3):
+        # looked up in a third of the time that it takes to compute; "clip" writes without a buffer
+        np.take(table[channel], pixels[..., channel], out=array[0, channel], mode="clip")
+    return array
+
+
+@functools.lru_cache(maxsize=16)
+def _normalised(preprocessing: Preprocessing) -> np.ndarray:
+    """Return what each value of a pixel becomes in each channel, (3, 256) float32."""
     mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
-    pixels = np.asarray(picture, dtype=np.float32) - mean
+    values = np.arange(256, dtype=np.float32)[:, None] - mean
     if preprocessing.backend == "opencv":  # mmcv multiplies by the inverse, in float64
-        np.multiply(pixels, 1 / std.astype(np.float64), out=pixels, casting="same_kind")
+        np.multiply(values, 1 / std.astype(np.float64), out=values, casting="same_kind")
     else:
-        pixels /= std
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+        values /= std
+    return np.ascontiguousarray(values.T)
