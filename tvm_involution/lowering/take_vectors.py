@@ -2,7 +2,8 @@
 """Take the numbers of a loop in vectors and what is left in ever shorter ones, and its sum in as many partial sums.
 
 TVM splits loops into vectors evenly, or checks each number of them; sums it leaves in the order in which they are
-written, in which each addition waits for the one before.
+written, in which each addition waits for the one before. Where a schedule asks for each number of a vector whether it
+is there, because the last pack of output channels is filled up, all are asked at once: a store by a mask.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from .programs import rewrite_cpu_programs
 _IDENTITIES = {tirx.Add: 0, tirx.Mul: 1}
 _IDEMPOTENT = (tirx.Max, tirx.Min)
 _SELECTION = "tvm_involution.select"
+_MASKED = "tvm_involution.masked"
+# bits of the numbers that CPUs store by a mask, from AVX on; bfloat16 is rewritten later, but not behind a mask
+_MASKED_BITS = (32, 64)
 
 
 @tvm.transform.module_pass(opt_level=0, name="KeepSelections")
@@ -73,12 +77,15 @@ class TakeVectors:
         mod = rewrite_cpu_programs(mod, rewrite)
         if not found:
             return mod
+        mod = rewrite_cpu_programs(tirx.transform.VectorizeLoop()(mod), _mask_stores)
         # neighbours in memory are known as such once the indices are simplified
-        return tirx.transform.StmtSimplify()(tirx.transform.VectorizeLoop()(mod))
+        return tirx.transform.StmtSimplify()(mod)
 
 
 def _taken(loop: tirx.For) -> tirx.Stmt | None:
     """Return what becomes of a loop; None where it stays."""
+    if (asked := _asked(loop)) is not None:
+        return asked
     store, lanes = _store(loop.body), int(loop.annotations[LANES])
     if store is None or not isinstance(loop.extent, tirx.IntImm):
         return None
@@ -90,6 +97,58 @@ def _taken(loop: tirx.For) -> tirx.Stmt | None:
         pieces = _pieces(loop, lanes, lambda place, _: _with(store, loop, place))
         return tirx.SeqStmt(pieces) if len(pieces) > 1 else pieces[0]
     return _sum(loop, store, lanes)
+
+
+def _asked(loop: tirx.For) -> tirx.Stmt | None:
+    """Return a loop of one vector whose numbers may not be there, for `_mask_stores`; None of others."""
+    asked, lanes, var = loop.body, loop.extent, loop.loop_var
+    if not isinstance(asked, tirx.IfThenElse) or asked.else_case is not None or not isinstance(lanes, tirx.IntImm):
+        return None
+    store, numbers = _store(asked.then_case), int(lanes)
+    if store is None or not _reads(asked.condition, var) or numbers & (numbers - 1) or numbers == 1:
+        return None
+    calls: list[tvm.ir.Call] = []
+    structural_walk(store, (tvm.ir.Call, calls.append))
+    if not all(isinstance(call.op, tvm.ir.Op) and call.op.get_attr("TVectorizable") for call in calls):
+        return None
+    loads: list[tvm.ir.TensorLoad] = []
+    structural_walk(store.value, (tvm.ir.TensorLoad, loads.append))
+    places = [(store.buffer, store.indices), *((load.source, load.indices) for load in loads)]
+    if any(tvm.DataType(str(buffer.dtype)).bits not in _MASKED_BITS for buffer, _ in places):
+        return None
+    if not all(_reads(at[-1], var) and _neighbours(at, var) for _, at in places if any(_reads(i, var) for i in at)):
+        return None
+    either = tirx.Select(asked.condition, store.value, tirx.const(0, store.value.ty.dtype))
+    store = tirx.BufferStore(store.buffer, either, store.indices)
+    body = tirx.For(var, loop.min, loop.extent, tirx.ForKind.VECTORIZED, store)
+    return tirx.AttrStmt(tirx.const(0, "int32"), _MASKED, tirx.const(1, "int32"), body)
+
+
+def _neighbours(indices: Sequence[tirx.Expr], var: tirx.Var) -> bool:
+    """Return whether `var` walks number by number."""
+    step = tvm.sym.detect_linear_equation(indices[-1], [var])
+    return bool(step) and structural_equal(step[0], tirx.const(1, var.ty.dtype)) and len(indices) == 1
+
+
+def _mask_stores(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Make stores and loads by a mask of what `_asked` made, which by now are vectors."""
+
+    def masked(attr: tirx.AttrStmt) -> tirx.Stmt:
+        if attr.attr_key != _MASKED:
+            return attr
+        store = attr.body
+        mask = store.value.condition
+
+        def load(node: tvm.ir.TensorLoad) -> tirx.Expr:
+            # sums in registers have all their lanes
+            if node.source.scope() == "local" or node.ty.dtype.lanes == 1:
+                return node
+            return tirx.op.masked_load(str(node.ty.dtype), node.source, *node.indices, mask)
+
+        value = structural_map(store.value.true_value, (tvm.ir.TensorLoad, load))
+        return tirx.Evaluate(tirx.op.masked_store(store.buffer, value, *store.indices, mask))
+
+    return func.with_body(structural_map(func.body, (tirx.AttrStmt, masked)))
 
 
 def _selection(call: tvm.ir.Call) -> tirx.Expr:

@@ -22,6 +22,10 @@ from tvm_ffi import structural_map
 
 from .programs import rewrite_cpu_programs
 
+# TVM does not know that these, too, are computed lane by lane
+for _name in ("erf", "rsqrt"):
+    tvm.ir.register_op_attr(f"tirx.{_name}", "TVectorizable", True)
+
 _LOG2_E = 1.4426950408889634
 # log(2) in two parts: the first has 9 bits, so its products with whole exponents are exact
 _LN_2_HIGH, _LN_2_LOW = 0.693359375, -2.12194440054690583e-4
