@@ -24,6 +24,8 @@ _SELECTION = "tvm_involution.select"
 _MASKED = "tvm_involution.masked"
 # bits of the numbers that CPUs store by a mask, from AVX on; bfloat16 is rewritten later, but not behind a mask
 _MASKED_BITS = (32, 64)
+# bfloat16 becomes a whole number later, but not where it is shuffled
+_SHUFFLED = ("float16", "float32", "float64", "int32", "int64")
 
 
 @tvm.transform.module_pass(opt_level=0, name="KeepSelections")
@@ -94,9 +96,69 @@ def _taken(loop: tirx.For) -> tirx.Stmt | None:
     if lanes < 2:
         return None
     if any(_reads(index, loop.loop_var) for index in store.indices):
+        if (shuffled := _shuffled(loop, store, lanes)) is not None:
+            return shuffled
         pieces = _pieces(loop, lanes, lambda place, _: _with(store, loop, place))
         return tirx.SeqStmt(pieces) if len(pieces) > 1 else pieces[0]
     return _sum(loop, store, lanes)
+
+
+def _shuffled(loop: tirx.For, store: tirx.BufferStore, lanes: int) -> tirx.Stmt | None:
+    """Return a copy that takes numbers from two to eight places in turns as vectors of each place, shuffled.
+
+    So are channels shuffled: one of the first half, one of the second. None of other copies.
+    """
+    load, var, extent = store.value, loop.loop_var, int(loop.extent)
+    if not isinstance(load, tvm.ir.TensorLoad) or not tvm.sym.Analyzer().can_prove_equal(loop.min, 0):
+        return None
+    if str(store.buffer.dtype) not in _SHUFFLED:
+        return None
+    if len(load.indices) != 1 or not _neighbours(store.indices, var):
+        return None
+    if tvm.sym.detect_linear_equation(load.indices[0], [var]):
+        return None
+    dtype, vector = var.ty.dtype, tirx.Var("vector", var.ty.dtype)
+    first = vector * lanes
+    fitting = [ways for ways in (2, 4, 8) if ways < lanes and extent % ways == 0]
+    starts = {ways: [_start(loop, load, first, ways, way, lanes) for way in range(ways)] for ways in fitting}
+    ways = next((ways for ways, found in starts.items() if None not in found), 0)
+    if not ways:
+        return None
+
+    def piece(first: tirx.Expr, count: int) -> tirx.Stmt:
+        sources = [_start(loop, load, first, ways, way, count) for way in range(ways)]
+        vectors = [tirx.BufferLoad(load.source, [_run(source, count // ways)]) for source in sources]
+        order = [
+            tirx.const(place, "int32") for turn in range(count // ways) for place in range(turn, count, count // ways)
+        ]
+        return tirx.BufferStore(store.buffer, tirx.Shuffle(vectors, order), [_run(_with(into, loop, first), count)])
+
+    (into,), whole = store.indices, extent // lanes
+    bounds = (tirx.const(0, dtype), tirx.const(whole, dtype))
+    pieces = [tirx.For(vector, *bounds, tirx.ForKind.SERIAL, piece(first, lanes))]
+    done, length = whole * lanes, lanes // 2
+    while length >= ways:
+        if extent - done >= length:
+            pieces.append(piece(tirx.const(done, dtype), length))
+            done += length
+        length //= 2
+    return tirx.SeqStmt(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _start(
+    loop: tirx.For, load: tvm.ir.TensorLoad, first: tirx.Expr, ways: int, way: int, count: int
+) -> tirx.Expr | None:
+    """Return where the neighbours begin that every `ways`-th of `count` numbers is; None where they are none."""
+    turn, analyzer = tirx.Var("turn", loop.loop_var.ty.dtype), tvm.sym.Analyzer()
+    analyzer.bind(turn, tvm.ir.Range(0, count // ways))
+    index = analyzer.simplify(_with(load.indices[0], loop, first + turn * ways + way))
+    step = tvm.sym.detect_linear_equation(index, [turn])
+    return step[1] if step and structural_equal(step[0], tirx.const(1, turn.ty.dtype)) else None
+
+
+def _run(start: tirx.Expr, count: int) -> tirx.Expr:
+    """Return so many indices from `start` on."""
+    return start if count == 1 else tirx.Ramp(start, tirx.const(1, start.ty.dtype), count)
 
 
 def _asked(loop: tirx.For) -> tirx.Stmt | None:
