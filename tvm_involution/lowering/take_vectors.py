@@ -137,11 +137,12 @@ def _shuffled(loop: tirx.For, store: tirx.BufferStore, lanes: int) -> tirx.Stmt 
     bounds = (tirx.const(0, dtype), tirx.const(whole, dtype))
     pieces = [tirx.For(vector, *bounds, tirx.ForKind.SERIAL, piece(first, lanes))]
     done, length = whole * lanes, lanes // 2
-    while length >= ways:
+    while length > ways:
         if extent - done >= length:
             pieces.append(piece(tirx.const(done, dtype), length))
             done += length
         length //= 2
+    pieces += [_with(store, loop, tirx.const(place, dtype)) for place in range(done, extent)]
     return tirx.SeqStmt(pieces) if len(pieces) > 1 else pieces[0]
 
 
