@@ -16,6 +16,7 @@ from tvm import te, topi
 
 from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule
+from tvm_involution.schedules.rule import blocks_of
 from tvm_involution.target import resolve_target
 
 
@@ -91,3 +92,12 @@ def test_shuffled_channels_are_vectors():
     target = resolve_target('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "znver4", "num-cores": 1}')
     code = build_shuffle(2, (28, 28, 116), "float32", target).mod.inspect_source("asm")
     assert re.search(r"vpermt2ps|vpermi2ps|vunpck[lh]ps", code) and not re.search(r"gather|vinsertps|vmovss", code)
+
+
+def test_steps_are_not_kept_apart():
+    """What reads a number four times is no interpolation: the copy to another order is made with it."""
+    x = te.placeholder((2, 40, 40, 32), "float32", "x")
+    steps = te.compute(x.shape, lambda *i: x(*i) * x(*i) * x(*i) + x(*i) * x(*i), "steps")
+    func = te.create_prim_func([x, topi.transpose(steps, (0, 3, 1, 2))])
+    sch, rule = default_schedule(func, resolve_target("llvm"))
+    assert sch is not None and rule == "Elementwise" and len(blocks_of(sch)) == 1

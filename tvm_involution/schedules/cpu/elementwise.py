@@ -8,6 +8,7 @@ import math
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
+from tvm_ffi import structural_equal
 
 from ...target import vector_bytes
 from ..rule import (
@@ -58,12 +59,20 @@ def _kept_apart(sch: s_tir.Schedule) -> list[str]:
     """Return the blocks around interpolations, and these themselves, between which the order of the axes changes."""
     kept = []
     for block in blocks_of(sch):
-        loads = nodes_of(sch.get(block).body, tvm.ir.TensorLoad)
-        if any(sum(load.source.same_as(other.source) for other in loads) >= _TAKEN for load in loads):
+        if _taken_together(sch.get(block)) >= _TAKEN:
             before = [one for one in sch.get_producers(block) if _transposed(sch.get(one)) is not None]
             behind = [one for one in sch.get_consumers(block) if _transposed(sch.get(one)) is not None]
             kept += [*before, *([block] if behind else [])]
     return [sch.get(block).name_hint for block in kept]
+
+
+def _taken_together(block: s_tir.SBlock) -> int:
+    """Return how many numbers of a tensor one number is made of, at most."""
+    places: list[tvm.ir.TensorLoad] = []
+    for load in nodes_of(block.body, tvm.ir.TensorLoad):
+        if not any(structural_equal(load, other) for other in places):
+            places.append(load)
+    return max((sum(load.source.same_as(other.source) for other in places) for load in places), default=0)
 
 
 def _transposed(block: s_tir.SBlock) -> int | None:
