@@ -14,6 +14,7 @@ from tvm import te, tirx, topi
 from tvm_involution import lowering
 from tvm_involution.schedules import default_schedule
 from tvm_involution.target import resolve_target
+from tvm_involution.te import conv2d_packed
 
 
 @pytest.mark.parametrize("length", [1, 3, 16, 31, 65, 200])
@@ -64,3 +65,17 @@ def test_steps_and_selections(rng, shape):
 
     actual = run_expression(expression, [array, slope], "float32", "Elementwise")
     assert relative_norm(actual, np.where(array > 0, array, array * along)) < 1e-6
+
+
+@pytest.mark.parametrize("outputs", [36, 55])
+@pytest.mark.parametrize("cpu", ["haswell", "znver4"])
+def test_a_filled_up_vector_leaves_by_a_mask(outputs, cpu):
+    """Of 55 output channels nine lanes of the last vector are not there; none is asked alone."""
+    x, residual = te.placeholder((1, 4, 14, 8), "float32", "x"), te.placeholder((1, 4, 14, outputs), "float32", "r")
+    weight = te.placeholder((-(-outputs // 16), 1, 1, 8, 16), "float32", "w")
+    out = topi.add(topi.erf(conv2d_packed(x, weight, outputs)), residual)
+    target = resolve_target(f'{{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "{cpu}", "num-cores": 1}}')
+    sch, rule = default_schedule(te.create_prim_func([x, weight, residual, out]), target)
+    assert sch is not None and rule == "PackedGemm"
+    code = lowering.build(sch.mod["main"].with_attr("global_symbol", "main"), target).mod.inspect_source("asm")
+    assert re.search(r"vmaskmovps|vmovups.*\{%k|v\w*ps.*\{%k", code) and not re.search(r"v(add|mul|fmadd213)ss", code)

@@ -126,11 +126,14 @@ def test_groups_of_tiles_share_a_pack(rng, monkeypatch, name, target):
     assert relative_norm(run(default.mod["main"], arrays, "float32", resolved), expected) < TOLERANCE["float32"]
 
 
-@pytest.mark.parametrize(("channels", "asked"), [(196, True), (392, True), (192, False)])
-def test_a_filled_up_pack_leaves_in_small_tiles(channels, asked):
+@pytest.mark.parametrize(
+    ("channels", "dtype", "asked"),
+    [(196, "float16", True), (392, "float16", True), (192, "float16", False), (196, "float32", False)],
+)
+def test_a_filled_up_pack_leaves_in_small_tiles(channels, dtype, asked):
     """Lanes that are asked one by one whether they are there must not be more than LLVM unrolls."""
-    x = te.placeholder((1, 8, 64, 16), "float32", "x")
-    weight = te.placeholder((-(-channels // 16), 1, 1, 16, 16), "float32", "weight")
+    x = te.placeholder((1, 8, 64, 16), dtype, "x")
+    weight = te.placeholder((-(-channels // 16), 1, 1, 16, 16), dtype, "weight")
     func = te.create_prim_func([x, weight, conv2d_packed(x, weight, channels)])
     sch, rule = default_schedule(func, resolve_target(AVX2.replace("haswell", "znver4")))
     assert rule == "PackedGemm"

@@ -2,7 +2,8 @@
 """Take the numbers of a loop in vectors and what is left in ever shorter ones, and its sum in as many partial sums.
 
 TVM splits loops into vectors evenly, or checks each number of them; sums it leaves in the order in which they are
-written, in which each addition waits for the one before.
+written, in which each addition waits for the one before. Where a schedule asks for each number of a vector whether it
+is there, because the last pack of output channels is filled up, all are asked at once: a store by a mask.
 """
 
 from __future__ import annotations
@@ -20,6 +21,11 @@ from .programs import rewrite_cpu_programs
 _IDENTITIES = {tirx.Add: 0, tirx.Mul: 1}
 _IDEMPOTENT = (tirx.Max, tirx.Min)
 _SELECTION = "tvm_involution.select"
+_MASKED = "tvm_involution.masked"
+# bits of the numbers that CPUs store by a mask, from AVX on; bfloat16 is rewritten later, but not behind a mask
+_MASKED_BITS = (32, 64)
+# bfloat16 becomes a whole number later, but not where it is shuffled
+_SHUFFLED = ("float16", "float32", "float64", "int32", "int64")
 
 
 @tvm.transform.module_pass(opt_level=0, name="KeepSelections")
@@ -73,12 +79,15 @@ class TakeVectors:
         mod = rewrite_cpu_programs(mod, rewrite)
         if not found:
             return mod
+        mod = rewrite_cpu_programs(tirx.transform.VectorizeLoop()(mod), _mask_stores)
         # neighbours in memory are known as such once the indices are simplified
-        return tirx.transform.StmtSimplify()(tirx.transform.VectorizeLoop()(mod))
+        return tirx.transform.StmtSimplify()(mod)
 
 
 def _taken(loop: tirx.For) -> tirx.Stmt | None:
     """Return what becomes of a loop; None where it stays."""
+    if (asked := _asked(loop)) is not None:
+        return asked
     store, lanes = _store(loop.body), int(loop.annotations[LANES])
     if store is None or not isinstance(loop.extent, tirx.IntImm):
         return None
@@ -87,9 +96,122 @@ def _taken(loop: tirx.For) -> tirx.Stmt | None:
     if lanes < 2:
         return None
     if any(_reads(index, loop.loop_var) for index in store.indices):
+        if (shuffled := _shuffled(loop, store, lanes)) is not None:
+            return shuffled
         pieces = _pieces(loop, lanes, lambda place, _: _with(store, loop, place))
         return tirx.SeqStmt(pieces) if len(pieces) > 1 else pieces[0]
     return _sum(loop, store, lanes)
+
+
+def _shuffled(loop: tirx.For, store: tirx.BufferStore, lanes: int) -> tirx.Stmt | None:
+    """Return a copy that takes numbers from two to eight places in turns as vectors of each place, shuffled.
+
+    So are channels shuffled: one of the first half, one of the second. None of other copies.
+    """
+    load, var, extent = store.value, loop.loop_var, int(loop.extent)
+    if not isinstance(load, tvm.ir.TensorLoad) or not tvm.sym.Analyzer().can_prove_equal(loop.min, 0):
+        return None
+    if str(store.buffer.dtype) not in _SHUFFLED:
+        return None
+    if len(load.indices) != 1 or not _neighbours(store.indices, var):
+        return None
+    if tvm.sym.detect_linear_equation(load.indices[0], [var]):
+        return None
+    dtype, vector = var.ty.dtype, tirx.Var("vector", var.ty.dtype)
+    first = vector * lanes
+    fitting = [ways for ways in (2, 4, 8) if ways < lanes and extent % ways == 0]
+    starts = {ways: [_start(loop, load, first, ways, way, lanes) for way in range(ways)] for ways in fitting}
+    ways = next((ways for ways, found in starts.items() if None not in found), 0)
+    if not ways:
+        return None
+
+    def piece(first: tirx.Expr, count: int) -> tirx.Stmt:
+        sources = [_start(loop, load, first, ways, way, count) for way in range(ways)]
+        vectors = [tirx.BufferLoad(load.source, [_run(source, count // ways)]) for source in sources]
+        order = [
+            tirx.const(place, "int32") for turn in range(count // ways) for place in range(turn, count, count // ways)
+        ]
+        return tirx.BufferStore(store.buffer, tirx.Shuffle(vectors, order), [_run(_with(into, loop, first), count)])
+
+    (into,), whole = store.indices, extent // lanes
+    bounds = (tirx.const(0, dtype), tirx.const(whole, dtype))
+    pieces = [tirx.For(vector, *bounds, tirx.ForKind.SERIAL, piece(first, lanes))]
+    done, length = whole * lanes, lanes // 2
+    while length > ways:
+        if extent - done >= length:
+            pieces.append(piece(tirx.const(done, dtype), length))
+            done += length
+        length //= 2
+    pieces += [_with(store, loop, tirx.const(place, dtype)) for place in range(done, extent)]
+    return tirx.SeqStmt(pieces) if len(pieces) > 1 else pieces[0]
+
+
+def _start(
+    loop: tirx.For, load: tvm.ir.TensorLoad, first: tirx.Expr, ways: int, way: int, count: int
+) -> tirx.Expr | None:
+    """Return where the neighbours begin that every `ways`-th of `count` numbers is; None where they are none."""
+    turn, analyzer = tirx.Var("turn", loop.loop_var.ty.dtype), tvm.sym.Analyzer()
+    analyzer.bind(turn, tvm.ir.Range(0, count // ways))
+    index = analyzer.simplify(_with(load.indices[0], loop, first + turn * ways + way))
+    step = tvm.sym.detect_linear_equation(index, [turn])
+    return step[1] if step and structural_equal(step[0], tirx.const(1, turn.ty.dtype)) else None
+
+
+def _run(start: tirx.Expr, count: int) -> tirx.Expr:
+    """Return so many indices from `start` on."""
+    return start if count == 1 else tirx.Ramp(start, tirx.const(1, start.ty.dtype), count)
+
+
+def _asked(loop: tirx.For) -> tirx.Stmt | None:
+    """Return a loop of one vector whose numbers may not be there, for `_mask_stores`; None of others."""
+    asked, lanes, var = loop.body, loop.extent, loop.loop_var
+    if not isinstance(asked, tirx.IfThenElse) or asked.else_case is not None or not isinstance(lanes, tirx.IntImm):
+        return None
+    store, numbers = _store(asked.then_case), int(lanes)
+    if store is None or not _reads(asked.condition, var) or numbers & (numbers - 1) or numbers == 1:
+        return None
+    calls: list[tvm.ir.Call] = []
+    structural_walk(store, (tvm.ir.Call, calls.append))
+    if not all(isinstance(call.op, tvm.ir.Op) and call.op.get_attr("TVectorizable") for call in calls):
+        return None
+    loads: list[tvm.ir.TensorLoad] = []
+    structural_walk(store.value, (tvm.ir.TensorLoad, loads.append))
+    places = [(store.buffer, store.indices), *((load.source, load.indices) for load in loads)]
+    if any(tvm.DataType(str(buffer.dtype)).bits not in _MASKED_BITS for buffer, _ in places):
+        return None
+    if not all(_reads(at[-1], var) and _neighbours(at, var) for _, at in places if any(_reads(i, var) for i in at)):
+        return None
+    either = tirx.Select(asked.condition, store.value, tirx.const(0, store.value.ty.dtype))
+    store = tirx.BufferStore(store.buffer, either, store.indices)
+    body = tirx.For(var, loop.min, loop.extent, tirx.ForKind.VECTORIZED, store)
+    return tirx.AttrStmt(tirx.const(0, "int32"), _MASKED, tirx.const(1, "int32"), body)
+
+
+def _neighbours(indices: Sequence[tirx.Expr], var: tirx.Var) -> bool:
+    """Return whether `var` walks number by number."""
+    step = tvm.sym.detect_linear_equation(indices[-1], [var])
+    return bool(step) and structural_equal(step[0], tirx.const(1, var.ty.dtype)) and len(indices) == 1
+
+
+def _mask_stores(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """Make stores and loads by a mask of what `_asked` made, which by now are vectors."""
+
+    def masked(attr: tirx.AttrStmt) -> tirx.Stmt:
+        if attr.attr_key != _MASKED:
+            return attr
+        store = attr.body
+        mask = store.value.condition
+
+        def load(node: tvm.ir.TensorLoad) -> tirx.Expr:
+            # sums in registers have all their lanes
+            if node.source.scope() == "local" or node.ty.dtype.lanes == 1:
+                return node
+            return tirx.op.masked_load(str(node.ty.dtype), node.source, *node.indices, mask)
+
+        value = structural_map(store.value.true_value, (tvm.ir.TensorLoad, load))
+        return tirx.Evaluate(tirx.op.masked_store(store.buffer, value, *store.indices, mask))
+
+    return func.with_body(structural_map(func.body, (tirx.AttrStmt, masked)))
 
 
 def _selection(call: tvm.ir.Call) -> tirx.Expr:

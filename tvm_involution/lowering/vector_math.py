@@ -22,6 +22,10 @@ from tvm_ffi import structural_map
 
 from .programs import rewrite_cpu_programs
 
+# TVM does not know that these, too, are computed lane by lane
+for _name in ("erf", "rsqrt"):
+    tvm.ir.register_op_attr(f"tirx.{_name}", "TVectorizable", True)
+
 _LOG2_E = 1.4426950408889634
 # log(2) in two parts: the first has 9 bits, so its products with whole exponents are exact
 _LN_2_HIGH, _LN_2_LOW = 0.693359375, -2.12194440054690583e-4
@@ -48,18 +52,17 @@ _TANH = (
     0.021702967584133148, -0.008182673715054989, 0.0021475369576364756,
 )  # fmt: skip
 _TANH_SMALL = 0.625
-# erf(x) / x in x^2, for |x| < 0.92
-_ERF = (
-    1.128379225730896, -0.37612634897232056, 0.11283703148365021, -0.026859799399971962,
-    0.005201960448175669, -0.0008152627851814032, 8.409920701524243e-05,
-)  # fmt: skip
-_ERF_SMALL = 0.92
-# log(1 - erf(x)) for 0.92 <= x < 4, where erf is 1 in float32
+# -log2(1 - erf(x)) / x for 0 <= x <= 4, behind which erf is 1 in float32
 _ERFC = (
-    0.00016308158228639513, -1.129448652267456, -0.633509635925293, -0.10805604606866837, 0.02493032068014145,
-    -0.004070942755788565, 0.00040201490628533065, -1.521291778772138e-05, -4.5644910073860956e-07,
+    1.6279070377349854, 0.9184476137161255, 0.14827707409858704, -0.027632037177681923, -0.00023139113909564912,
+    0.002405001549050212, -0.0009129851241596043, 0.00016971903096418828, -1.3353815120353829e-05,
 )  # fmt: skip
 _ERF_LARGE = 4.0
+# (2^r - 1) / r for |r| <= 0.5
+_EXP2 = (
+    0.6931471824645996, 0.24022650718688965, 0.055503569543361664,
+    0.009618030861020088, 0.0013390866806730628, 0.0001546973508084193,
+)  # fmt: skip
 
 
 @tvm.transform.module_pass(opt_level=0, name="VectorMath")
@@ -233,11 +236,16 @@ def _tanh(x: _Value) -> _Value:
 
 
 def _erf(x: _Value) -> _Value:
+    """erf(x) = 1 - 2^-n 2^r = (1 - 2^-n) - 2^-n (2^r - 1): nothing is lost where x is small, as n is 0 there."""
     magnitude, sign = _magnitude_and_sign(x)
-    small = _polynomial(magnitude * magnitude, _ERF) * magnitude
     capped = magnitude.is_("ogt", _ERF_LARGE).choose(x.like(_ERF_LARGE), magnitude)
-    large = x.like(1.0) - _exp(_polynomial(capped, _ERFC))
-    return (magnitude.is_("olt", _ERF_SMALL).choose(small, large).bits | sign).as_float
+    power = _polynomial(capped, _ERFC) * capped
+    rounded = power + _ROUND
+    r = rounded - _ROUND - power
+    # n stands in the low bits, and nothing but zeros in those above that stay
+    scale = (rounded.bits.like(_bits_of(1.0)) - (rounded.bits << 23)).as_float
+    positive = x.like(1.0) - scale - scale * (_polynomial(r, _EXP2) * r)
+    return (positive.bits | sign).as_float
 
 
 def _sigmoid(x: _Value) -> _Value:

@@ -204,15 +204,16 @@ def _following(sch: s_tir.Schedule, block: SBlockRV) -> list[SBlockRV]:
     return [follower for follower in blocks_of(sch) if sch.get(follower).name_hint in names]
 
 
-def inline_producers(sch: s_tir.Schedule, keep_functions: bool = False) -> None:
+def inline_producers(sch: s_tir.Schedule, keep_functions: bool = False, keep: Sequence[str] = ()) -> None:
     """Inline every elementwise block that another block reads.
 
     Args:
         keep_functions: but those that compute a function, such as an exponential or a root, which would be computed
             several times for each of their numbers.
+        keep: blocks that stay.
     """
     for block in blocks_of(sch):
-        if is_spatial(sch, block) and sch.get_consumers(block):
+        if is_spatial(sch, block) and sch.get_consumers(block) and sch.get(block).name_hint not in keep:
             if keep_functions and _computes_function_again(sch, block):
                 continue
             try:

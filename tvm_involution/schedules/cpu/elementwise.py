@@ -8,6 +8,7 @@ import math
 import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
+from tvm_ffi import structural_equal
 
 from ...target import vector_bytes
 from ..rule import (
@@ -27,6 +28,13 @@ from ..rule import (
 PARALLEL_ELEMENTS = 50_000
 # numbers of a row that suffice, of which there are several for several cores
 _ROW = 2048
+# vectors of sums in memory
+_VECTORS = 4
+# numbers of a tensor that one number is made of, as interpolation does; to find them again in another order costs more
+# than a copy
+_TAKEN = 4
+# rows that are copied to another order together: numbers of a cache line
+_TRANSPOSED = 16
 
 
 class Elementwise(ScheduleRule):
@@ -41,10 +49,40 @@ class Elementwise(ScheduleRule):
         sch = s_tir.Schedule(func)
         if not all(is_spatial(sch, block) for block in blocks_of(sch)):
             return None
-        inline_producers(sch, keep_functions=True)
+        inline_producers(sch, keep_functions=True, keep=_kept_apart(sch))
         for block in blocks_of(sch):
             parallel_vectorize(sch, block, target, tunable)
         return [sch] if tunable else sch
+
+
+def _kept_apart(sch: s_tir.Schedule) -> list[str]:
+    """Return the blocks around interpolations, and these themselves, between which the order of the axes changes."""
+    kept = []
+    for block in blocks_of(sch):
+        if _taken_together(sch.get(block)) >= _TAKEN:
+            before = [one for one in sch.get_producers(block) if _transposed(sch.get(one)) is not None]
+            behind = [one for one in sch.get_consumers(block) if _transposed(sch.get(one)) is not None]
+            kept += [*before, *([block] if behind else [])]
+    return [sch.get(block).name_hint for block in kept]
+
+
+def _taken_together(block: s_tir.SBlock) -> int:
+    """Return how many numbers of a tensor one number is made of, at most."""
+    places: list[tvm.ir.TensorLoad] = []
+    for load in nodes_of(block.body, tvm.ir.TensorLoad):
+        if not any(structural_equal(load, other) for other in places):
+            places.append(load)
+    return max((sum(load.source.same_as(other.source) for other in places) for load in places), default=0)
+
+
+def _transposed(block: s_tir.SBlock) -> int | None:
+    """Return which axis of a copy is the last of what it reads, where its own last is another; None of other blocks."""
+    axes = [axis.var for axis in block.iter_vars]
+    body = block.body
+    if not isinstance(body, tirx.BufferStore) or not isinstance(body.value, tvm.ir.TensorLoad):
+        return None
+    found = [next((n for n, axis in enumerate(axes) if axis.same_as(index)), None) for index in body.value.indices]
+    return found[-1] if found and None not in found and found[-1] != len(axes) - 1 else None
 
 
 def schedule_producers(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> bool:
@@ -64,6 +102,14 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
     if not loops or extents is None or 0 in extents:
         return  # nothing to compute
     total, lanes = math.prod(extents), vector_bytes(target) // 4
+    across = _transposed(sch.get(block)) if len(sch.get(block).iter_vars) == len(loops) else None
+    if across is not None and total >= PARALLEL_ELEMENTS and extents[-1] >= lanes:
+        outer, inner = sch.split(loops[across], [None, largest_divisor(extents[across], _TRANSPOSED)])
+        rest = [loop for place, loop in enumerate(loops) if place != across]
+        sch.reorder(*rest[:-2], outer, *rest[-2:-1], inner, rest[-1])
+        sch.parallel(sch.fuse(*rest[:-2], outer))
+        take_vectors(sch, rest[-1], lanes)
+        return
     width = _row_within(sch.get(block), lanes) if len(sch.get(block).iter_vars) == len(loops) else None
     if width is not None:
         loops = [*loops[:-1], *sch.split(loops[-1], [None, width])]
@@ -81,7 +127,8 @@ def parallel_vectorize(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.
     if isinstance(sch.get(block).body, tirx.BufferStore):
         take_vectors(sch, row, choose(sch, [lanes, 2 * lanes, 4 * lanes], lanes, tunable))
     elif (width := largest_divisor(length, lanes)) > 1:
-        # loops of a pixel, such as those over a part that adaptive pooling takes
+        # loops of a pixel, such as those over a part that adaptive pooling takes: sums that do not wait for each other
+        width *= largest_divisor(length // width, _VECTORS)
         sch.vectorize(sch.split(row, [None, width])[1])
 
 

@@ -10,9 +10,10 @@ Pixels whose lines share a set of the first-level cache evict each other: 14 pix
 the size of a way of most CPUs, and there are 8 or 12 ways. The input of a tile is then copied first, with
 another stride; all packs of output channels use the copy. With 16 registers it is always copied.
 
-The last pack of 196 output channels is filled up, and the lanes of what leaves a tile are asked one by one whether they
-are there. LLVM unrolls no loops of that over more than `_ASKED` numbers, and where an index is not known the sums lie
-in memory: 16 to 196 channels of 64x64 pixels took over ten times as long.
+The last pack of 196 output channels is filled up, and the lanes of what leaves a tile are asked whether they are there,
+those of a vector at once (`lowering/take_vectors.py`), in half types one by one. LLVM unrolls no loops of that over
+more than `_ASKED` numbers, and where an index is not known the sums lie in memory: 16 to 196 channels of 64x64 took
+over ten times as long.
 
 A pack's weights that are larger than the second-level cache (a 3x3 convolution of 2048 channels) come from far away for
 every tile. Then a group of tiles takes turns with one pack before the next.
@@ -25,7 +26,7 @@ from dataclasses import dataclass, replace
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ...target import core_count, vector_bytes, vector_registers
 from ...te.blocks import Block
@@ -35,6 +36,7 @@ from ..placing import compute_at, reverse_compute_at
 from ..rule import (
     ScheduleRule,
     balanced_parts,
+    blocks_of,
     choose,
     default_or_space,
     divisors,
@@ -45,6 +47,7 @@ from ..rule import (
     loop_extents,
     loops_by_kind,
     spread_over_cache,
+    take_vectors,
     thread_choices,
     vectorize_last,
 )
@@ -133,6 +136,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     block = sch.get_sblock(Block.CONV2D)
     if not schedule_producers(sch, block, target):
         return None
+    filled_up = _is_filled_up(sch, block) and _has_masks(sch)
     epilogue = fuse_epilogue(sch, block)
     if epilogue is None:
         return None
@@ -183,8 +187,21 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     sum_in_registers(sch, block, outermost, [step, *row_inner, vector], lane, dot.INTRINSIC if dot else None)
     if dot:
         sch.annotate(task, "pragma_import_llvm", dot.LLVM_FUNCTION)
-    vectorize_last(sch, epilogue, lanes)
+    if filled_up:
+        _ask_vectors(sch, epilogue, home, lanes)
+    else:
+        vectorize_last(sch, epilogue, lanes)
     return sch
+
+
+def _ask_vectors(sch: s_tir.Schedule, epilogue: SBlockRV, home: LoopRV, lanes: int) -> None:
+    """Write a tile of which the last lanes may not be there; each index is known, so the sums stay in registers."""
+    loops = sch.get_loops(epilogue)
+    shared = next(place for place, loop in enumerate(loops, 1) if sch.get(loop).same_as(sch.get(home)))
+    vector, lane = sch.split(loops[-1], [None, lanes])
+    for loop in (*loops[shared:-1], vector):
+        sch.unroll(loop)
+    take_vectors(sch, lane, lanes)
 
 
 def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> list[_Plan]:
@@ -204,7 +221,7 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     filled_up = _is_filled_up(sch, block)
     for vectors in divisors(pack_vectors, pack_vectors):
         limit = tile_pixels(vectors, target)
-        if filled_up:
+        if filled_up and not _has_masks(sch):
             limit = max(1, min(limit, _ASKED // (weight.vector(target) * vectors)))
         for columns in divisors(pixels[-1], limit):
             # whole rows where several rows fit
@@ -234,6 +251,12 @@ def _is_filled_up(sch: s_tir.Schedule, block: SBlockRV) -> bool:
     assert out is not None
     widths = {int(sch.get(each).writes[0].source.shape[-1]) for each in (block, out)}
     return len(widths) > 1
+
+
+def _has_masks(sch: s_tir.Schedule) -> bool:
+    """Return whether lanes that are not there cost nothing: whether there are no half types."""
+    buffers = [region.source for block in blocks_of(sch) for region in (*sch.get(block).reads, *sch.get(block).writes)]
+    return all(element_bytes(buffer) >= 4 for buffer in buffers)
 
 
 def _weights_dominate(sch: s_tir.Schedule, block: SBlockRV) -> bool:
