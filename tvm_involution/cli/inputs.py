@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from ..runtime import LibraryMetadata, TensorSpec
+from ..runtime.array_file import read_array, read_arrays
 from ..runtime.arrays import numpy_dtype
 from ..runtime.placement import Placement
 from ..runtime.prepare import prepare_picture
 from ..runtime.preprocessing import read_picture
-from ..runtime.array_file import read_array, read_arrays
 
 
 @dataclass(frozen=True)

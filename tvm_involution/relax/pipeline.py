@@ -25,8 +25,8 @@ from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.mark_loops import MarkLoops
 from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
-from .passes.pool_bytes import PoolBytes
 from .passes.picture_by_picture import PictureByPicture
+from .passes.pool_bytes import PoolBytes
 from .passes.sink_reshapes import SinkReshapes
 from .passes.sink_transposes import SinkTransposes
 from .passes.split_norms import SplitNorms

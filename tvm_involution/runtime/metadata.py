@@ -163,10 +163,10 @@ class KernelCoverage:
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A convolution of a network that was compiled in int8."""
+    """A convolution or linear layer of a network that was compiled in int8."""
 
     number: int
-    """among the network's convolutions, in their order"""
+    """among those of the network, in their order"""
     layer: str
     """window, input and output channels, pixels of the result"""
     range_by: str
@@ -216,7 +216,7 @@ class LibraryMetadata:
     forms: tuple[Form, ...] = ()
     """where the library is for several image sizes, the shapes for each; `inputs` and `outputs` have the first's"""
     quantized: tuple[QuantizedLayer, ...] = ()
-    """of a network in int8, its convolutions"""
+    """of a network in int8, the layers that could be quantized"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     format: int = FORMAT

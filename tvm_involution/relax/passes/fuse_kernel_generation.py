@@ -111,9 +111,7 @@ class FuseKernelGeneration:
             multiplied = [to_float(matches[one]).reshape(-1) * to_float(matches[scale]) for one in (by, bias)]
             by_packed, bias_packed = (pack_paired_span(array, one, taps, lanes, values)[1] for one in multiplied)
             constants = pack_paired_span(array, multiplied[0], taps, lanes, values)[0], bias_packed
-            function = functools.partial(
-                paired_spanned_involution2d, groups=window.groups, **_attributes(call)
-            )
+            function = functools.partial(paired_spanned_involution2d, groups=window.groups, **_attributes(call))
             return builder.call_te(
                 lambda x, hidden, weight, bias, by: function(x, hidden, weight, bias, span_scale=by),
                 matches[pixels],

@@ -31,9 +31,7 @@ def _rewrite(call: relax.Call, graph: Graph) -> relax.Expr:
     cast = graph.bound(numbers)
     if not _is(cast, "relax.astype") or tensor_dtype(cast.args[0].ty) != "uint8" or scale.ty.ndim:
         return call
-    sums = graph.builder.call_te(
-        pool, cast.args[0], call.attrs, "avg", 2, "float32", primfunc_name_hint="avg_pool2d"
-    )
+    sums = graph.builder.call_te(pool, cast.args[0], call.attrs, "avg", 2, "float32", primfunc_name_hint="avg_pool2d")
     return relax.op.multiply(graph.emit(sums), scale)
 
 
