@@ -157,7 +157,7 @@ class _Quantizer(relax.PyExprMutator):
             attrs = with_attribute(layer.call.attrs, "out_dtype", tvm_ffi.dtype("int32"))
             top, left, bottom, right = (int(p) for p in attrs.padding)
             if known.zero and any((top, left, bottom, right)):
-                x = self._emit(relax.op.nn.pad(x, (0, 0, 0, 0, top, bottom, left, right), known.zero))
+                x = self._emit(relax.op.nn.pad(x, [0, 0, 0, 0, top, bottom, left, right], "constant", known.zero))
                 attrs = with_attribute(attrs, "padding", [0, 0, 0, 0])
             sums = self._emit(relax.Call(layer.call.op, [x, relax.const(weight)], attrs))
         else:
