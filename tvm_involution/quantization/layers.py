@@ -76,7 +76,7 @@ class Layers:
     def source(self, value: relax.Var) -> relax.Var:
         """Return the tensor that becomes bytes where `value` should: maxima of bytes are bytes."""
         call = self.bound.get(value)
-        while _name(call) == MAX_POOL and isinstance(call.args[0], relax.Var):
+        while isinstance(call, relax.Call) and _name(call) == MAX_POOL and isinstance(call.args[0], relax.Var):
             value, call = call.args[0], self.bound.get(call.args[0])
         return value
 
