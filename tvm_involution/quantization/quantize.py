@@ -84,9 +84,8 @@ def _choose(observed: Observed, readers: Sequence[Layer], seen: dict[relax.Var, 
 
 
 def _decibels(layer: Layer, option: Range, observed: Observed) -> float:
-    """Return the ratio of signal to noise behind a layer whose input and weight are quantized, on a picture."""
-    assert observed.first is not None
-    x, weight = observed.first[:1], layer.weight
+    """Return the ratio of signal to noise behind a layer whose input and weight are quantized, on some pictures."""
+    x, weight = observed.pictures, layer.weight
     bytes_, scale = quantized_weight(weight)
     rounded = bytes_ * scale.reshape(-1, *(1,) * (weight.ndim - 1))
     signal = layer.evaluate(x, weight)
@@ -127,8 +126,8 @@ class _Quantizer(relax.PyExprMutator):
         known = self.ranges[self.found.source(value)]
         numbers = self._emit(relax.op.astype(self._quantized(value), "float32"))
         if known.zero:
-            numbers = self._emit(relax.op.subtract(numbers, _number(known.zero)))
-        return self._emit(relax.op.multiply(numbers, _number(known.scale)))
+            numbers = self._emit(relax.op.subtract(numbers, _number(known.zero, value)))
+        return self._emit(relax.op.multiply(numbers, _number(known.scale, value)))
 
     def _quantized(self, value: relax.Var) -> relax.Var:
         """Return a tensor in bytes."""
@@ -139,11 +138,11 @@ class _Quantizer(relax.PyExprMutator):
                 self.bytes[value] = self._emit(relax.Call(call.op, [self._quantized(call.args[0])], call.attrs))
             else:
                 known = self.ranges[value]
-                scaled = self._emit(relax.op.multiply(self.visit_expr(value), _number(1 / known.scale)))
+                scaled = self._emit(relax.op.multiply(self.visit_expr(value), _number(1 / known.scale, value)))
                 if known.zero:
-                    scaled = self._emit(relax.op.add(scaled, _number(known.zero)))
+                    scaled = self._emit(relax.op.add(scaled, _number(known.zero, value)))
                 clipped = self._emit(relax.op.clip(scaled, 0, LEVELS))
-                rounded = self._emit(relax.op.add(clipped, _number(0.5)))
+                rounded = self._emit(relax.op.add(clipped, relax.const(np.float32(0.5))))
                 self.bytes[value] = self._emit(relax.op.astype(rounded, "uint8"))
         return self.bytes[value]
 
@@ -173,5 +172,6 @@ class _Quantizer(relax.PyExprMutator):
         return self.builder_.emit(value)
 
 
-def _number(value: float) -> relax.Expr:
-    return relax.const(np.float32(value))
+def _number(value: float, tensor: relax.Expr) -> relax.Expr:
+    """Return a number with as many axes as `tensor`: programs read it, so that layers of one shape share a program."""
+    return relax.const(np.full((1,) * tensor.ty.ndim, value, np.float32))

@@ -175,7 +175,7 @@ class QuantizedLayer:
     """an input is `scale * (byte - zero)`"""
     zero: int
     decibels: float
-    """signal to noise behind it, with input and weight quantized, on a calibration picture"""
+    """signal to noise behind it, with input and weight quantized, on calibration pictures"""
     kept_because: str
     """why it stayed in float32; empty where it did not"""
 
