@@ -23,25 +23,33 @@ def as_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def run_expression(
-    expression: Callable[..., te.Tensor], arrays: Sequence[np.ndarray], dtype: str, rule: str | None = None
+    expression: Callable[..., te.Tensor],
+    arrays: Sequence[np.ndarray],
+    dtype: str | None,
+    rule: str | None = None,
+    target: tvm.target.Target | None = None,
 ) -> np.ndarray:
     """Make placeholders like `arrays`, build `expression` of them, and return what it computes, as float64.
 
     Args:
+        dtype: of all arrays and the result; None where each array's and the expression's own are meant.
         rule: the schedule rule for this CPU that must be the first to take it; None for as it is written.
+        target: another CPU than this, whose code runs here.
     """
-    inputs = [te.placeholder(array.shape, dtype, name=f"input{i}") for i, array in enumerate(arrays)]
+    inputs = [
+        te.placeholder(array.shape, dtype or str(array.dtype), name=f"input{i}") for i, array in enumerate(arrays)
+    ]
     output = expression(*inputs)
     func = te.create_prim_func([*inputs, output])
-    target = resolve_target("llvm") if rule else reference_cpu()
+    target = target or (resolve_target("llvm") if rule else reference_cpu())
     if rule:
         schedule, taker = default_schedule(func, target)
         assert schedule is not None and taker == rule
         func = schedule.mod["main"]
     library = lowering.build(func.with_attr("global_symbol", "main"), target)
     shape = [int(d) for d in output.shape]
-    result = tvm.runtime.empty(shape, dtype)
-    library["main"](*(tvm.runtime.tensor(as_dtype(array, dtype)) for array in arrays), result)
+    result = tvm.runtime.empty(shape, dtype or str(output.dtype))
+    library["main"](*(tvm.runtime.tensor(as_dtype(array, dtype) if dtype else array) for array in arrays), result)
     return result.numpy().astype(np.float64)
 
 

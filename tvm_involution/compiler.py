@@ -22,9 +22,10 @@ from .errors import UserError, told_in_one_line
 from .files import atomic_write, check_apart, check_room
 from .frontend.batch_axes import BatchAxes
 from .frontend.importer import import_exported_program, output_names
-from .frontend.network import resolve_network
+from .frontend.network import Network, resolve_network
 from .lowering.cuda_code import check_cuda_compiler
 from .lowering.link import link_shared, linker_of, target_triple
+from .quantization import Calibration, quantize, read_calibration
 from .records.tuning_records import TuningRecords
 from .relax import pipeline
 from .relax.dtypes import in_half
@@ -33,9 +34,10 @@ from .relax.passes.apply_schedules import count_kernels
 from .relax.passes.capture_cuda_graphs import has_cuda_graphs
 from .runtime.arrays import numpy_dtype
 from .runtime.library_file import seal
-from .runtime.metadata import Form, LibraryMetadata, TensorSpec, function_name, picture_problems
+from .runtime.metadata import INT8, Form, LibraryMetadata, QuantizedLayer, TensorSpec, function_name, picture_problems
 from .runtime.threads import thread_count
 from .runtime.tvm_runtime import tvm_version
+from .schedules.cpu.dot_int8 import has_dot_int8
 from .target import as_target, cpu_features
 
 
@@ -91,6 +93,7 @@ def compile(  # the contract's verb
     checkpoint_key: str | None = None,
     batch: Size | Sequence[Size] | None = None,
     dtype: str | None = None,
+    calibration: Annotated[Calibration | None, UNCHECKED] = None,
     image_size: tuple[Size, Size] | Sequence[tuple[Size, Size]] | None = None,
     num_classes: Size | None = None,
     classes: str | Path | Sequence[str] | None = None,
@@ -114,7 +117,10 @@ def compile(  # the contract's verb
             `nn.load_checkpoint`.
         checkpoint_key: which of several state dicts in the file to take, such as `ema_state_dict`.
         batch: the batch sizes to build for; 1 by default, for a program with one batch size that.
-        dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32.
+        dtype: `float32` (default), `float16` or `bfloat16`, for inputs, weights and outputs; sums stay in float32. Or
+            `int8` on CPUs, for weights and what convolutions read; inputs and outputs are float32 then.
+        calibration: for `int8`, pictures that show which values are to be expected: a folder of them, a .npy or .npz
+            file of prepared inputs with the batch first, or such arrays.
         image_size: height and width in pixels, or several of them, of which the input chooses; the zoo's own by
             default, for a `.pt2` file the one it was exported with.
         num_classes: by default as many as the checkpoint's head has, else the zoo's; of a function, an argument of it.
@@ -138,6 +144,7 @@ def compile(  # the contract's verb
     if resolved.kind.name == "cuda":
         check_cuda_compiler(str(resolved.attrs["arch"]))
     linker_of(resolved)  # that there is none is told at once
+    _check_int8(dtype, calibration, resolved)
     network = resolve_network(
         model,
         checkpoint=checkpoint,
@@ -148,7 +155,9 @@ def compile(  # the contract's verb
         preprocessing=preprocessing,
     )
     batches = network.batch_sizes(batch)
-    wanted = network.resolve_dtype(dtype)
+    if dtype == INT8:
+        _check_quantizable(network)
+    wanted = network.resolve_dtype("float32" if dtype == INT8 else dtype)
     network.check_weights(wanted)
     records = TuningRecords(resolved, tuning_logs)
     dump = Path(debug_dump) if debug_dump is not None else None
@@ -169,6 +178,16 @@ def compile(  # the contract's verb
     outputs = _output_specs(first, axes[0], wanted, network.output_names or output_names(program))
     for problem in picture_problems(network.task, inputs, outputs, network.preprocessing, network.classes):
         raise UserError(f"{network.name} cannot be given pictures as is said: {problem}")
+
+    layers: tuple[QuantizedLayer, ...] = ()
+    if dtype == INT8:
+        assert calibration is not None
+        pictures = read_calibration(calibration, inputs, network.preprocessing)
+        with told_in_one_line(f"cannot quantize {network.name}"):
+            simplified = pipeline.run(mod, resolved, progress=progress, until="simplify the graph")
+            progress("calibrate")
+            mod, layers = quantize(simplified, str(first.attrs["global_symbol"]), pictures, progress=progress)
+        notes += _notes_of_int8(layers, resolved)
 
     with told_in_one_line(f"cannot compile {network.name} for {resolved.kind.name}"):
         mod = pipeline.run(
@@ -195,7 +214,8 @@ def compile(  # the contract's verb
         inputs=inputs,
         outputs=outputs,
         batch_sizes=batches,
-        dtype=wanted,
+        dtype=INT8 if layers else wanted,
+        quantized=layers,
         preprocessing=network.preprocessing,
         classes=network.classes,
         class_ids=network.class_ids,
@@ -221,8 +241,44 @@ def compile(  # the contract's verb
         num_classes=num_classes,
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     )
-    read = [file for file in (model, checkpoint, classes, preprocessing) if isinstance(file, (str, Path))]
+    read = [file for file in (model, checkpoint, classes, preprocessing, calibration) if isinstance(file, (str, Path))]
     return CompiledLibrary(executable, resolved, metadata, weights, notes, read)
+
+
+def _check_int8(dtype: str | None, calibration: Calibration | None, target: tvm.target.Target) -> None:
+    """Check what can be told of int8 before all work.
+
+    Raises:
+        UserError: a GPU, or one of dtype and calibration without the other.
+    """
+    if dtype != INT8:
+        if calibration is not None:
+            raise UserError("calibration is for int8 alone; add --dtype int8, or leave out --calibration")
+        return
+    if target.kind.name != "llvm":
+        raise UserError("int8 is for CPUs; leave out --dtype int8 for float32, or take --dtype float16 on a GPU")
+    if calibration is None:
+        raise UserError(
+            "int8 needs pictures like those to come, from which ranges are taken; give --calibration, a folder of "
+            "pictures, or prepared inputs in .npy or .npz"
+        )
+    if isinstance(calibration, (str, Path)) and not Path(calibration).exists():
+        raise UserError(f"{calibration} does not exist; name a folder of pictures, or arrays in .npy or .npz")
+
+
+def _check_quantizable(network: Network) -> None:
+    if network.task in ("detection", "instance_segmentation"):
+        raise UserError(
+            f"{network.name} computes boxes in pixels, which int8 is too coarse for; leave out --dtype int8"
+        )
+
+
+def _notes_of_int8(layers: Sequence[QuantizedLayer], target: tvm.target.Target) -> list[str]:
+    kept = [layer for layer in layers if layer.kept_because]
+    notes = [f"layer {layer.number} ({layer.layer}) stays in float32: {layer.kept_because}" for layer in kept]
+    if not has_dot_int8(target):
+        notes.append("the target has no dot product of bytes (avx512vnni): int8 is right there, and not fast")
+    return notes
 
 
 def _input_specs(func: relax.Function, axes: BatchAxes, dtype: str, layout: str) -> tuple[TensorSpec, ...]:

@@ -18,7 +18,7 @@ from .result import Result
 from .subject import Subject, read_arrays
 
 # further than that from the reference, something else was computed
-_TOLERANCES = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05}
+_TOLERANCES = {"float32": 1e-3, "float16": 0.01, "bfloat16": 0.05, "int8": 0.2}
 # rounding decides here and there which of two overlapping boxes goes
 _DETECTION_TOLERANCE = 0.1
 

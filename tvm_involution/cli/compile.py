@@ -27,7 +27,12 @@ from .words import BatchSizes, ImageSizes, kernels_text, warn_of_random_weights
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights: .pth or .pt of any trainer, safetensors.")
 @click.option("--checkpoint-key", help="Which of several state dicts in the checkpoint to take: ema_state_dict ...")
 @click.option("--batch", type=BatchSizes(), help="Batch sizes to build for. [default: 1]")
-@click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
+@click.option("--dtype", help="float32, float16, bfloat16, or on CPUs int8. [default: float32]")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="For int8: a folder of pictures, or prepared inputs in .npy or .npz.",
+)
 @click.option(
     "--image-size",
     type=ImageSizes(),
@@ -55,6 +60,7 @@ def compile_command(
     checkpoint_key: str | None,
     batch: tuple[int, ...] | None,
     dtype: str | None,
+    calibration: Path | None,
     image_size: tuple[tuple[int, int], ...] | None,
     num_classes: int | None,
     classes: Path | None,
@@ -74,13 +80,14 @@ def compile_command(
       tvm-involution compile rednet50 -o rednet50.so --checkpoint rednet50.pth
       tvm-involution compile rednet26 --batch 1,8 --image-size 288x288 -o rednet26.so
       tvm-involution compile rednet50 --target nvidia/nvidia-h100 --dtype float16 -o rednet50-h100.so
+      tvm-involution compile rednet50 --checkpoint rednet50.pth --dtype int8 --calibration photos -o rednet50.so
       tvm-involution compile exported.pt2 --image-size 224x224,320x320 -o exported.so
       tvm-involution compile rednet26 --checkpoint finetuned.pth --classes names.txt -o mine.so
       tvm-involution compile exported.pt2 --classes names.txt --preprocessing pixels.toml -o exported.so
     """
     from ..frontend.user_function import source_file
 
-    check_apart(output, model, checkpoint, source_file(model), classes, preprocessing)
+    check_apart(output, model, checkpoint, source_file(model), classes, preprocessing, calibration)
     check_writable(output)
     console = Console(stderr=True)
     start = time.monotonic()
@@ -100,6 +107,7 @@ def compile_command(
             checkpoint_key=checkpoint_key,
             batch=batch,
             dtype=dtype,
+            calibration=calibration,
             image_size=image_size,
             num_classes=num_classes,
             classes=classes,

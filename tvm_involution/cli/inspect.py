@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ..runtime.library_file import read_metadata
-from ..runtime.metadata import TensorSpec
+from ..runtime.metadata import QuantizedLayer, TensorSpec
 from .command import Command
 from .words import kernels_text
 
@@ -57,6 +57,7 @@ def inspect_command(library: Path, as_json: bool) -> None:
         ("runs on", f"{metadata.device_type}, {metadata.triple}, {metadata.cpu}"),
         ("CPU needs", " ".join(metadata.cpu_features) or "-"),
         ("code", kernels_text(metadata.kernels)),
+        *([("int8", _quantized(metadata.quantized))] if metadata.quantized else []),
         (
             "made",
             f"{metadata.created}, TVM {metadata.tvm_version}, tvm-involution {metadata.package_version}",
@@ -65,6 +66,14 @@ def inspect_command(library: Path, as_json: bool) -> None:
     ]
     for name, value in rows:
         click.echo(f"{name:<12} {value}")
+
+
+def _quantized(layers: Sequence[QuantizedLayer]) -> str:
+    """Return how many layers are quantized, and what the noisiest of them loses."""
+    inside = [layer for layer in layers if not layer.kept_because]
+    worst = min(inside, key=lambda layer: layer.decibels, default=None)
+    text = f"{len(inside)} of {len(layers)} layers"
+    return text if worst is None else f"{text}, the noisiest {worst.layer}: {worst.decibels:.1f} dB (--json has all)"
 
 
 def _tensor(forms: Sequence[TensorSpec]) -> str:

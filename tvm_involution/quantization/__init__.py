@@ -5,7 +5,7 @@
 convolutions. Docs: docs/int8.md.
 """
 
-from .calibration import read_calibration
-from .quantize import Quantized, quantize
+from .calibration import Calibration, read_calibration
+from .quantize import quantize
 
-__all__ = ["Quantized", "quantize", "read_calibration"]
+__all__ = ["Calibration", "quantize", "read_calibration"]

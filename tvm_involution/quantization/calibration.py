@@ -15,12 +15,13 @@ from ..runtime.metadata import BATCH, Preprocessing, TensorSpec
 from ..runtime.placement import place_picture
 from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
 
+Calibration = str | Path | np.ndarray | Sequence[np.ndarray]
 PICTURES = 128
 """of a calibration set that are used, spread over the whole"""
 
 
 def read_calibration(
-    data: str | Path | np.ndarray | Sequence[np.ndarray],
+    data: Calibration,
     inputs: Sequence[TensorSpec],
     preprocessing: Preprocessing | None,
 ) -> list[np.ndarray]:
@@ -62,9 +63,7 @@ def _read(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
         return [read_array(path)]
     if not path.is_dir():
         missing = "does not exist" if not path.exists() else "is no folder"
-        raise UserError(
-            f"{path} {missing}; name a folder of pictures, or arrays in .npy or .npz, to calibrate int8 with"
-        )
+        raise UserError(f"{path} {missing}; name a folder of pictures, or arrays in .npy or .npz")
     if preprocessing is None or len(inputs) != 1 or len(inputs[0].shape) != 4:
         raise UserError(
             f"how pictures of {path} become inputs is not known; give arrays in .npy or .npz, or --preprocessing"

@@ -15,8 +15,8 @@ from ..relax import pipeline
 from ..runtime.threads import run_on_pool
 from ..target import resolve_target
 
-# values of a tensor that are kept of a call, for percentiles and errors
-_KEPT = 1 << 14
+# values of a tensor that are kept of a call, for percentiles and errors, and pictures that are kept whole
+_KEPT, _WHOLE = 1 << 14, 4
 NAME = "observe"
 
 
@@ -27,20 +27,25 @@ class Observed:
     low: float = np.inf
     high: float = -np.inf
     samples: list[np.ndarray] = field(default_factory=list)
-    first: np.ndarray | None = None
-    """all of the first call's"""
+    whole: list[np.ndarray] = field(default_factory=list)
+    """of some pictures, (1, ...)"""
 
-    def add(self, values: np.ndarray, rng: np.random.Generator) -> None:
-        """Take the tensor of one call."""
+    def add(self, values: np.ndarray, rng: np.random.Generator, keep: bool) -> None:
+        """Take the tensor of one call, with `keep` all of its first picture."""
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         self.samples.append(rng.choice(values.reshape(-1), _KEPT))
-        if self.first is None:
-            self.first = values
+        if keep:
+            self.whole.append(values[:1].copy())
 
     @property
     def sample(self) -> np.ndarray:
         """Some of all values."""
         return np.concatenate(self.samples)
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """All values of some pictures, (pictures, ...)."""
+        return np.concatenate(self.whole)
 
 
 def observe(
@@ -68,12 +73,14 @@ def observe(
 
     def run() -> None:
         machine = relax.VirtualMachine(executable, tvm.cpu())
-        for start in range(0, count, batch):
+        starts = range(0, count, batch)
+        kept = set(np.linspace(0, len(starts) - 1, _WHOLE).astype(int))
+        for number, start in enumerate(starts):
             progress(f"calibrate, {start} of {count}")
             places = np.arange(start, start + batch) % count
             values = machine[NAME](*(tvm.runtime.tensor(np.ascontiguousarray(array[places])) for array in arrays))
             for observed, value in zip(seen.values(), values, strict=True):
-                observed.add(value.numpy(), rng)
+                observed.add(value.numpy(), rng, number in kept)
 
     run_on_pool(run)
     return seen

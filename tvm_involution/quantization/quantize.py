@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quantized graph: convolutions multiply bytes, tensors that they read are bytes in memory.
+"""The quantized graph: convolutions and linear layers multiply bytes, tensors that they read are bytes in memory.
 
     y = conv2d(x, w) + b    becomes    y = conv2d(q(x), q(w)) * scale + b
 
@@ -11,10 +11,8 @@ far as it is the same for all pixels: `zero * sum(w)`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import torch
 import tvm
 import tvm_ffi
 from tvm import relax
@@ -30,63 +28,47 @@ LEAST_DECIBELS = 20.0
 """of a layer's signal to the noise of its quantization; with less it stays in float32"""
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """A quantized module, and what became of its layers."""
-
-    mod: tvm.IRModule
-    layers: tuple[QuantizedLayer, ...]
-
-
 def quantize(
     mod: tvm.IRModule,
+    first: str,
     calibration: Sequence[np.ndarray],
     least_decibels: float = LEAST_DECIBELS,
     progress: Callable[[str], None] = lambda _: None,
-) -> Quantized:
-    """Quantize the convolutions of `mod`.
+) -> tuple[tvm.IRModule, tuple[QuantizedLayer, ...]]:
+    """Quantize the layers of `mod`; returns the module and what became of its layers.
 
     Args:
-        mod: in float32, after the phase "simplify the graph"; its functions are one network for several batch sizes.
-        calibration: an array for each input, as many pictures as there are; run through the first function.
+        mod: in float32, after the phase "simplify the graph"; its functions are one network for several sizes.
+        first: the name of the function that calibration is run through.
+        calibration: an array for each input, with any number of pictures of the size that it takes.
+        least_decibels: layers whose signal to noise is less stay in float32.
 
     Raises:
         UserError: there is no convolution that can be quantized.
     """
-    functions = {name: func for name, func in mod.functions_items() if isinstance(func, relax.Function)}
+    functions = {name.name_hint: func for name, func in mod.functions_items() if isinstance(func, relax.Function)}
     found = {name: find_layers(func) for name, func in functions.items()}
-    first = min(functions, key=lambda name: _batch(functions[name]))
-    layers = found[first].layers
+    layers, tensors = found[first].layers, found[first].tensors
     if not layers or len({len(one.layers) for one in found.values()}) > 1:
         raise UserError(
-            "the network has no convolution that int8 is for: of 16 or more input channels, with constant weights and "
-            "without groups; leave out --dtype int8"
+            "the network has no convolution and no linear layer that int8 is for: of 8 or more input channels, with "
+            "constant weights and without groups; leave out --dtype int8"
         )
-    shapes = [int(d) for d in functions[first].params[0].ty.shape.values[1:]]
-    assert list(calibration[0].shape[1:]) == shapes
-    tensors = list(dict.fromkeys([*(layer.source for layer in layers), *found[first].others]))
     inputs = [layer.call.args[0] for layer in layers]
     seen = observe(functions[first], list(dict.fromkeys([*tensors, *inputs])), calibration, progress)
     progress("choose ranges")
     readers = {var: [layer for layer in layers if layer.source == var] for var in tensors}
-    ranges = {var: _choose(seen[var], readers[var], seen) for var in tensors}
-    report = [_report(layer, ranges[layer.source], seen[layer.call.args[0]], least_decibels) for layer in layers]
-    kept = {number for number, one in enumerate(report) if one.kept_because}
-    places = {var: place for place, var in enumerate(tensors)}
+    ranges = [_choose(seen[var], readers[var], seen) for var in tensors]
+    by_tensor = dict(zip(tensors, ranges, strict=True))
+    report = [_report(layer, by_tensor[layer.source], seen[layer.call.args[0]], least_decibels) for layer in layers]
     quantized = tvm.IRModule(dict(mod.functions_items()))
     for name, func in functions.items():
         own = found[name]
-        own_tensors = list(dict.fromkeys([*(layer.source for layer in own.layers), *own.others]))
-        own_ranges = {own_tensors[place]: ranges[var] for var, place in places.items()}
-        wanted = {layer.var: layer for place, layer in enumerate(own.layers) if place not in kept}
-        used = {layer.source for layer in wanted.values()} | set(own.others)
-        rewriter = _Quantizer(own, wanted, {var: one for var, one in own_ranges.items() if var in used})
-        quantized[name] = rewriter.visit_expr(func)
-    return Quantized(relax.transform.DeadCodeElimination()(quantized), tuple(report))
-
-
-def _batch(func: relax.Function) -> int:
-    return int(func.params[0].ty.shape.values[0])
+        wanted = {layer.var: layer for layer, told in zip(own.layers, report, strict=True) if not told.kept_because}
+        used = {layer.source for layer in wanted.values()} | set(own.pixels)
+        known = {var: one for var, one in zip(own.tensors, ranges, strict=True) if var in used}
+        quantized[name] = _Quantizer(own, wanted, known).visit_expr(func)
+    return relax.transform.DeadCodeElimination()(quantized), tuple(report)
 
 
 def _choose(observed: Observed, readers: Sequence[Layer], seen: dict[relax.Var, Observed]) -> Range:
@@ -102,22 +84,12 @@ def _choose(observed: Observed, readers: Sequence[Layer], seen: dict[relax.Var, 
 
 
 def _decibels(layer: Layer, option: Range, observed: Observed) -> float:
-    """Return the ratio of signal to noise behind a layer whose input and weight are quantized, on a picture."""
-    assert observed.first is not None
-    x, weight = observed.first[:1], layer.weight
+    """Return the ratio of signal to noise behind a layer whose input and weight are quantized, on some pictures."""
+    x, weight = observed.pictures, layer.weight
     bytes_, scale = quantized_weight(weight)
-    rounded = bytes_ * scale.reshape(-1, 1, 1, 1)
-    signal = _convolve(layer, x, weight)
-    return decibels(signal, _convolve(layer, option.restored(option.quantized(x)), rounded) - signal)
-
-
-def _convolve(layer: Layer, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    attrs = layer.call.attrs
-    top, left, bottom, right = (int(p) for p in attrs.padding)
-    padded = torch.nn.functional.pad(torch.from_numpy(x), (left, right, top, bottom))
-    stride, dilation = ([int(v) for v in values] for values in (attrs.strides, attrs.dilation))
-    kernel = torch.from_numpy(np.ascontiguousarray(weight, np.float32))
-    return torch.nn.functional.conv2d(padded, kernel, None, stride, 0, dilation).numpy()
+    rounded = bytes_ * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    signal = layer.evaluate(x, weight)
+    return decibels(signal, layer.evaluate(option.restored(option.quantized(x)), rounded) - signal)
 
 
 def _report(layer: Layer, chosen: Range, observed: Observed, least: float) -> QuantizedLayer:
@@ -143,7 +115,7 @@ class _Quantizer(relax.PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         layer = self.layers.get(self.bound)
         if layer is not None:
-            return self._convolution(layer)
+            return self._products(layer)
         arguments = [self._argument(arg) for arg in call.args]
         return relax.Call(call.op, arguments, call.attrs, call.ty_args)
 
@@ -154,8 +126,8 @@ class _Quantizer(relax.PyExprMutator):
         known = self.ranges[self.found.source(value)]
         numbers = self._emit(relax.op.astype(self._quantized(value), "float32"))
         if known.zero:
-            numbers = self._emit(relax.op.subtract(numbers, _number(known.zero)))
-        return self._emit(relax.op.multiply(numbers, _number(known.scale)))
+            numbers = self._emit(relax.op.subtract(numbers, _number(known.zero, value)))
+        return self._emit(relax.op.multiply(numbers, _number(known.scale, value)))
 
     def _quantized(self, value: relax.Var) -> relax.Var:
         """Return a tensor in bytes."""
@@ -166,34 +138,40 @@ class _Quantizer(relax.PyExprMutator):
                 self.bytes[value] = self._emit(relax.Call(call.op, [self._quantized(call.args[0])], call.attrs))
             else:
                 known = self.ranges[value]
-                scaled = self._emit(relax.op.multiply(self.visit_expr(value), _number(1 / known.scale)))
+                scaled = self._emit(relax.op.multiply(self.visit_expr(value), _number(1 / known.scale, value)))
                 if known.zero:
-                    scaled = self._emit(relax.op.add(scaled, _number(known.zero)))
+                    scaled = self._emit(relax.op.add(scaled, _number(known.zero, value)))
                 clipped = self._emit(relax.op.clip(scaled, 0, LEVELS))
-                rounded = self._emit(relax.op.add(clipped, _number(0.5)))
+                rounded = self._emit(relax.op.add(clipped, relax.const(np.float32(0.5))))
                 self.bytes[value] = self._emit(relax.op.astype(rounded, "uint8"))
         return self.bytes[value]
 
-    def _convolution(self, layer: Layer) -> relax.Expr:
-        call, known = layer.call, self.ranges[layer.source]
+    def _products(self, layer: Layer) -> relax.Expr:
+        """Return the layer in integers, and its sums as the numbers that they stand for."""
+        known = self.ranges[layer.source]
         weight, scale = quantized_weight(layer.weight)
-        attrs = with_attribute(call.attrs, "out_dtype", tvm_ffi.dtype("int32"))
-        x = self._quantized(call.args[0])
-        top, left, bottom, right = (int(p) for p in attrs.padding)
-        if known.zero and any((top, left, bottom, right)):
-            x = self._emit(relax.op.nn.pad(x, (0, 0, 0, 0, top, bottom, left, right), known.zero))
-            attrs = with_attribute(attrs, "padding", [0, 0, 0, 0])
-        sums = self._emit(relax.Call(call.op, [x, relax.const(weight)], attrs))
+        x = self._quantized(layer.call.args[0])
+        channels = (1, -1, 1, 1) if layer.is_convolution else (1, -1)
+        if layer.is_convolution:
+            attrs = with_attribute(layer.call.attrs, "out_dtype", tvm_ffi.dtype("int32"))
+            top, left, bottom, right = (int(p) for p in attrs.padding)
+            if known.zero and any((top, left, bottom, right)):
+                x = self._emit(relax.op.nn.pad(x, [0, 0, 0, 0, top, bottom, left, right], "constant", known.zero))
+                attrs = with_attribute(attrs, "padding", [0, 0, 0, 0])
+            sums = self._emit(relax.Call(layer.call.op, [x, relax.const(weight)], attrs))
+        else:
+            sums = self._emit(relax.op.matmul(x, relax.const(np.ascontiguousarray(weight.T)), "int32"))
         if known.zero:
-            shift = -known.zero * weight.astype(np.int32).sum((1, 2, 3))
-            sums = self._emit(relax.op.add(sums, relax.const(shift.reshape(1, -1, 1, 1).astype(np.int32))))
+            shift = -known.zero * weight.reshape(len(weight), -1).astype(np.int32).sum(1)
+            sums = self._emit(relax.op.add(sums, relax.const(shift.reshape(channels).astype(np.int32))))
         numbers = self._emit(relax.op.astype(sums, "float32"))
-        by = (scale.astype(np.float64) * known.scale).reshape(1, -1, 1, 1).astype(np.float32)
+        by = (scale.astype(np.float64) * known.scale).reshape(channels).astype(np.float32)
         return relax.op.multiply(numbers, relax.const(by))
 
     def _emit(self, value: relax.Expr) -> relax.Var:
         return self.builder_.emit(value)
 
 
-def _number(value: float) -> relax.Expr:
-    return relax.const(np.float32(value))
+def _number(value: float, tensor: relax.Expr) -> relax.Expr:
+    """Return a number with as many axes as `tensor`: programs read it, so that layers of one shape share a program."""
+    return relax.const(np.full((1,) * tensor.ty.ndim, value, np.float32))

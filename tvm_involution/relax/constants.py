@@ -17,6 +17,11 @@ def to_float(value: GenericConst) -> np.ndarray:
     return value.value.numpy().astype("float64")
 
 
+def is_number(value: relax.Expr) -> bool:
+    """Return whether `value` is a constant of one element."""
+    return isinstance(value, GenericConst) and all(int(d) == 1 for d in value.ty.shape.values)
+
+
 def constant(value: np.ndarray, dtype: str) -> GenericConst:
     """Return `value` as a Relax constant of `dtype`; what is finite stays so: a mask's -1e9 is -65504 in float16."""
     own = numpy_dtype(str(dtype))

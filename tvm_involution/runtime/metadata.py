@@ -185,10 +185,10 @@ class KernelCoverage:
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A convolution of a network that was compiled in int8."""
+    """A convolution or linear layer of a network that was compiled in int8."""
 
     number: int
-    """among the network's convolutions, in their order"""
+    """among those of the network, in their order"""
     layer: str
     """window, input and output channels, pixels of the result"""
     range_by: str
@@ -197,7 +197,7 @@ class QuantizedLayer:
     """an input is `scale * (byte - zero)`"""
     zero: int
     decibels: float
-    """signal to noise behind it, with input and weight quantized, on a calibration picture"""
+    """signal to noise behind it, with input and weight quantized, on calibration pictures"""
     kept_because: str
     """why it stayed in float32; empty where it did not"""
 
@@ -241,7 +241,7 @@ class LibraryMetadata:
     """what each function takes behind its inputs, one behind the other in the file; a GPU's library has them in the
     executable"""
     quantized: tuple[QuantizedLayer, ...] = ()
-    """of a network in int8, its convolutions"""
+    """of a network in int8, the layers that could be quantized"""
     cuda_graph: bool = False
     """whether the kernels of a batch size are launched as one CUDA graph"""
     model: str = ""

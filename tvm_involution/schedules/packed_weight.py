@@ -18,8 +18,8 @@ from .rule import largest_divisor
 class PackedWeight:
     """A weight (packs, rows, columns, steps, lanes), or with 2 or 4 input channels at a time (packs, ..., lanes, 2).
 
-    A computed one (`te/matmul.py`) has one at a time, and the axes of a batch before these. Rows and columns are those of a
-    window, of Winograd's tiles or Strassen's factors.
+    A computed one (`te/matmul.py`) has one at a time, and the axes of a batch before these. Rows and columns are those
+    of a window, of Winograd's tiles or Strassen's factors.
     """
 
     region: tirx.BufferRegion

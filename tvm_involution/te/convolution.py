@@ -187,13 +187,14 @@ def conv2d_packed(
 
 
 @checked
-def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tensor:
-    """Multiply rows x (M, I) by a weight from `pack_weight`; returns (M, out_channels).
+def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int, out_dtype: str | None = None) -> te.Tensor:
+    """Multiply rows x (M, I) by a weight from `pack_weight`; returns (M, out_channels), by default of the dtype of x.
 
     Blocks: `conv2d` and `conv2d_out`, as in `conv2d_packed`, so one schedule serves both.
     """
     check_rank("x", x, 2)
     check_rank("weight", weight, 5, 6)
+    check_dtype("out_dtype", out_dtype or x.dtype)
     rows, in_features = (int(d) for d in x.shape)
     packs, _, _, _, lanes, *_ = (int(d) for d in weight.shape)
     check_out_channels(out_channels, packs * lanes)
@@ -221,7 +222,10 @@ def matmul_packed(x: te.Tensor, weight: te.Tensor, out_channels: int) -> te.Tens
         tag="conv2d_packed",
     )
     return te.compute(
-        (rows, out_channels), lambda m, o: sums[m, o].astype(x.dtype), name=Block.CONV2D_OUT, tag="injective"
+        (rows, out_channels),
+        lambda m, o: sums[m, o].astype(out_dtype or x.dtype),
+        name=Block.CONV2D_OUT,
+        tag="injective",
     )
 
 

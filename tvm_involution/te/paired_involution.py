@@ -76,9 +76,9 @@ def paired_spanned_involution2d(
         span_scale: for uint8, what the sums of the span are multiplied with, laid out as span_bias.
 
     Returns:
-        (N, OH, OW, C) in bfloat16; for uint8 the sums of x as it is, in float32. Blocks: `conv2d`, `conv2d_out`, `kernel` (whole packs), `pad_temp` (pairs of
-        padded pixels in uint32; of every other pixel where the stride is even), `involution2d` over KH rows and
-        ceil(KW / 2) pairs, `involution2d_cast`.
+        (N, OH, OW, C) in bfloat16; for uint8 the sums of x as it is, in float32. Blocks: `conv2d`, `conv2d_out`,
+        `kernel` (whole packs), `pad_temp` (pairs of padded pixels in uint32; of every other pixel where the stride is
+        even), `involution2d` over KH rows and ceil(KW / 2) pairs, `involution2d_cast`.
 
     Raises:
         UserError: shapes that do not fit, columns that are not neighbours (a dilation).

@@ -20,6 +20,7 @@ class Ours(Contender):
     package = "apache-tvm"
     modules = ()
     extra = "compile"
+    dtypes = (*Contender.dtypes, "int8")
     settings = "compiled for this CPU"
 
     def version(self) -> str:

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tvm
@@ -31,7 +32,7 @@ from ...te import (
     spanned_involution2d,
     spanned_involution2d_mma,
 )
-from ..constants import to_float
+from ..constants import is_number, to_float
 from ..conv2d import is_dense_nhwc
 from ..operators.involution import OP_NAME
 from ..rewrite import update_functions
@@ -100,7 +101,7 @@ class FuseKernelGeneration:
             conv, call = matches[span], matches[involution]
             window = dataclasses.replace(_window(conv, call), dtype=str(matches[pixels].ty.dtype))
             channels = all(_is_span(conv, matches[one]) for one in (by, bias))
-            if window.dtype != "uint8" or self.fuse is False or not channels or matches[scale].ty.ndim:
+            if window.dtype != "uint8" or self.fuse is False or not channels or not is_number(matches[scale]):
                 return expr
             if not cpu.aggregates_pairs(window, self.target):
                 return expr
@@ -108,12 +109,16 @@ class FuseKernelGeneration:
             array = matches[weight].value.numpy()
             values = packed_values(self.target, "int8")
             # what the pixels are multiplied with, their kernels are
-            multiplied = [to_float(matches[one]).reshape(-1) * to_float(matches[scale]) for one in (by, bias)]
+            multiplied = [
+                to_float(matches[one]).reshape(-1) * float(to_float(matches[scale]).reshape(())) for one in (by, bias)
+            ]
             by_packed, bias_packed = (pack_paired_span(array, one, taps, lanes, values)[1] for one in multiplied)
             constants = pack_paired_span(array, multiplied[0], taps, lanes, values)[0], bias_packed
-            function = functools.partial(paired_spanned_involution2d, groups=window.groups, **_attributes(call))
+            attributes: dict[str, Any] = {"groups": window.groups, **_attributes(call)}
             return builder.call_te(
-                lambda x, hidden, weight, bias, by: function(x, hidden, weight, bias, span_scale=by),
+                lambda x, hidden, span, bias, by: paired_spanned_involution2d(
+                    x, hidden, span, bias, span_scale=by, **attributes
+                ),
                 matches[pixels],
                 conv.args[0],
                 *map(relax.const, (*constants, by_packed)),

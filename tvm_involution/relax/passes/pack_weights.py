@@ -41,6 +41,10 @@ def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> 
     return pack_weight(weight, pack_width(target, weight.shape[0]), packed_values(target, dtype))
 
 
+def _sums_of_bytes(weight: GenericConst) -> str | None:
+    return "int32" if str(weight.ty.dtype) == "int8" else None
+
+
 @tvm.transform.module_pass(opt_level=0, name="PackWeights")
 class PackWeights:
     """Legalize `relax.nn.conv2d` (NHWC/OIHW), `conv3d` (NDHWC/OIDHW) and `relax.matmul` by constants for `target`.
@@ -88,7 +92,7 @@ class PackWeights:
             stride=stride,
             padding=padding,
             dilation=dilation,
-            out_dtype="int32" if str(weight.ty.dtype) == "int8" else None,
+            out_dtype=_sums_of_bytes(weight),
             kernel_size=kernel_size,
             strip=self._strip(call) if hint == "conv2d" else 1,
             primfunc_name_hint=hint,
@@ -174,8 +178,9 @@ class PackWeights:
             sums = graph.builder.call_te(
                 conv2d_packed,
                 graph.emit(relax.op.reshape(x, (1, 1, rows, x.ty.shape.values[1]))),
-                relax.const(packed_weight(self.target, matrix, str(call.ty.dtype))),
+                relax.const(packed_weight(self.target, matrix, str(weight.ty.dtype))),
                 out_channels=matrix.shape[0],
+                out_dtype=_sums_of_bytes(weight),
                 strip=strip,
                 primfunc_name_hint="linear",
             )
@@ -183,8 +188,9 @@ class PackWeights:
         return graph.builder.call_te(
             matmul_packed,
             x,
-            relax.const(packed_weight(self.target, matrix, str(call.ty.dtype))),
+            relax.const(packed_weight(self.target, matrix, str(weight.ty.dtype))),
             out_channels=matrix.shape[0],
+            out_dtype=_sums_of_bytes(weight),
             primfunc_name_hint="linear",
         )
 

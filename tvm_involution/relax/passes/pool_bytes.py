@@ -9,6 +9,7 @@ from __future__ import annotations
 import tvm
 from tvm import relax
 
+from ..constants import is_number
 from ..dtypes import tensor_dtype
 from ..rewrite import Graph, rewrite_calls
 from .widen_half_types import pool
@@ -24,16 +25,13 @@ class PoolBytes:
 
 
 def _rewrite(call: relax.Call, graph: Graph) -> relax.Expr:
-    scaled = graph.bound(call.args[0])
-    if not _is(scaled, "relax.multiply"):
-        return call
-    numbers, scale = scaled.args
-    cast = graph.bound(numbers)
-    if not _is(cast, "relax.astype") or tensor_dtype(cast.args[0].ty) != "uint8" or scale.ty.ndim:
+    scaled = _call(graph.bound(call.args[0]), "relax.multiply")
+    cast = _call(graph.bound(scaled.args[0]), "relax.astype") if scaled is not None else None
+    if scaled is None or cast is None or tensor_dtype(cast.args[0].ty) != "uint8" or not is_number(scaled.args[1]):
         return call
     sums = graph.builder.call_te(pool, cast.args[0], call.attrs, "avg", 2, "float32", primfunc_name_hint="avg_pool2d")
-    return relax.op.multiply(graph.emit(sums), scale)
+    return relax.op.multiply(graph.emit(sums), scaled.args[1])
 
 
-def _is(value: relax.Expr | None, name: str) -> bool:
-    return isinstance(value, relax.Call) and getattr(value.op, "name", "") == name
+def _call(value: relax.Expr | None, name: str) -> relax.Call | None:
+    return value if isinstance(value, relax.Call) and getattr(value.op, "name", "") == name else None

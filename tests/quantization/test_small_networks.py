@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped networks in int8 answer as they do in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from command_line import TESTS
+
+import tvm_involution as ti
+from tvm_involution.zoo import get_model
+
+
+@pytest.fixture
+def datasets(monkeypatch):
+    monkeypatch.syspath_prepend(str(TESTS.parent / "examples"))
+    import small_datasets
+
+    return small_datasets
+
+
+def photos_to_calibrate(datasets) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    crops = [datasets.random_crop(part, 96, rng) for part in datasets.training_parts() for _ in range(6)]
+    return datasets.normalize(np.stack(crops))
+
+
+@pytest.mark.parametrize("name", ["rednet_digits", "rednet_photos"])
+def test_accuracy(datasets, name, tmp_path):
+    if name == "rednet_digits":
+        train, held_out = datasets.digits()
+        shown = train.images[:64]
+    else:
+        shown, held_out = photos_to_calibrate(datasets), datasets.held_out_photos()
+    np.save(tmp_path / "shown.npy", shown)
+    library = ti.compile(name, dtype="int8", calibration=tmp_path / "shown.npy", batch=8)
+    metadata = library.metadata
+    assert metadata.dtype == "int8" and metadata.inputs[0].dtype == metadata.outputs[0].dtype == "float32"
+    assert sum(not layer.kept_because for layer in metadata.quantized) >= 0.9 * len(metadata.quantized)
+    assert metadata.kernels.fallback == 0
+    library.save(tmp_path / "int8.so")
+    network = ti.load(tmp_path / "int8.so")
+    answers = np.concatenate([network(held_out.images[i : i + 8]) for i in range(0, len(held_out.images), 8)]).argmax(1)
+    accuracy = 100 * (answers == held_out.labels).mean()
+    assert accuracy == pytest.approx(get_model(name).published["held_out_accuracy"], abs=0.5)
