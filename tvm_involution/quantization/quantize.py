@@ -26,6 +26,8 @@ from .ranges import LEVELS, Range, candidates, decibels, quantized_weight
 
 LEAST_DECIBELS = 20.0
 """of a layer's signal to the noise of its quantization; with less it stays in float32"""
+_CLIPPING_PAYS = 1.0
+"""decibels that a range narrower than the whole must gain"""
 
 
 def quantize(
@@ -80,7 +82,9 @@ def _choose(observed: Observed, readers: Sequence[Layer], seen: dict[relax.Var, 
             return decibels(observed.sample, option.restored(option.quantized(observed.sample)) - observed.sample)
         return float(np.mean([_decibels(layer, option, seen[layer.call.args[0]]) for layer in readers]))
 
-    return max(options, key=quality)
+    # what is cut off is rare and large, and decides more than its power says: it must pay
+    gains = [quality(option) - _CLIPPING_PAYS * (option is not options[0]) for option in options]
+    return options[int(np.argmax(gains))]
 
 
 def _decibels(layer: Layer, option: Range, observed: Observed) -> float:
