@@ -8,7 +8,6 @@ import pytest
 from command_line import TESTS
 
 import tvm_involution as ti
-from tvm_involution.zoo import get_model
 
 
 @pytest.fixture
@@ -25,21 +24,26 @@ def photos_to_calibrate(datasets) -> np.ndarray:
     return datasets.normalize(np.stack(crops))
 
 
+def accuracy(library, held_out, path) -> float:
+    library.save(path)
+    network, images = ti.load(path), held_out.images
+    answers = np.concatenate([network(images[i : i + 8]) for i in range(0, len(images), 8)]).argmax(1)
+    return 100 * float((answers == held_out.labels).mean())
+
+
 @pytest.mark.parametrize("name", ["rednet_digits", "rednet_photos"])
 def test_accuracy(datasets, name, tmp_path):
+    """Within half a point of float32; on four times as many crops as are published, so that three do not decide."""
     if name == "rednet_digits":
         train, held_out = datasets.digits()
         shown = train.images[:64]
     else:
-        shown, held_out = photos_to_calibrate(datasets), datasets.held_out_photos()
+        shown, held_out = photos_to_calibrate(datasets), datasets.held_out_photos(crops=160)
     np.save(tmp_path / "shown.npy", shown)
     library = ti.compile(name, dtype="int8", calibration=tmp_path / "shown.npy", batch=8)
     metadata = library.metadata
     assert metadata.dtype == "int8" and metadata.inputs[0].dtype == metadata.outputs[0].dtype == "float32"
     assert sum(not layer.kept_because for layer in metadata.quantized) >= 0.9 * len(metadata.quantized)
     assert metadata.kernels.fallback == 0
-    library.save(tmp_path / "int8.so")
-    network = ti.load(tmp_path / "int8.so")
-    answers = np.concatenate([network(held_out.images[i : i + 8]) for i in range(0, len(held_out.images), 8)]).argmax(1)
-    accuracy = 100 * (answers == held_out.labels).mean()
-    assert accuracy == pytest.approx(get_model(name).published["held_out_accuracy"], abs=0.5)
+    exact = accuracy(ti.compile(name, batch=8), held_out, tmp_path / "float32.so")
+    assert accuracy(library, held_out, tmp_path / "int8.so") == pytest.approx(exact, abs=0.5)
