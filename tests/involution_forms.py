@@ -44,6 +44,22 @@ def shifted(x: Tensor, kernel: Tensor) -> list[Tensor]:
     ]
 
 
+def added_to_zeros(x, kernel):
+    out = torch.zeros_like(x)
+    for product in shifted(x, kernel):
+        out += product.reshape(x.shape)
+    return out
+
+
+def by_addcmul(x, kernel):
+    padded, out = F.pad(x, (1, 1, 1, 1)), torch.zeros_like(x)
+    taps = kernel.view(N, G, KK, H, W).repeat_interleave(C // G, 1)
+    for tap in range(KK):
+        u, v = divmod(tap, K)
+        out = torch.addcmul(out, padded[:, :, u : u + H, v : v + W], taps[:, :, tap])
+    return out
+
+
 def one_hot(x: Tensor) -> Tensor:
     return F.conv2d(x, PICK[x.dtype], padding=1, groups=C).view(N, G, C // G, KK, H, W)
 
@@ -224,6 +240,8 @@ FORMS = {
     "shifted slices added": lambda x, k: back(sum(shifted(x, k))),
     "shifted slices stacked": lambda x, k: back(torch.stack(shifted(x, k)).sum(0)),
     "shifted slices concatenated": lambda x, k: back(torch.cat([p.unsqueeze(3) for p in shifted(x, k)], 3).sum(3)),
+    "shifted slices added to zeros": added_to_zeros,
+    "shifted slices by addcmul": by_addcmul,
     "rolled and cropped": rolled_padded,
     "rolled around the border": rolled,
     "rolled along one axis after the other": rolled_twice,

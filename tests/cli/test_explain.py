@@ -36,6 +36,29 @@ def build():
 
 def refused():
     return Network(True).eval(), torch.zeros(1, 16, 10, 12)
+
+class Branches(torch.nn.Module):
+    def forward(self, x):
+        return x + 1 if x.sum() > 0 else x - 1
+
+def branches():
+    return Branches(), torch.zeros(1, 3)
+
+class Parent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.made, self.kernel = Product(), torch.nn.Conv2d(16, 9, 1)
+
+    def forward(self, x):
+        return self.made(x, self.kernel(x)).view(x.shape)
+
+class Product(torch.nn.Module):
+    def forward(self, x, kernel):
+        windows = torch.nn.functional.unfold(x, 3, padding=1).view(1, 16, 9, -1)
+        return (windows * kernel.view(1, 1, 9, -1)).sum(2)
+
+def parent():
+    return Parent(), torch.zeros(1, 16, 10, 12)
 """
 
 
@@ -73,6 +96,16 @@ def test_what_cannot_be_imported(folder: Path) -> None:
     assert len(reasons) == 2
     for name, (reason, source) in zip(("bessel_j0", "i1"), reasons, strict=True):
         assert name in reason and name in source
+
+
+def test_a_branch_on_values_is_one_line(folder: Path) -> None:
+    result = run_cli("explain", "explained_network:branches")
+    assert result.status == 2 and result.err.count("\n") == 1 and "data-dependent" in result.err
+
+
+def test_a_result_that_another_module_reshapes(folder: Path) -> None:
+    (found,) = json.loads(run_cli("explain", "explained_network:parent", "--json").out)["involutions"]
+    assert found["module"] == "made" and "sum(2)" in found["source"]
 
 
 def test_what_the_importer_refuses_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

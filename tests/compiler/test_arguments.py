@@ -60,11 +60,15 @@ def test_compile(arguments, words):
     assert_refused(lambda: ti.compile(nn.Conv2d(3, 4, 3), **{"image_size": (8, 8), **arguments}), words)
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "float64", "bogus"])
+@pytest.mark.parametrize("dtype", ["uint8", "float64", "bogus"])
 def test_a_dtype_that_no_library_has(tmp_path, dtype):
     path = tmp_path / "net.pt2"
     torch.export.save(torch.export.export(nn.Conv2d(3, 4, 3), (torch.zeros(1, 3, 8, 8),)), path)
     assert_refused(lambda: ti.compile(path, dtype=dtype), f"unknown dtype '{dtype}'")
+
+
+def test_int8_without_calibration():
+    assert_refused(lambda: ti.compile(nn.Conv2d(8, 4, 3), image_size=(8, 8), dtype="int8"), "give --calibration")
 
 
 def test_a_program_of_a_type_that_no_library_has(tmp_path):
@@ -98,6 +102,15 @@ def test_modules_that_copy_does_not_take(tmp_path, rng):
     ti.compile(module, image_size=(8, 8)).save(tmp_path / "net.so")
     x = torch.randn(1, 3, 8, 8)
     assert relative_norm(ti.load(tmp_path / "net.so")(x).numpy(), module(x).detach().numpy()) < 1e-5
+
+
+def test_sparse_examples():
+    assert_refused(lambda: ti.compile((nn.Linear(3, 2), torch.eye(3).to_sparse())), "sparse; give dense ones")
+
+
+def test_what_is_no_tensor_among_the_weights():
+    quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(4, 4)), {nn.Linear})
+    assert_refused(lambda: ti.compile((quantized, torch.randn(1, 4))), "cannot trace Sequential")
 
 
 def test_tune_takes_one_batch_size():

@@ -52,6 +52,27 @@ def test_forms(name):
     assert relative_norm(program.module()(x).detach(), double.detach()) < 1e-5
 
 
+def test_a_bias_that_is_trained():
+    """A parameter as a module has it, whose gradients nobody asks for here."""
+
+    class Biased(Written):
+        def __init__(self) -> None:
+            super().__init__(None)
+            self.bias = nn.Parameter(torch.randn(2, 9))
+
+        def forward(self, x):
+            q, k, v = self.span(x).split((C, C, CV), 1)
+            scores = (forms.pixels(q) * forms.windows(k)).sum(2) + self.bias[None, :, :, None]
+            return (scores.softmax(2).unsqueeze(2) * forms.windows(v)).sum(3).view(N, CV, H, W)
+
+    module, x = Biased().eval(), torch.randn(N, 3, H, W)
+    program, _ = recognised(module, x)
+    (node,) = attentions(program)
+    assert [part is not None for part in node.args[3:5]] == [True, False]
+    double = copy.deepcopy(module).double()(x.double())
+    assert relative_norm(program.module()(x).detach(), double.detach()) < 1e-5
+
+
 def reflected(q, k, v):
     keys = nn.functional.pad(k, (1, 1, 1, 1), "reflect").unfold(2, 3, 1).unfold(3, 3, 1).reshape(N, 2, -1, H * W, 9)
     weights = (q.view(N, 2, -1, H * W, 1) * keys).sum(2).softmax(-1).transpose(2, 3)

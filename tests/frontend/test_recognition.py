@@ -153,16 +153,21 @@ def test_geometry(size, stride, dilation, padding):
     assert compare(program, Written(form), *arguments) < 1e-5
 
 
+@pytest.mark.parametrize("kernel_first", [False, True])
 @pytest.mark.parametrize("groups", [1, 8])
-def test_one_group_and_a_group_a_channel(groups):
+def test_one_group_and_a_group_a_channel(groups, kernel_first):
+    """With a group a channel the product is as symmetric as can be: windows are still those of the picture."""
     x, kernel = torch.randn(1, 8, 6, 5), torch.randn(1, groups * 9, 6, 5)
 
     def form(x, kernel):
         taken = F.unfold(x, 3, padding=1).view(1, groups, 8 // groups, 9, 6, 5)
-        return (taken * kernel.view(1, groups, 1, 9, 6, 5)).sum(3).view(1, 8, 6, 5)
+        kernel = kernel.view(1, groups, 1, 9, 6, 5)
+        return (kernel * taken if kernel_first else taken * kernel).sum(3).view(1, 8, 6, 5)
 
     program, _ = recognised(Written(form), x, kernel)
     assert involutions(program) == 1
+    (found,) = [node for node in program.graph.nodes if node.target is INVOLUTION]
+    assert list(found.args[1].meta["val"].shape) == [1, groups, 3, 3, 6, 5] and list(found.args[3]) == [1, 1]
     assert compare(program, Written(form), x, kernel) < 1e-5
 
 

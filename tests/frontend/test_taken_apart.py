@@ -31,6 +31,13 @@ def test_running_extremes_of_ties_and_nan(rng, tmp_path: Path) -> None:
         torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_randomized_slope_is_the_mean_in_inference(rng, tmp_path: Path, training: bool) -> None:
+    module, x = nn.RReLU(0.1, 0.5).train(training), torch.randn(3, 7)
+    ti.compile((module, x)).save(tmp_path / "slope.so")
+    torch.testing.assert_close(ti.load(tmp_path / "slope.so")(x), nn.functional.leaky_relu(x, 0.3))
+
+
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 def test_bags(rng, tmp_path: Path, mode: str) -> None:
     bag = nn.EmbeddingBag(17, 6, mode=mode, padding_idx=3).eval()
