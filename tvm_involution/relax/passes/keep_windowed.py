@@ -10,7 +10,7 @@ chooses among 25 for each element.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import tvm
 from tvm import relax
@@ -20,12 +20,13 @@ from ..rewrite import rewrite_functions
 _OPAQUE = 8
 """the pattern of programs that `FuseOps` joins with nothing (TVM's OpPatternKind)"""
 _MOST_SLICES = 3
+_MOVEMENTS = ("reshape", "transpose", "pad", "expand_dims", "squeeze", "strided_slice", "dynamic_strided_slice")
 _MOST_PARTS = 8
 
 
 @tvm.transform.module_pass(opt_level=0, name="KeepWindowed")
 class KeepWindowed:
-    """Take out of fusion what more than 3 slices are taken of, and concatenations of more than 8 tensors."""
+    """Take out of fusion what is computed and sliced more than 3 times, and concatenations of more than 8 tensors."""
 
     def transform_module(self, mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         """Rewrite `mod`, whose operators are programs with their patterns."""
@@ -56,14 +57,22 @@ def _kept(func: relax.Function) -> Iterator[relax.Call]:
     for binding in bindings:
         if _program(binding.value).startswith(("strided_slice", "dynamic_strided_slice")):
             slices[binding.value.args[1][0]] += 1
+    values = {binding.var: binding.value for binding in bindings}
     for binding in bindings:
         name = _program(binding.value)
         joins = name.startswith("concatenate") and len(binding.value.args[1]) > _MOST_PARTS
-        if name and (joins or slices[binding.var] > _MOST_SLICES):
+        if joins or (slices[binding.var] > _MOST_SLICES and _is_computed(binding.value, values)):
             yield binding.value
 
 
-def _program(value: relax.Expr) -> str:
+def _is_computed(value: relax.Expr | None, values: Mapping[relax.Var, relax.Expr]) -> bool:
+    """Return whether more than moving leads to `value` from what is in memory: that costs nothing where it is read."""
+    while isinstance(value, relax.Call) and _program(value).startswith(_MOVEMENTS):
+        value = values.get(value.args[1][0])
+    return bool(_program(value))
+
+
+def _program(value: relax.Expr | None) -> str:
     """Return the name of the tensor program that is called, "" of anything else."""
     is_call = isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.call_tir"
     return value.args[0].name_hint if is_call else ""
