@@ -74,5 +74,6 @@ def _is_computed(value: relax.Expr | None, values: Mapping[relax.Var, relax.Expr
 
 def _program(value: relax.Expr | None) -> str:
     """Return the name of the tensor program that is called, "" of anything else."""
-    is_call = isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.call_tir"
-    return value.args[0].name_hint if is_call else ""
+    if not isinstance(value, relax.Call) or getattr(value.op, "name", "") != "relax.call_tir":
+        return ""
+    return value.args[0].name_hint
