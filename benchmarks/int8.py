@@ -4,8 +4,9 @@
     python benchmarks/int8.py                       # RedNet-50 and ResNet-50, all cores
     python benchmarks/int8.py --threads 1 --models rednet26 resnet50 --peers none
 
-Peers run ResNet and RedNet as onnxruntime.quantization makes them of the ONNX file (static, QDQ, bytes by 8-bit weights
-per channel): ONNX Runtime itself, and OpenVINO, which takes those files, too. Each contender has a process of its own.
+Peers run ResNet and RedNet as their own tools quantize them, statically, bytes by 8-bit weights per channel: ONNX Runtime
+what onnxruntime.quantization makes of the ONNX file (QDQ), OpenVINO what NNCF does (`pip install nncf`; with
+`openvino-qdq` the file of ONNX Runtime). Each contender has a process of its own.
 Weights are random; time does not depend on them. The shortest call says most where others use the machine.
 """
 
@@ -50,13 +51,16 @@ def build(model: str, contender: str, size: int, folder: Path) -> Path:
     from tvm_involution.bench.network import unfolded
     from tvm_involution.nn import build_model
 
+    exported, prepared = folder / f"{model}-float32.onnx", folder / "prepared.onnx"
+    if not exported.exists():
+        module = unfolded(build_model(model).eval())
+        example = torch.from_numpy(pictures(1, size))
+        torch.onnx.export(module, (example,), exported, dynamo=True, verbose=False, external_data=False)
+    if contender == "openvino":
+        return _by_nncf(exported, folder / f"{model}.xml", size)
     path = folder / f"{model}.onnx"
     if path.exists():
         return path
-    exported, prepared = folder / "exported.onnx", folder / "prepared.onnx"
-    module = unfolded(build_model(model).eval())
-    example = torch.from_numpy(pictures(1, size))
-    torch.onnx.export(module, (example,), exported, dynamo=True, verbose=False, external_data=False)
     quant_pre_process(exported, prepared)
 
     (input_,) = (one.name for one in onnx.load(prepared, load_external_data=False).graph.input)
@@ -69,6 +73,15 @@ def build(model: str, contender: str, size: int, folder: Path) -> Path:
     quantize_static(
         prepared, path, Shown(), per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8
     )
+    return path
+
+
+def _by_nncf(exported: Path, path: Path, size: int) -> Path:
+    import nncf
+    import openvino
+
+    shown = nncf.Dataset(list(pictures(CALIBRATION, size)), lambda picture: picture[None])
+    openvino.save_model(nncf.quantize(openvino.Core().read_model(exported), shown), path)
     return path
 
 
