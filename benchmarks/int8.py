@@ -4,7 +4,7 @@
     python benchmarks/int8.py                       # RedNet-50 and ResNet-50, all cores
     python benchmarks/int8.py --threads 1 --models rednet26 resnet50 --peers none
 
-Peers run ResNet and RedNet as their own tools quantize them, statically, bytes by 8-bit weights per channel: ONNX Runtime
+Peers run ResNet and RedNet as their own tools quantize them (static, bytes by 8-bit weights per channel): ONNX Runtime
 what onnxruntime.quantization makes of the ONNX file (QDQ), OpenVINO what NNCF does (`pip install nncf`; with
 `openvino-qdq` the file of ONNX Runtime). Each contender has a process of its own.
 Weights are random; time does not depend on them. The shortest call says most where others use the machine.
