@@ -165,7 +165,7 @@ def test_cuda_without_a_gpu_says_what_to_do():
     ("model", "arguments", "words"),
     [
         ("rednet51", {}, "did you mean"),
-        ("rednet26", {"dtype": "int8"}, "unknown dtype"),
+        ("rednet26", {"dtype": "int9"}, "unknown dtype"),
         ("rednet26", {"batch": 0}, "batch must be a whole number of at least 1"),
         ("missing.pt2", {}, "does not exist"),
         ("conftest:no_such_function", {}, "cannot import"),

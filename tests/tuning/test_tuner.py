@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import TESTS, run_cli
+from command_line import TESTS, default_signals, run_cli
 from reference import relative_norm
 from tuning_networks import SIZE, small_network
 
@@ -413,7 +413,7 @@ def test_a_fleet_is_asked_before_the_network(tmp_path, monkeypatch):
 
 def test_an_interrupt_ends_the_run_at_once(tmp_path):
     command = tune_command(tmp_path, "--trials", "400")
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "preexec_fn": default_signals}
     with subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True, **pipes) as run:
         for line in run.stdout:
             if int(re.search(r"(\d+) trials", line)[1]) > 0:
