@@ -129,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["rednet50", "resnet50"])
     parser.add_argument("--peers", nargs="+", default=["onnxruntime", "openvino"], help="some of these, or none")
+    parser.add_argument("--alone", nargs="+", default=[], help="models that the peers do not run")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=30)
@@ -145,7 +146,8 @@ def main() -> None:
         workers = {}
         environment = {**os.environ, "TVM_NUM_THREADS": str(args.threads)}
         for model in args.models:
-            for contender in ("ours int8", "ours bfloat16", *(peer for peer in args.peers if peer != "none")):
+            peers = [peer for peer in args.peers if peer != "none" and model not in args.alone]
+            for contender in ("ours int8", "ours bfloat16", *peers):
                 file = folder / f"{model}-{contender.removeprefix('ours ')}.so"
                 path = file if file.exists() else build(model, contender, args.size, folder)
                 options = ["--size", str(args.size), "--threads", str(args.threads), "--worker", contender, str(path)]
