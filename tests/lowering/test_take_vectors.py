@@ -79,3 +79,17 @@ def test_a_filled_up_vector_leaves_by_a_mask(outputs, cpu):
     assert sch is not None and rule == "PackedGemm"
     code = lowering.build(sch.mod["main"].with_attr("global_symbol", "main"), target).mod.inspect_source("asm")
     assert re.search(r"vmaskmovps|vmovups.*\{%k|v\w*ps.*\{%k", code) and not re.search(r"v(add|mul|fmadd213)ss", code)
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 17])
+def test_a_filled_up_vector_holds_what_is_there(outputs, rng):
+    """Of one output channel TVM knows the index, and stores no vector."""
+    x, weight = rng.standard_normal((1, 4, 14, 8), np.float32), rng.standard_normal((outputs, 8, 1, 1), np.float32)
+    packs = np.zeros((-(-outputs // 16) * 16, 8), np.float32)
+    packs[:outputs] = weight[..., 0, 0]
+    packed = packs.reshape(-1, 16, 1, 1, 8).transpose(0, 2, 3, 4, 1).copy()
+    actual = run_expression(
+        lambda x, w: topi.nn.relu(conv2d_packed(x, w, outputs)), [x, packed], "float32", "PackedGemm"
+    )
+    expected = np.maximum(x.astype(np.float64) @ weight[..., 0, 0].T.astype(np.float64), 0)
+    assert relative_norm(actual, expected) < 1e-5

@@ -170,6 +170,8 @@ def _asked(loop: tirx.For) -> tirx.Stmt | None:
     store, numbers = _store(asked.then_case), int(lanes)
     if store is None or not _reads(asked.condition, var) or numbers & (numbers - 1) or numbers == 1:
         return None
+    if not _reads(store.indices[-1], var):  # of one output channel TVM knows the index
+        return None
     calls: list[tvm.ir.Call] = []
     structural_walk(store, (tvm.ir.Call, calls.append))
     if not all(isinstance(call.op, tvm.ir.Op) and call.op.get_attr("TVectorizable") for call in calls):
