@@ -52,7 +52,7 @@ def involution(layer: tuple[int, int, int, int], paired: bool) -> Kernel:
     else:
         empty = -taps % _LANES
         whole = np.pad(weight, ((0, empty), (0, 0), (0, 0), (0, 0)))
-        span = pack_weight(whole, _LANES, pairs=True), np.pad(bias.astype("float32"), (0, empty)).reshape(1, 1, 1, -1)
+        span = pack_weight(whole, _LANES, values=2), np.pad(bias.astype("float32"), (0, empty)).reshape(1, 1, 1, -1)
 
     def expression(x, reduced, span_weight, span_bias, scale, shift) -> te.Tensor:
         arguments = dict(kernel_size=kernel, groups=groups, stride=stride, padding=padding)

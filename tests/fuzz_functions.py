@@ -152,7 +152,7 @@ def te_calls() -> dict[str, dict[str, Any]]:
         "pack_paired_span": {"weight": span, "bias": bias, "kernel_size": 3, "lanes": 16},
         "pack_span_mma": {"weight": span, "bias": bias, "kernel_size": 3, "fragments": fragments},
         "pack_strassen_weight": {"weight": ones, "lanes": 16},
-        "pack_weight": {"weight": weight, "lanes": 16, "pairs": False},
+        "pack_weight": {"weight": weight, "lanes": 16, "values": 1},
         "pack_weight_gemm": {"weight": weight, "lanes": 16},
         "pack_weight_mma": {"weight": weight, "fragments": fragments, "tiles": 2},
         "pack_winograd_weight": {"weight": weight, "m": 4, "lanes": 16},
