@@ -19,7 +19,7 @@ from tvm_involution.nn.build import init_weights
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what takes long, unless it is asked for by its marker."""
-    for marker in ("every_sample", "every_kernel", "aarch64"):
+    for marker in ("every_sample", "every_kernel", "every_depth", "aarch64"):
         if marker not in config.getoption("-m"):
             for item in items:
                 if item.get_closest_marker(marker):

@@ -26,7 +26,11 @@ def reference_output(module: torch.nn.Module, x: np.ndarray) -> np.ndarray:
         return module.double()(torch.from_numpy(x).double()).numpy()
 
 
-@pytest.mark.parametrize("depth", [26, 38, 50, 101, 152])
+# deeper ones have the same layers, more of them
+DEPTHS = [26, 50, *(pytest.param(depth, marks=pytest.mark.every_depth) for depth in (38, 101, 152))]
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
 @pytest.mark.parametrize("image_size", [(224, 224), (129, 97)], ids=["224x224", "129x97"])
 def test_every_depth(tmp_path, rng, depth, image_size):
     path = tmp_path / "net.so"

@@ -90,7 +90,9 @@ def randomized_leaky_relu(
     training: bool = False,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`rrelu_with_noise_functional` for inference, where the slope is the mean of the two; it draws no numbers."""
+    """`rrelu_with_noise_functional` for inference, whose slope is the mean of the two; in training it is refused."""
+    if training:  # draws random numbers
+        return NotImplemented
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2), noise.clone()
 
 

@@ -441,6 +441,12 @@ class _Search:
         found = [record for record in self._database.records(state.task.mod) if seconds(record) < FAILED]
         return list({_trace_text(record.trace): record for record in reversed(found)}.values())[::-1]
 
+    def _known_right(self, state: TaskState) -> list[ms.database.TuningRecord]:
+        """Return of what ran the default and the fastest, which alone has been checked for certain."""
+        own, best = _trace_text(state.task.default.trace), -math.inf if state.best is None else state.best
+        # records keep their seconds in single precision
+        return [r for r in self._fastest(state) if _trace_text(r.trace) == own or seconds(r) <= best * (1 + 1e-6)]
+
     def _decide(self, state: TaskState, results: list[tuple[s_tir.Schedule, Measurement]]) -> None:
         """Take the finalist with the least median, or the default where none is faster."""
         (default, of_default), *others = results
@@ -490,7 +496,7 @@ class _Search:
         """Write the best records, and the manifest with `network` in it."""
         records = []
         for state in self._run.states:
-            records += self._final.get(state.task.name) or self._fastest(state)[:_FINALISTS]
+            records += self._final.get(state.task.name) or self._known_right(state)[:_FINALISTS]
         folder = self._run.folder
         write_best(folder, [record for record in records if seconds(record) < FAILED])
         manifest = _manifest(folder, self._target)
