@@ -107,11 +107,15 @@ def target_key(target: tvm.target.Target) -> str:
 
 def vector_bytes(target: tvm.target.Target) -> int:
     """Return the width of the CPU's vector registers in bytes: 64 with AVX-512, 32 with AVX, else 16."""
+    return next((width for feature, width in (("avx512f", 64), ("avx", 32)) if has_feature(target, feature)), 16)
+
+
+def has_feature(target: tvm.target.Target, feature: str) -> bool:
+    """Return whether a CPU has what LLVM calls `feature`; a GPU has none."""
+    if target.kind.name != "llvm":
+        return False
     with target:
-        for feature, width in (("avx512f", 64), ("avx", 32)):
-            if tvm.target.codegen.target_has_features(feature):
-                return width
-    return 16
+        return bool(tvm.target.codegen.target_has_features(feature))
 
 
 def vector_registers(target: tvm.target.Target) -> int:
@@ -233,5 +237,4 @@ def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
     cpu = str(target.attrs.get("mcpu") or "generic")
     if cpu not in {*tvm.target.codegen.llvm_get_cpu_archlist(target), "generic"}:
         raise UserError(f"unknown CPU {cpu!r}, whose features cannot be told; expected a name that LLVM knows")
-    with target:
-        return tuple(linux for llvm, linux in known.items() if tvm.target.codegen.target_has_features(llvm))
+    return tuple(linux for llvm, linux in known.items() if has_feature(target, llvm))

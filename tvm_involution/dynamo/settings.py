@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..resources import user_dir
 from ..runtime.metadata import DTYPES
 
 
@@ -51,5 +52,4 @@ class Settings:
         """Where the libraries are kept."""
         if self.cache is not None:
             return Path(self.cache)
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(home) / "tvm-involution" / "torch_compile"
+        return user_dir("XDG_CACHE_HOME", ".cache") / "torch_compile"

@@ -12,8 +12,8 @@ from ..errors import UserError
 from ..runtime.array_file import read_array, read_arrays
 from ..runtime.find_pictures import find_pictures
 from ..runtime.metadata import BATCH, Preprocessing, TensorSpec
-from ..runtime.placement import place_picture
-from ..runtime.preprocessing import crop_picture, picture_to_array, read_picture
+from ..runtime.prepare import picture_input
+from ..runtime.preprocessing import read_picture
 
 Calibration = str | Path | np.ndarray | Sequence[np.ndarray]
 PICTURES = 128
@@ -70,15 +70,9 @@ def _read(path: Path, inputs: Sequence[TensorSpec], preprocessing: Preprocessing
         )
     pictures = find_pictures([path])
     chosen = np.linspace(0, len(pictures) - 1, min(len(pictures), PICTURES)).round().astype(int)
-    return [np.concatenate([_prepared(pictures[place], inputs[0], preprocessing) for place in chosen])]
-
-
-def _prepared(path: str, spec: TensorSpec, preprocessing: Preprocessing) -> np.ndarray:
-    height, width = (int(d) for d in spec.shape[2:])
-    picture = read_picture(path)
-    if preprocessing.crop is None:
-        return place_picture(picture, preprocessing, (height, width))[0]
-    return picture_to_array(crop_picture(picture, preprocessing, (height, width)), preprocessing)
+    height, width = (int(d) for d in inputs[0].shape[2:])
+    prepared = (picture_input(read_picture(pictures[place]), preprocessing, [(height, width)]) for place in chosen)
+    return [np.concatenate([array for array, _ in prepared])]
 
 
 def _check(where: str, spec: TensorSpec, array: np.ndarray) -> None:

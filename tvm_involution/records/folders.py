@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 
 from ..errors import UserError
-from ..resources import data_dir
+from ..resources import data_dir, user_dir
 
 
 def user_folder() -> Path:
     """Return the user's own folder of tuning logs, `$XDG_DATA_HOME/tvm-involution/tuning_logs`, which may not exist."""
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "tvm-involution" / "tuning_logs"
+    return user_dir("XDG_DATA_HOME", ".local", "share") / "tuning_logs"
 
 
 def log_folders(named: str | os.PathLike[str] | None) -> list[Path]:

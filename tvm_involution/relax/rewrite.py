@@ -8,6 +8,7 @@ change more than calls: types, bindings (`rewrite_functions`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeGuard
 
 import tvm
 from tvm import relax
@@ -27,6 +28,11 @@ class Graph:
     def bound(self, value: relax.Expr) -> relax.Expr | None:
         """Return what a variable is bound to; None for what is no variable, and for the function's parameters."""
         return self._lookup(value) if isinstance(value, relax.Var) else None
+
+
+def is_call(value: relax.Expr | None, name: str) -> TypeGuard[relax.Call]:
+    """Return whether `value` calls the operator `name`, as `relax.nn.conv2d`."""
+    return isinstance(value, relax.Call) and getattr(value.op, "name", "") == name
 
 
 RewriteCall = Callable[[relax.Call, Graph], relax.Expr]

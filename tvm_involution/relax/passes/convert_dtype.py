@@ -14,7 +14,7 @@ from tvm.ir import GenericConst
 
 from ..constants import constant, to_float
 from ..dtypes import HALF_TYPES, in_half, retyped, tensor_dtype
-from ..rewrite import update_functions
+from ..rewrite import is_call, update_functions
 
 # Relax does not have it in bfloat16
 _FLOAT32_ONLY = (tvm.ir.Op.get("relax.nn.group_norm"),)
@@ -78,7 +78,7 @@ class _Retyper(relax.PyExprMutator):
 
 def unrounded(value: relax.Expr | None) -> GenericConst | None:
     """Return the number that `value` rounds to a half type; None where it is something else."""
-    if isinstance(value, relax.Call) and getattr(value.op, "name", "") == "relax.astype":
+    if is_call(value, "relax.astype"):
         (source,) = value.args
         return source if isinstance(source, GenericConst) and source.ty.ndim == 0 else None
     return None

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 import tvm
 from tvm import relax
 
-from ..rewrite import rewrite_functions
+from ..rewrite import is_call, rewrite_functions
 
 _OPAQUE = 8
 """the pattern of programs that `FuseOps` joins with nothing (TVM's OpPatternKind)"""
@@ -74,6 +74,4 @@ def _is_computed(value: relax.Expr | None, values: Mapping[relax.Var, relax.Expr
 
 def _program(value: relax.Expr | None) -> str:
     """Return the name of the tensor program that is called, "" of anything else."""
-    if not isinstance(value, relax.Call) or getattr(value.op, "name", "") != "relax.call_tir":
-        return ""
-    return value.args[0].name_hint
+    return value.args[0].name_hint if is_call(value, "relax.call_tir") else ""

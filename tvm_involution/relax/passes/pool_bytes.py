@@ -11,7 +11,7 @@ from tvm import relax
 
 from ..constants import is_number
 from ..dtypes import tensor_dtype
-from ..rewrite import Graph, rewrite_calls
+from ..rewrite import Graph, is_call, rewrite_calls
 from .widen_half_types import pool
 
 
@@ -25,13 +25,11 @@ class PoolBytes:
 
 
 def _rewrite(call: relax.Call, graph: Graph) -> relax.Expr:
-    scaled = _call(graph.bound(call.args[0]), "relax.multiply")
-    cast = _call(graph.bound(scaled.args[0]), "relax.astype") if scaled is not None else None
-    if scaled is None or cast is None or tensor_dtype(cast.args[0].ty) != "uint8" or not is_number(scaled.args[1]):
+    scaled = graph.bound(call.args[0])
+    if not is_call(scaled, "relax.multiply") or not is_number(scaled.args[1]):
+        return call
+    cast = graph.bound(scaled.args[0])
+    if not is_call(cast, "relax.astype") or tensor_dtype(cast.args[0].ty) != "uint8":
         return call
     sums = graph.builder.call_te(pool, cast.args[0], call.attrs, "avg", 2, "float32", primfunc_name_hint="avg_pool2d")
     return relax.op.multiply(graph.emit(sums), scaled.args[1])
-
-
-def _call(value: relax.Expr | None, name: str) -> relax.Call | None:
-    return value if isinstance(value, relax.Call) and getattr(value.op, "name", "") == name else None

@@ -7,12 +7,10 @@ nothing, and reshaping for the next convolution undoes it. Channels must be the 
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import tvm
 from tvm import relax
 
-from ..rewrite import Graph, rewrite_calls
+from ..rewrite import Graph, is_call, rewrite_calls
 
 _UNARY = ("relu", "leakyrelu", "gelu", "gelu_tanh", "silu", "softplus")
 _ELEMENTWISE = {
@@ -46,11 +44,13 @@ def _sink(call: relax.Call, graph: Graph) -> relax.Expr:
 def _inner(value: relax.Expr, graph: Graph) -> relax.Expr | None:
     """Return what a value is the reshape of, if that is a product or elementwise behind one."""
     bound = graph.bound(value)
-    if not _is(bound, "relax.reshape"):
+    if not is_call(bound, "relax.reshape"):
         return None
     inner = bound.args[0]
     made = graph.bound(inner)
-    known = made is not None and isinstance(made, relax.Call) and (_is(made, "relax.call_tir") or _elementwise(made))
+    known = (
+        made is not None and isinstance(made, relax.Call) and (is_call(made, "relax.call_tir") or _elementwise(made))
+    )
     shapes = (inner.ty.shape, value.ty.shape)
     same = known and all(isinstance(s, relax.ShapeExpr) for s in shapes)
     return inner if same and _same(shapes[0].values[-1:], shapes[1].values[-1:]) else None
@@ -63,7 +63,7 @@ def _as(value: relax.Expr, shape: relax.ShapeExpr, result: relax.ShapeExpr, grap
     sizes = value.ty.shape.values
     if _same(sizes, result.values):
         bound = graph.bound(value)
-        inner = bound.args[0] if _is(bound, "relax.reshape") else None
+        inner = bound.args[0] if is_call(bound, "relax.reshape") else None
         if inner is not None and _same(inner.ty.shape.values, shape.values):
             return inner
         return graph.emit(relax.op.reshape(value, shape))
@@ -75,15 +75,11 @@ def _as(value: relax.Expr, shape: relax.ShapeExpr, result: relax.ShapeExpr, grap
 
 def _join(call: relax.Call, graph: Graph) -> relax.Expr:
     source = graph.bound(call.args[0])
-    if not _is(source, "relax.reshape"):
+    if not is_call(source, "relax.reshape"):
         return call
     inner = source.args[0]
     same = isinstance(inner.ty.shape, relax.ShapeExpr) and _same(inner.ty.shape.values, call.args[1].values)
     return inner if same else relax.op.reshape(inner, call.args[1])
-
-
-def _is(value: relax.Expr | None, name: str) -> TypeGuard[relax.Call]:
-    return isinstance(value, relax.Call) and getattr(value.op, "name", "") == name
 
 
 def _elementwise(value: relax.Call) -> bool:

@@ -15,7 +15,7 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
-from ..rewrite import rewrite_functions
+from ..rewrite import is_call, rewrite_functions
 
 _UNARY = {
     f"relax.{name}"
@@ -81,7 +81,7 @@ class _Sinker(relax.PyExprMutator):
     def _transposition(self, value: relax.Expr) -> tuple[relax.Expr, list[int]] | None:
         """Return what is transposed to `value`, and the axes; None where nothing is."""
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
-        if not isinstance(bound, relax.Call) or getattr(bound.op, "name", "") != "relax.permute_dims":
+        if not is_call(bound, "relax.permute_dims"):
             return None
         return bound.args[0], _axes(bound)
 

@@ -17,6 +17,8 @@ import tvm
 from tvm import s_tir
 from tvm.script import tirx as T
 
+from ...target import has_feature
+
 INTRINSIC = "tvm_involution.dot_bf16"
 PIXELS = "tvm_involution.dot_bf16_pixels"
 SUMS, PAIR = 16, 2
@@ -42,10 +44,7 @@ define <16 x float> @tvm_involution_dot_bf16_pixels(<16 x float> %sums, ptr %val
 
 def has_dot_bf16(target: tvm.target.Target) -> bool:
     """Return whether the CPU has the instruction."""
-    if target.kind.name != "llvm":
-        return False
-    with target:
-        return bool(tvm.target.codegen.target_has_features("avx512bf16"))
+    return has_feature(target, "avx512bf16")
 
 
 @functools.cache

@@ -15,6 +15,8 @@ import tvm
 from tvm import s_tir
 from tvm.script import tirx as T
 
+from ...target import has_feature
+
 INTRINSIC = "tvm_involution.dot_int8"
 SUMS, VALUES = 16, 4
 
@@ -33,10 +35,7 @@ define <16 x i32> @tvm_involution_dot_int8(<16 x i32> %sums, <16 x i32> %value, 
 
 def has_dot_int8(target: tvm.target.Target) -> bool:
     """Return whether the CPU has the instruction."""
-    if target.kind.name != "llvm":
-        return False
-    with target:
-        return bool(tvm.target.codegen.target_has_features("avx512vnni"))
+    return has_feature(target, "avx512vnni")
 
 
 @functools.cache
