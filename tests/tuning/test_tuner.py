@@ -437,3 +437,9 @@ def test_cuda_up_to_measuring(tmp_path, rng):
     task = next(task for task in tasks if "involution" in task.name)
     (candidate,) = PointSearch(task.mod, task.default, task.spaces, {}).propose(1)
     assert Path(measure._build(candidate.mod, target, str(tmp_path / "candidate"), linker)).is_file()
+
+
+def test_a_network_that_cannot_be_traced_leaves_no_folder(tmp_path):
+    with pytest.raises(ti.UserError, match="take a smaller batch or image size"):
+        ti.tune(small_network(), trials=1, image_size=(40000, 40000), log_dir=tmp_path / "logs")
+    assert not list(tmp_path.iterdir())
