@@ -186,7 +186,7 @@ def tune(
     network = resolve_network(model, image_size=image_size)
     (size,) = network.batch_sizes(batch)
     wanted = network.resolve_dtype(dtype)
-    network.export(size)  # a network that cannot be traced leaves no folder behind; what is traced is kept for the tasks
+    network.export(size)  # kept for the tasks; what cannot be traced leaves no folder behind
     run = TuningProgress("find tasks", [], 0, trials, minutes, folder, clock)
     # what can be wrong with folder and devices is told before the long part begins
     with (
