@@ -18,6 +18,7 @@ from tvm_involution.runtime.tvm_runtime import tvm_version
 
 PICTURE_SIZE = (8, 12)
 COLOURS = ("red", "green", "blue")
+PIXELS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
 METADATA = LibraryMetadata(
     name="small",

@@ -16,10 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import TESTS, run_cli
-from library_fixture import affine_library, colour_library, whole_library
+from library_fixture import PIXELS, affine_library, colour_library, whole_library
 from PIL import Image
-
-COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +37,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path) -> Path:
     (path := tmp_path / "photos").mkdir()
     for i, name in enumerate(["red", "green", "blue"] * 3):
-        Image.new("RGB", (40, 30), COLOURS[name]).save(path / f"{i}-{name}.png")
+        Image.new("RGB", (40, 30), PIXELS[name]).save(path / f"{i}-{name}.png")
     return path
 
 
@@ -143,7 +141,7 @@ def test_killed_it_goes_on(tmp_path: Path, colour: Path, suffix: str) -> None:
     if suffix == "parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
     (folder := tmp_path / "photos").mkdir()
-    picture = Image.new("RGB", (1200, 900), COLOURS["green"])
+    picture = Image.new("RGB", (1200, 900), PIXELS["green"])
     picture.save(folder / "0.jpg")
     for i in range(1, 150):
         os.link(folder / "0.jpg", folder / f"{i}.jpg")

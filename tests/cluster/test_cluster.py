@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cluster_work import Barrier, EndsWorkers
 from command_line import TESTS, run_cli
-from library_fixture import colour_library
+from library_fixture import PIXELS, colour_library
 from PIL import Image
 
 from tvm_involution import UserError
@@ -25,7 +25,6 @@ from tvm_involution.ray.spread import spread
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'tvm-involution[ray]'")
 pytest.importorskip("pandas", reason="Ray Data is not installed: pip install 'tvm-involution[ray]'")
-COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +36,11 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A hundred pictures in a folder for each class, of which one cannot be read."""
     path = tmp_path_factory.mktemp("photos")
-    for name, pixel in COLOURS.items():
+    for name, pixel in PIXELS.items():
         (path / name).mkdir()
         Image.new("RGB", (40, 30), pixel).save(path / name / "0.png")
     for i in range(97):
-        name = list(COLOURS)[i % 3]
+        name = list(PIXELS)[i % 3]
         os.link(path / name / "0.png", path / name / f"{i + 1}.png")
     return path
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import run_cli
-from library_fixture import colour_library, whole_library
+from library_fixture import PIXELS, colour_library, whole_library
 from PIL import Image
 
 import tvm_involution as ti
@@ -25,12 +25,10 @@ from tvm_involution.runtime.instances import Instance
 from tvm_involution.runtime.results import ClassMap, FoundObjects
 from tvm_involution.zoo import get_model
 
-COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}
-
 
 def save(path: Path, colour: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (40, 30), COLOURS[colour]).save(path)
+    Image.new("RGB", (40, 30), PIXELS[colour]).save(path)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,7 @@ def test_the_published_figure_stands_beside(tmp_path: Path, folders: Path, monke
     """Of a network of the same classes: that of a fine-tuned one is another."""
     library = colour_library(tmp_path / "c.so", name="rednet50", weights_origin="x.pth")
     assert ti.evaluate(library, f"imagenet:{folders}").published == {}
-    same = dataclasses.replace(get_model("rednet50"), classes=tuple(COLOURS))
+    same = dataclasses.replace(get_model("rednet50"), classes=tuple(PIXELS))
     monkeypatch.setattr("tvm_involution.evaluation.counting.list_models", lambda: [same])
     assert ti.evaluate(library, f"imagenet:{folders}").published == {"top1": 78.35, "top5": 94.13}
     assert "published 78.35" in run_cli("evaluate", library, "--data", f"imagenet:{folders}").out
