@@ -205,8 +205,9 @@ def test_one_task_that_fails_stops_no_other(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tuner._Search, "_search", fail)
     result = ti.tune(small_network(), trials=20, image_size=SIZE, log_dir=tmp_path, compare=False)
-    stopped = {state.task.rule: state.stopped for state in result.states}
-    assert stopped["PackedGemm"] == "MetaSchedule failed: unsupported case"
+    # a task with a small share of the time may not have had its turn, on some machines
+    stopped = {state.stopped for state in result.states if state.task.rule == "PackedGemm"} - {""}
+    assert stopped == {"MetaSchedule failed: unsupported case"}
     assert result.trials == 20
     kernels = ti.compile(small_network(), image_size=SIZE, tuning_logs=tmp_path).metadata.kernels
     assert kernels.record == kernels.total, "the default of a failed task is recorded"
