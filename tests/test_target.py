@@ -12,8 +12,10 @@ import torch
 
 import tvm_involution as ti
 from tvm_involution import UserError
+from tvm_involution import cpu_features as features_module
+from tvm_involution.cpu_features import cpu_features
 from tvm_involution.runtime import machine
-from tvm_involution.target import cpu_features, resolve_target
+from tvm_involution.target import resolve_target, target_key, vector_bytes
 
 
 def llvm(**fields: object) -> str:
@@ -112,3 +114,30 @@ def test_features_of_aarch64_are_asked_for(monkeypatch: pytest.MonkeyPatch, cpu:
     for name, text in files.items():
         monkeypatch.setattr(machine.Path, "read_text", lambda _, text=text: text)
         assert set(machine.missing_features(features)) == (set(features) if "A72" in name else set())
+
+
+def test_a_cpu_that_is_not_what_its_name_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Virtual machines show another model than they run on, or hide what all CPUs of a name have."""
+    spec = {"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "icelake-server"}
+    named = cpu_features(resolve_target(llvm(**spec)))
+    monkeypatch.setattr(machine.platform, "machine", lambda: "x86_64")
+    for flags, mattr in (
+        (named, []),
+        ((*named, "avx512_bf16", "amx_tile"), ["+avx512bf16"]),
+        ([flag for flag in named if not flag.startswith("avx512")], None),
+        ((), []),
+    ):
+        monkeypatch.setattr(features_module, "cpu_flags", lambda flags=flags: frozenset(flags))
+        found = features_module.corrections(spec)
+        target = resolve_target(llvm(**spec, mattr=found))
+        if mattr is None:
+            assert "-avx512f" in found and vector_bytes(target) == 32
+        else:
+            assert found == mattr
+        assert not flags or set(cpu_features(target)) == set(flags) - {"amx_tile"}
+        assert target_key(target) == "".join(["icelake-server", *sorted(found)])
+
+
+def test_features_that_change_nothing_make_no_other_folder() -> None:
+    assert target_key(resolve_target(llvm(mcpu="znver4", mattr=["+avx2"]))) == "znver4"
+    assert target_key(resolve_target(llvm(mcpu="znver4", mattr=["-avx2", "+avx"]))) == "znver4-avx2"

@@ -18,6 +18,7 @@ from tvm import relax
 
 from . import __version__, lowering
 from .arguments import UNCHECKED, Size, checked
+from .cpu_features import cpu_features
 from .errors import UserError, told_in_one_line
 from .files import atomic_write, check_apart, check_room
 from .frontend.batch_axes import BatchAxes
@@ -38,7 +39,7 @@ from .runtime.metadata import INT8, Form, LibraryMetadata, QuantizedLayer, Tenso
 from .runtime.threads import thread_count
 from .runtime.tvm_runtime import tvm_version
 from .schedules.cpu.dot_int8 import has_dot_int8
-from .target import as_target, cpu_features
+from .target import as_target
 
 
 class CompiledLibrary:

@@ -10,10 +10,10 @@ import platform
 import tvm
 
 from .compute_capability import BLOCK_THREADS, REGISTERS, STATIC_SHARED_BYTES, WARP_THREADS, capability_of
+from .cpu_features import beside_the_name, corrections, has_feature
 from .cpu_target import check_cpu, with_defaults
 from .errors import UserError
 from .quiet import quiet_stderr
-from .runtime.machine import architecture
 from .runtime.threads import physical_cores
 from .runtime.tvm_runtime import CudaMissing, load_cuda_runtime
 
@@ -74,13 +74,15 @@ def as_target(target: str | tvm.target.Target) -> tvm.target.Target:
 
 
 def host_cpu() -> dict[str, object]:
-    """Return this machine's CPU as a TVM target spec: LLVM's CPU name and the physical cores."""
-    return {
+    """Return this machine's CPU as a TVM target spec: LLVM's CPU name, what it has beside it, the physical cores."""
+    spec = {
         "kind": "llvm",
         "mtriple": tvm.target.codegen.llvm_get_system_triple(),
         "mcpu": tvm.target.codegen.llvm_get_system_cpu(),
         "num-cores": physical_cores(),
     }
+    mattr = corrections(spec)
+    return {**spec, "mattr": mattr} if mattr else spec
 
 
 def reference_cpu() -> tvm.target.Target:
@@ -98,24 +100,19 @@ def core_count(target: tvm.target.Target) -> int:
 
 
 def target_key(target: tvm.target.Target) -> str:
-    """Return the name of the target's folder in tuning_logs/: LLVM's CPU name or the GPU's architecture."""
+    """Return the name of the target's folder in tuning_logs/.
+
+    LLVM's CPU name, with the features that change what it has (`rocketlake+avx512bf16`), or the GPU's architecture.
+    """
     attrs = target.attrs
     if target.kind.name == "cuda":
         return str(attrs.get("arch", "cuda"))
-    return str(attrs.get("mcpu") or "generic")
+    return "".join([str(attrs.get("mcpu") or "generic"), *beside_the_name(target)])
 
 
 def vector_bytes(target: tvm.target.Target) -> int:
     """Return the width of the CPU's vector registers in bytes: 64 with AVX-512, 32 with AVX, else 16."""
     return next((width for feature, width in (("avx512f", 64), ("avx", 32)) if has_feature(target, feature)), 16)
-
-
-def has_feature(target: tvm.target.Target, feature: str) -> bool:
-    """Return whether a CPU has what LLVM calls `feature`; a GPU has none."""
-    if target.kind.name != "llvm":
-        return False
-    with target:
-        return bool(tvm.target.codegen.target_has_features(feature))
 
 
 def vector_registers(target: tvm.target.Target) -> int:
@@ -180,61 +177,3 @@ def _portable_host() -> dict[str, object]:
     """Return a host for a GPU elsewhere: this architecture without this CPU's own features."""
     triple = tvm.target.codegen.llvm_get_system_triple()
     return {"kind": "llvm", "mtriple": triple, "mcpu": "x86-64-v2" if platform.machine() == "x86_64" else ""}
-
-
-# LLVM's name of each x86 feature that generated code may use -> its name in /proc/cpuinfo
-_X86_FEATURES = {
-    "ssse3": "ssse3",
-    "sse4.1": "sse4_1",
-    "sse4.2": "sse4_2",
-    "popcnt": "popcnt",
-    "lzcnt": "abm",
-    "movbe": "movbe",
-    "bmi": "bmi1",
-    "bmi2": "bmi2",
-    "avx": "avx",
-    "fma": "fma",
-    "avx2": "avx2",
-    "f16c": "f16c",
-    "avx512f": "avx512f",
-    "avx512cd": "avx512cd",
-    "avx512vbmi": "avx512vbmi",
-    "avx512vbmi2": "avx512_vbmi2",
-    "avx512bw": "avx512bw",
-    "avx512dq": "avx512dq",
-    "avx512vl": "avx512vl",
-    "avx512vnni": "avx512_vnni",
-    "avx512bf16": "avx512_bf16",
-}
-# the same of AArch64: what the compiler uses by itself, or a schedule asks for
-_AARCH64_FEATURES = {
-    "lse": "atomics",
-    "rdm": "asimdrdm",
-    "fullfp16": "asimdhp",
-    "fp16fml": "asimdfhm",
-    "dotprod": "asimddp",
-    "complxnum": "fcma",
-    "rcpc": "lrcpc",
-    "rcpc-immo": "ilrcpc",
-    "flagm": "flagm",
-    "bf16": "bf16",
-    "i8mm": "i8mm",
-    "sve": "sve",
-    "sve2": "sve2",
-}
-
-
-def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
-    """Return what the CPU must have to run code for `target`, in the words of /proc/cpuinfo.
-
-    Raises:
-        UserError: LLVM does not know the CPU's name.
-    """
-    machine = architecture(str(target.attrs.get("mtriple") or platform.machine()))
-    known = {"x86_64": _X86_FEATURES, "aarch64": _AARCH64_FEATURES}.get(machine)
-    if known is None:
-        return ()
-    cpu = str(target.attrs.get("mcpu") or "generic")
-    if cpu not in {*tvm.target.codegen.llvm_get_cpu_archlist(target), "generic"}:
-        raise UserError(f"unknown CPU {cpu!r}, whose features cannot be told; expected a name that LLVM knows")
-    return tuple(linux for llvm, linux in known.items() if has_feature(target, llvm))

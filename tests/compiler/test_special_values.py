@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 import tvm_involution as ti
-from tvm_involution.target import cpu_features, resolve_target
+from tvm_involution.cpu_features import cpu_features
+from tvm_involution.target import resolve_target
 
 SPECIAL = (float("nan"), float("inf"), float("-inf"), -0.0)
 HASWELL = '{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell"}'

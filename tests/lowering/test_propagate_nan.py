@@ -12,8 +12,9 @@ from programs import as_dtype
 from tvm import s_tir, te, tirx, topi
 
 from tvm_involution import lowering
+from tvm_involution.cpu_features import cpu_features
 from tvm_involution.schedules import default_schedule
-from tvm_involution.target import cpu_features, resolve_target
+from tvm_involution.target import resolve_target
 
 INF, NAN = float("inf"), float("nan")
 SPECIAL = [NAN, INF, -INF, -0.0, 0.5, -2.0, 3.0, 9.0]

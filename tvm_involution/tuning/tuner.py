@@ -27,6 +27,7 @@ from tvm.s_tir import meta_schedule as ms
 
 from ..arguments import UNCHECKED, Size, checked
 from ..compiler import CompiledLibrary, compile
+from ..cpu_features import cpu_features
 from ..errors import UserError
 from ..files import write_json
 from ..frontend.network import Network, resolve_network
@@ -36,7 +37,7 @@ from ..records.manifest import Manifest, TunedNetwork, writable_manifest
 from ..runtime.machine import architecture, cpu_name, missing_features
 from ..runtime.threads import physical_cores, thread_count
 from ..runtime.tvm_runtime import tvm_version
-from ..target import as_target, cpu_features, gpu_problem, target_key
+from ..target import as_target, gpu_problem, target_key
 from .clock import Clock
 from .curves import draw_curves
 from .fleet import LostDeviceError, RpcTracker

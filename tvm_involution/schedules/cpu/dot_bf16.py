@@ -17,7 +17,7 @@ import tvm
 from tvm import s_tir
 from tvm.script import tirx as T
 
-from ...target import has_feature
+from ...cpu_features import has_feature
 
 INTRINSIC = "tvm_involution.dot_bf16"
 PIXELS = "tvm_involution.dot_bf16_pixels"

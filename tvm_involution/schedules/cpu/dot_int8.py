@@ -15,7 +15,7 @@ import tvm
 from tvm import s_tir
 from tvm.script import tirx as T
 
-from ...target import has_feature
+from ...cpu_features import has_feature
 
 INTRINSIC = "tvm_involution.dot_int8"
 SUMS, VALUES = 16, 4
