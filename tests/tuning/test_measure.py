@@ -11,6 +11,7 @@ from tvm import s_tir, te, tirx
 from tvm_involution.records.tuning_records import as_workload
 from tvm_involution.target import resolve_target
 from tvm_involution.tuning import measure
+from tvm_involution.tuning.clock import Clock
 from tvm_involution.tuning.measure import Candidate, Measurer
 from tvm_involution.tuning.tasks import TuningTask
 from tvm_involution.tuning.verify import Verifier
@@ -45,6 +46,17 @@ def test_each_failure_is_its_own(measurer):
     assert all(0 < result.seconds < 1 for result in results if result.seconds is not None)
     assert all(result.error for result in results if result.seconds is None)
     assert measurer.measure([good()])[0].seconds is not None
+
+
+def test_what_hangs_when_the_time_is_up_is_not_waited_for_nor_judged():
+    clock = Clock()
+    with Measurer(resolve_target("llvm"), repeat=2, clock=clock, minutes=10) as measurer:
+        measurer.measure([good()])
+        clock.started -= 600
+        fine, hangs, crashes = measurer.measure([good(), call("pause"), call("abort")])
+    assert fine.seconds is not None and not fine.lost
+    assert hangs.seconds is None and hangs.lost
+    assert crashes.seconds is None and not crashes.lost
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])

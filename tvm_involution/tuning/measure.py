@@ -9,6 +9,7 @@ machine.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import shutil
 import tempfile
@@ -33,11 +34,13 @@ from .fleet import WAIT_SECONDS, LostDeviceError, RpcTracker
 from .workers import Workers
 
 BUILD_SECONDS, RUN_SECONDS = 60.0, 30.0
+# of the same at the end of a budget of minutes: more than what does not hang takes
+_LAST_SECONDS = 5.0
 _RANDOM_FILL = "tvm.contrib.random.random_fill_for_measure"
 # a worker that builds leaks a little
 _USES = 300
-# a candidate this many times slower than the fastest is timed once
-_HOPELESS = 2.0
+# a candidate this many times slower than the fastest so far is timed no more, by the times that it has been
+_HOPELESS = (2.0, 1.2)
 # on a fleet: devices that a candidate may cost, and failures that make one
 _TRIES = 2
 
@@ -49,7 +52,7 @@ class Candidate:
     schedule: s_tir.Schedule
     args_info: Sequence[ms.arg_info.ArgInfo]
     limit: float = float("inf")
-    """seconds of the fastest so far: far above it, one time is enough"""
+    """seconds of the fastest so far: who is far above it is timed less often"""
     artifact: Path | None = None
     """the shared object, where it has been built"""
 
@@ -65,7 +68,7 @@ class Measurement:
     rounds: tuple[float, ...] = ()
     """the seconds of each round"""
     lost: bool = False
-    """whether it was not judged, because the devices that it ran on went"""
+    """whether it was not judged, because the devices that it ran on went, or the run's time"""
 
 
 class Measurer:
@@ -77,18 +80,20 @@ class Measurer:
         tracker: RpcTracker | None = None,
         repeat: int = 5,
         clock: Clock | None = None,
+        minutes: float = math.inf,
     ) -> None:
         """Start the worker processes.
 
         Args:
             repeat: how often a candidate is timed, at least 10 ms each; the median counts.
             clock: told what the time goes into.
+            minutes: of the clock, after which what hangs is not waited for.
 
         Raises:
             UserError: no device is registered at the tracker.
         """
         self._target, self._tracker, self._repeat = target, tracker, repeat
-        self._clock = clock or Clock()
+        self._clock, self._end = clock or Clock(), minutes * 60
         self._device = "cuda" if target.kind.name == "cuda" else "cpu"
         self._cores = int(target.attrs.get("num-cores") or 0)
         self._numbers = itertools.count()
@@ -132,12 +137,18 @@ class Measurer:
             (candidates[i].schedule.mod, self._target, str(self._folder / str(next(self._numbers))), self._linker)
             for i in missing
         ]
-        for i, built in zip(missing, self._builders.map(_build, jobs, BUILD_SECONDS), strict=True):
-            failed = isinstance(built, BaseException)
-            results[i] = (
-                Measurement(None, f"build: {_brief(built)}") if failed else Measurement(None, artifact=Path(built))
-            )
+        limit = self._limit(BUILD_SECONDS)
+        for i, built in zip(missing, self._builders.map(_build, jobs, limit), strict=True):
+            if isinstance(built, BaseException):
+                lost = limit < BUILD_SECONDS and isinstance(built, TimeoutError)
+                results[i] = Measurement(None, f"build: {_brief(built)}", lost=lost)
+            else:
+                results[i] = Measurement(None, artifact=Path(built))
         return results
+
+    def _limit(self, seconds: float) -> float:
+        """Return the seconds that a candidate may take: `seconds`, but little more than the run has left."""
+        return min(seconds, max(_LAST_SECONDS, self._end - self._clock.elapsed))
 
     def _time(self, numbers: list[int], candidates: Sequence[Candidate], results: list[Measurement]) -> None:
         jobs = {}
@@ -147,7 +158,8 @@ class Measurer:
         for i, outcome in self._run(_time, jobs).items():
             before = results[i]
             if isinstance(outcome, BaseException):
-                lost = isinstance(outcome, LostDeviceError)
+                cut = self._limit(RUN_SECONDS) < RUN_SECONDS and isinstance(outcome, TimeoutError)
+                lost = cut or isinstance(outcome, LostDeviceError)
                 results[i] = replace(before, error=_brief(outcome), lost=lost and before.seconds is None)
             else:
                 median = float(np.median(outcome))
@@ -161,7 +173,7 @@ class Measurer:
         """
         if self._tracker is None:
             here = [(function, None, 0, *job) for job in jobs.values()]
-            return dict(zip(jobs, self._runners.map(_here, here, RUN_SECONDS), strict=True))
+            return dict(zip(jobs, self._runners.map(_here, here, self._limit(RUN_SECONDS)), strict=True))
         outcomes: dict[int, Any] = {}
         lost, failed = dict.fromkeys(jobs, 0), dict.fromkeys(jobs, 0)
         waiting = list(jobs)
@@ -244,7 +256,7 @@ def _load(session: rpc.RPCSession | None, artifact: str, kind: str) -> tuple[tvm
 def _time(
     session: rpc.RPCSession | None, artifact: str, kind: str, args_info: Any, repeat: int, limit: float
 ) -> list[float]:
-    """Return the seconds of a candidate, `repeat` of them, or the first alone where it is far above `limit`."""
+    """Return the seconds of a candidate, `repeat` of them, or fewer where they are all far above `limit`."""
     module, device = _load(session, artifact, kind)
     find = tvm.get_global_func if session is None else session.get_function
     (arguments,) = _allocate(find(_RANDOM_FILL), device, args_info)
@@ -253,8 +265,12 @@ def _time(
         config = ms.runner.EvaluatorConfig(number=1, repeat=times, min_repeat_ms=10)
         return ms.runner.utils.run_evaluator_common(module, device, config, [arguments])
 
-    first = timed(1)
-    return first if first[0] > _HOPELESS * limit else first + timed(repeat - 1)
+    seconds: list[float] = []
+    for factor in _HOPELESS:
+        seconds += timed(1)
+        if min(seconds) > factor * limit or len(seconds) == repeat:
+            return seconds
+    return seconds + timed(repeat - len(seconds))
 
 
 def _allocate(

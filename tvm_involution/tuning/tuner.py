@@ -193,7 +193,7 @@ def tune(
     with (
         _exclusive(folder / MEASURED),
         _log_file(folder / MEASURED / "tuning.log") as logger,
-        Measurer(resolved, tracker, clock=clock) as measurer,
+        Measurer(resolved, tracker, clock=clock, minutes=math.inf if minutes is None else minutes) as measurer,
     ):
         # before there are records, so that none is ever without
         _manifest(folder, resolved).write(folder)
