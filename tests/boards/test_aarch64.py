@@ -6,6 +6,7 @@ Each is compared with the same network on this machine, by relative norm: sums a
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,10 +17,15 @@ import numpy as np
 import pytest
 import torch
 import ziglang
+from command_line import run_cli
 from conftest import tiny_rednet
 from dense_networks import small_retinanet
+from library_fixture import PIXELS
+from PIL import Image
 
 import tvm_involution as ti
+from tvm_involution.frontend.network import resolve_network
+from tvm_involution.runtime.preprocessing import crop_picture, picture_to_array, read_picture
 
 ROOT = Path(__file__).parents[2]
 TARGET = '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72", "num-cores": 4}'
@@ -127,3 +133,76 @@ def test_cpp_example(
     on_the_board(machine, "python", "-c", _PROGRAM, folder, "float32")
     (python,) = np.load(folder / "float32.npz").values()
     np.testing.assert_array_equal(found, python)
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `examples/finetune.py` leaves: that in $FINE_TUNED, else of a step on thirty small pictures."""
+    if "FINE_TUNED" in os.environ:
+        return Path(os.environ["FINE_TUNED"])
+    photos, out = tmp_path_factory.mktemp("photos"), tmp_path_factory.mktemp("out")
+    for name, pixel in PIXELS.items():
+        (photos / name).mkdir()
+        for number in range(10):
+            Image.new("RGB", (40 + number, 30), pixel).save(photos / name / f"{number}.png")
+    example = [sys.executable, ROOT / "examples" / "finetune.py", photos, "--output", out]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([*example, "--epochs", "1", "--image-size", "64"], env=environment, check=True, timeout=600)
+    return out
+
+
+def test_the_same_answers_everywhere(
+    machine: Path, fine_tuned: Path, example: tuple[subprocess.Popen[str], Path], tmp_path: Path
+) -> None:
+    """A fine-tuned network on pictures in a folder: Python, the commands, Ray, C++, and the board in Python and C++."""
+    ray = pytest.importorskip("ray")
+    library, held_out = fine_tuned / "finetuned.so", fine_tuned / "held_out"
+    net, predict = ti.load(library), ti.Predictor(library)
+    pictures = sorted(str(path) for path in held_out.rglob("*.png"))
+    size = net.metadata.inputs[0].shape[2:]
+    prepare = net.metadata.preprocessing
+    x = np.concatenate(
+        [picture_to_array(crop_picture(read_picture(file), prepare, size), prepare) for file in pictures]
+    )
+    logits = net(x)
+    names = [net.metadata.classes[i] for i in logits.argmax(1)]
+    module = resolve_network("rednet26", checkpoint=fine_tuned / "finetuned.pth", image_size=tuple(size)).module
+    with torch.inference_mode():
+        expected = module(torch.from_numpy(x)).numpy()
+    assert relative(logits, expected) < 1e-5 and (logits.argmax(1) == expected.argmax(1)).all()
+
+    assert [(answer.source, answer.classes[0].name) for answer in predict(held_out)] == list(
+        zip(pictures, names, strict=True)
+    )
+    for words in ((), ("--ray", "local")):
+        answers = tmp_path / f"{len(words)}.jsonl"
+        if words:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            words = ("--ray", ray.init(num_cpus=2, include_dashboard=False).address_info["gcs_address"])
+        assert run_cli("run", library, "--input", held_out, "--output", answers, *words).status == 0
+        found = {row["input"]: row["classes"][0]["name"] for row in map(json.loads, answers.read_text().splitlines())}
+        assert found == dict(zip(pictures, names, strict=True))
+    ray.shutdown()
+    right = sum(Path(file).parent.name == name for file, name in zip(pictures, names, strict=True))
+    evaluated = run_cli("evaluate", library, "--data", f"imagenet:{held_out}")
+    assert f"{100 * right / len(pictures):.2f} %" in evaluated.out, evaluated
+
+    np.save(tmp_path / "board.npy", x)
+    ti.compile("rednet26", TARGET, checkpoint=fine_tuned / "finetuned.pth", batch=(1, 8), image_size=tuple(size)).save(
+        tmp_path / "board.so"
+    )
+    building, on_board = example
+    building.communicate(timeout=900)
+    config = f"CONFIG={sys.executable} -m tvm_involution config"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    make = ["make", "-C", ROOT / "examples" / "cpp", f"OUT={tmp_path}", config, "CXX=g++"]
+    subprocess.run(make, env=environment, check=True, timeout=600, capture_output=True)
+    subprocess.run([tmp_path / "classify", library, tmp_path / "board.npy", tmp_path / "here.raw"], check=True)
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "here.raw", np.float32).reshape(logits.shape), logits)
+    on_the_board(machine, on_board, tmp_path / "board.so", tmp_path / "board.npy", tmp_path / "there.raw")
+    on_the_board(machine, "python", "-c", _PROGRAM, tmp_path, "board")
+    there = np.fromfile(tmp_path / "there.raw", np.float32).reshape(logits.shape)
+    (python,) = np.load(tmp_path / "board.npz").values()
+    np.testing.assert_array_equal(there, python)
+    assert relative(there, expected) < 1e-5
+    assert [net.metadata.classes[i] for i in there.argmax(1)] == names
