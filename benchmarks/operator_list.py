@@ -227,6 +227,8 @@ OPERATORS: tuple[Operator, ...] = (
     _map("bilinear 2x", "U-Net", upsample(scale_factor=2, mode="bilinear", align_corners=True), 64, 64),
     _map("bilinear 4x", "segmentation", upsample(scale_factor=4, mode="bilinear"), 19, 128),
     _map("bilinear 65", "DeepLab", upsample(size=(65, 65), mode="bilinear"), 256, 17),
+    _map("bicubic 2x", "SRGAN", upsample(scale_factor=2, mode="bicubic"), 3, 96),
+    _map("bicubic 2x", "super-resolution", upsample(scale_factor=2, mode="bicubic"), 64, 48),
     # activations alone
     _map("SiLU", "YOLO", nn.SiLU, 128, 80),
     _map("SiLU", "EfficientNet", nn.SiLU, 96, 28),
@@ -241,6 +243,8 @@ OPERATORS: tuple[Operator, ...] = (
     _map("ReLU", "ResNet", nn.ReLU, 256, 56),
     _map("PReLU", "SRGAN", lambda: nn.PReLU(64), 64, 48),
     _tokens("softmax", "ViT", lambda: nn.Softmax(-1), 1, 3, 197, 197),
+    _map("log softmax channels", "segmentation", lambda: nn.LogSoftmax(1), 19, 128),
+    _map("softmax channels", "segmentation", lambda: nn.Softmax(1), 21, 65),
     _tokens("log softmax", "GPT", lambda: nn.LogSoftmax(-1), 16, 30522),
     # products of what is computed
     _tokens("scores", "ViT", Scores, 1, 12, 197, 64),

@@ -14,6 +14,7 @@ from tvm import s_tir, te, topi
 import tvm_involution
 from tvm_involution.schedules.rule import blocks_of
 from tvm_involution.te.blocks import Block
+from tvm_involution.te.interpolation import interpolate2d
 
 PACKAGE = Path(tvm_involution.__file__).parent
 LOOK_UPS = ("find_block", "find_blocks", "get_sblock")
@@ -34,6 +35,8 @@ def made() -> set[str]:
     results.append(topi.nn.pool2d(image, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), "max"))
     half = te.placeholder((1, 8, 8, 8), "float16", name="half")
     results.append(tvm_involution.te.local_attention2d(half, half, half, 3, 2, layout="NHWC"))
+    pictures, places, weights = (te.placeholder(*one) for one in (((1, 4, 5, 8),), ((3, 2), "int32"), ((3, 2),)))
+    results.append(interpolate2d(pictures, places, weights, places, weights))
     programs = [
         s_tir.Schedule(te.create_prim_func([*placeholders(result).values(), result]))
         for result in results

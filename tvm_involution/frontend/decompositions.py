@@ -21,8 +21,9 @@ _KEPT = (
     _ATEN.im2col.default,
     _ATEN.sinc.default,
 )
-# what Relax has whole only where pixels lie where the two sizes say, and between two corners
-_KEPT_IF_PLAIN = (_ATEN.upsample_nearest2d.vec, _ATEN.upsample_bilinear2d.vec)
+# of numbers; of bytes torch rounds
+_INTERPOLATIONS = (_ATEN.upsample_bilinear2d, _ATEN.upsample_bicubic2d)
+_ANTIALIASED = (_ATEN._upsample_bilinear2d_aa, _ATEN._upsample_bicubic2d_aa, _ATEN._upsample_lanczos2d_aa)
 # what torch can take apart, but takes for core
 _ALSO = (
     _ATEN._batch_norm_with_update_functional.default,
@@ -46,8 +47,12 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     table, more = torch.export.default_decompositions(), global_decomposition_table["post_autograd"]
     for operator in _KEPT:
         table.pop(operator, None)
-    for operator in _KEPT_IF_PLAIN:
-        table[operator] = _unless_plain(more[operator])
+    for interpolation in _ANTIALIASED:
+        table.pop(interpolation.vec, None)
+    for interpolation in _INTERPOLATIONS:
+        table[interpolation.vec] = _of_bytes(more[interpolation.vec])
+    # what Relax has whole only where pixels lie where the two sizes say
+    table[_ATEN.upsample_nearest2d.vec] = _unless_plain(more[_ATEN.upsample_nearest2d.vec])
     for operator in _ALSO:
         table[operator] = more[operator]
     # a union would be a plain dictionary, without what torch's table adds when it is read
@@ -56,12 +61,14 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
 
 
 def _unless_plain(decomposition: Callable[..., Any]) -> Callable[..., Any]:
-    def decompose(x: torch.Tensor, output_size: Any, *arguments: Any) -> Any:
-        *align_corners, scale_factors = arguments
-        sizes = output_size or [int(size * factor) for size, factor in zip(x.shape[2:], scale_factors, strict=True)]
-        one_corner = any(align_corners) and 1 in sizes
-        if is_plain(x, output_size, scale_factors) and not one_corner:
-            return NotImplemented
-        return decomposition(x, output_size, *arguments)
+    def decompose(x: torch.Tensor, output_size: Any, scale_factors: Any) -> Any:
+        return NotImplemented if is_plain(x, scale_factors) else decomposition(x, output_size, scale_factors)
+
+    return decompose
+
+
+def _of_bytes(decomposition: Callable[..., Any]) -> Callable[..., Any]:
+    def decompose(x: torch.Tensor, *arguments: Any, **named: Any) -> Any:
+        return NotImplemented if x.is_floating_point() else decomposition(x, *arguments, **named)
 
     return decompose

@@ -10,9 +10,9 @@ import tvm
 from tvm import relax
 
 from ..records.tuning_records import TuningRecords
+from .operators import interpolation, local_attention
 from .operators import involution as operator
 from .operators import layouts as _layouts  # noqa: F401  (registers them)
-from .operators import local_attention
 from .passes.apply_schedules import ApplySchedules
 from .passes.capture_cuda_graphs import CaptureCudaGraphs
 from .passes.centre_tensors import CentreTensors
@@ -80,6 +80,7 @@ def phases(
                         "relax.nn.conv3d_transpose": ["NCDHW", "IODHW"],
                         **{name: [operator.CHANNELS_LAST[axes]] * 2 for axes, name in operator.OP_NAMES.items()},
                         local_attention.OP_NAME: ["NHWC"] * 3,
+                        interpolation.OP_NAME: ["NHWC"],
                     }
                 ),
                 # takes away the transpositions that ConvertLayout and the program left, then those of weights

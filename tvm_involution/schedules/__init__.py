@@ -24,6 +24,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.DepthwiseConvolution(),
     cpu.Winograd(),
     cpu.Strassen(),
+    cpu.Interpolation(),
     cpu.PasteMasks(),
     cpu.RoIAlign(),
     cpu.NMS(),

@@ -51,6 +51,9 @@ class Block(str, Enum):
     WINOGRAD_OUTPUT_ROWS = "winograd_output_rows"
     WINOGRAD_OUTPUT = "winograd_output"
 
+    INTERPOLATE_ROWS = "interpolate_rows"
+    INTERPOLATE = "interpolate"
+
     NMS = "nms"
     ROI_ALIGN = "roi_align"
     MASK_ROWS = "mask_rows"

@@ -207,7 +207,14 @@ CONVERTERS: dict[str, Converter] = {
     "max_pool2d_with_indices.default": pooling.max_pool,
     "max_pool3d_with_indices.default": pooling.max_pool,
     # interpolation
-    "upsample_bilinear2d.vec": interpolation.bilinear,
+    "_upsample_bicubic2d_aa.default": interpolation.by_scales("cubic", antialias=True),
+    "_upsample_bicubic2d_aa.vec": interpolation.by_factors("cubic", antialias=True),
+    "_upsample_bilinear2d_aa.default": interpolation.by_scales("linear", antialias=True),
+    "_upsample_bilinear2d_aa.vec": interpolation.by_factors("linear", antialias=True),
+    "_upsample_lanczos2d_aa.default": interpolation.by_scales("lanczos", antialias=True),
+    "_upsample_lanczos2d_aa.vec": interpolation.by_factors("lanczos", antialias=True),
+    "upsample_bicubic2d.vec": interpolation.by_factors("cubic"),
+    "upsample_bilinear2d.vec": interpolation.by_factors("linear"),
     "upsample_nearest2d.vec": interpolation.nearest,
     # shapes
     "as_strided.default": shapes.as_strided,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interpolation of pictures that Relax has whole; torch decomposes the other modes into indices and weights."""
+"""Interpolation of pictures; along one and three axes torch decomposes it into indices and weights."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import torch
 from tvm import relax
 
-from .operation import Operation
+from ...relax.operators.interpolation import interpolate2d
+from .operation import Converter, Operation
 
 
-def is_plain(x: torch.Tensor, output_size: Sequence[int] | None, scale_factors: Sequence[float] | None) -> bool:
+def is_plain(x: torch.Tensor, scale_factors: Sequence[float] | None) -> bool:
     """Return whether pixels lie where the two sizes say, as in Relax; torch goes by the factors where it has them."""
     if scale_factors is None:
         return True
@@ -30,11 +31,28 @@ def nearest(operation: Operation, x: relax.Expr, *_: object) -> relax.Expr:
     )
 
 
-def bilinear(
-    operation: Operation, x: relax.Expr, _: Sequence[int] | None, align_corners: bool, __: Sequence[float] | None
-) -> relax.Expr:
-    """`resize2d`."""
-    mode = "align_corners" if align_corners else "half_pixel"
-    return relax.op.image.resize2d(
-        x, operation.shape[2:], layout="NCHW", method="linear", coordinate_transformation_mode=mode
-    )
+def by_factors(method: str, antialias: bool = False) -> Converter:
+    """Return a converter of an overload `vec`, which names the factors of both axes, if any, in a list."""
+
+    def convert(
+        operation: Operation, x: relax.Expr, _: object, align_corners: bool, factors: Sequence[float] | None
+    ) -> relax.Expr:
+        return interpolate2d(x, operation.shape[2:], factors or (None, None), method, align_corners, antialias)
+
+    return convert
+
+
+def by_scales(method: str, antialias: bool) -> Converter:
+    """Return a converter of an overload `default`, which names the factors one by one."""
+
+    def convert(
+        operation: Operation,
+        x: relax.Expr,
+        _: object,
+        align_corners: bool,
+        scales_h: float | None = None,
+        scales_w: float | None = None,
+    ) -> relax.Expr:
+        return interpolate2d(x, operation.shape[2:], (scales_h, scales_w), method, align_corners, antialias)
+
+    return convert

@@ -15,6 +15,7 @@ import tvm
 from tvm import relax
 from tvm.ir import GenericConst
 
+from ..operators import interpolation
 from ..rewrite import is_call, rewrite_functions
 
 _UNARY = {
@@ -215,6 +216,12 @@ def _resize(call: relax.Call, x: relax.Expr, axes: list[int]) -> _Sunk | None:
     return relax.op.image.resize2d(x, call.args[1], layout="NHWC", **options), axes
 
 
+def _interpolate(call: relax.Call, x: relax.Expr, axes: list[int]) -> _Sunk | None:
+    if axes != [0, 3, 1, 2] or str(call.attrs["layout"]) != "NCHW":
+        return None
+    return interpolation.with_layout(call, x, "NHWC"), axes
+
+
 def _reshape(call: relax.Call, x: relax.Expr, axes: list[int]) -> _Sunk | None:
     """Axes that are split, and axes that are joined and lie beside each other as they do before the transposition."""
     groups = _groups([int(d) for d in call.args[0].ty.shape], [int(d) for d in call.ty.shape])
@@ -237,6 +244,7 @@ _RULES: tuple[tuple[set[str], _Rule], ...] = (
     ({"relax.nn.pad"}, _pad),
     ({"relax.strided_slice"}, _slice),
     ({"relax.image.resize2d"}, _resize),
+    ({interpolation.OP_NAME}, _interpolate),
     ({"relax.reshape", "relax.expand_dims", "relax.squeeze"}, _reshape),
 )
 

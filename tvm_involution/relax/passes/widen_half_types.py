@@ -17,7 +17,7 @@ from tvm import relax, te, topi
 
 from ..constants import constant, to_float
 from ..dtypes import HALF_TYPES, has_out_dtype, retyped, tensor_dtype, with_attribute
-from ..operators import involution, local_attention
+from ..operators import interpolation, involution, local_attention
 from ..rewrite import rewrite_functions
 from .convert_dtype import unrounded
 
@@ -37,7 +37,7 @@ _ROUNDS_ONCE = _names("""
     multiply negative nn.leakyrelu nn.relu not_equal round sign subtract trunc
 """)
 # they keep their sums in float32 by themselves
-_OURS = frozenset({*involution.OP_NAMES.values(), local_attention.OP_NAME})
+_OURS = frozenset({*involution.OP_NAMES.values(), local_attention.OP_NAME, interpolation.OP_NAME})
 _KEPT = _MOVES | _ROUNDS_ONCE | _OURS
 # calls of what is a program already, and what is no computation
 _PROGRAMS = ("relax.call_", "relax.builtin.", "relax.memory.", "relax.vm.", "relax.inspect.")

@@ -3,6 +3,7 @@
 
 from .depthwise_convolution import DepthwiseConvolution
 from .elementwise import Elementwise
+from .interpolation import Interpolation
 from .involution import Involution
 from .local_attention import LocalAttention
 from .nms import NMS
@@ -19,6 +20,7 @@ __all__ = [
     "NMS",
     "DepthwiseConvolution",
     "Elementwise",
+    "Interpolation",
     "Involution",
     "LocalAttention",
     "PackedGemm",
