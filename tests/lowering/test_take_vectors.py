@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loops of every length in vectors and a rest: no loop over single numbers is left, and nothing is computed twice."""
+"""Loops of every length in vectors and a rest: no loop over single numbers is left."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_lengths(rng, length):
 @pytest.mark.parametrize("length", [20, 197])
 def test_no_number_is_taken_alone(length):
     """The machine code of a sum adds vectors, halves of them at the end, and one number."""
-    x = te.placeholder((64, length), "float32", "x")
+    x = te.placeholder((61, length), "float32", "x")  # rows that nothing divides are taken one by one
     target = resolve_target('{"kind": "llvm", "mtriple": "x86_64-linux-gnu", "mcpu": "haswell", "num-cores": 1}')
     sch, rule = default_schedule(te.create_prim_func([x, topi.sum(x, 1)]), target)
     assert sch is not None and rule == "Rows"

@@ -9,7 +9,7 @@ from programs import TOLERANCE, as_dtype, run_expression
 from reference import relative_norm
 from tvm import te, tirx, topi
 
-from tvm_involution.te.norm import norm_rows
+from tvm_involution.te.norm import log_softmax_rows, norm_rows
 
 LENGTHS = [1, 5, 16, 17, 31, 48, 64, 97, 128, 197, 768, 1024]
 
@@ -55,12 +55,22 @@ def test_steps_over_rows(rng, rows, length):
     assert relative_norm(actual, np.exp(arrays[0]) * arrays[1] + arrays[0][:, ::-1]) < 1e-5
 
 
-@pytest.mark.parametrize("length", [64, 97])
-def test_softmax(rng, length):
-    array = rng.standard_normal((7, length)) * 5
+@pytest.mark.parametrize(("rows", "length"), [(7, 64), (7, 97), (48, 21), (39, 3)])
+def test_softmax(rng, rows, length):
+    array = rng.standard_normal((rows, length)) * 5
     shifted = np.exp(array - array.max(1, keepdims=True))
     actual = run_expression(lambda x: topi.nn.softmax(x, 1), [array], "float32", "Rows")
     assert relative_norm(actual, shifted / shifted.sum(1, keepdims=True)) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(7, 64), (4, 12, 19), (1, 31, 5), (2, 16, 97), (34, 1)])
+def test_log_softmax(rng, shape):
+    """Short rows several at a time, of numbers whose exponentials are not finite."""
+    array = rng.standard_normal(shape) * 9 + 300
+    shifted = array - array.max(-1, keepdims=True)
+    actual = run_expression(log_softmax_rows, [array], "float32", "Rows")
+    expected = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("groups", [None, 1, 3])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take the numbers of a loop in vectors and what is left in ever shorter ones, and its sum in as many partial sums.
+"""Take the numbers of a loop in vectors and what is left in shorter ones, and its sum in as many partial sums.
 
 TVM splits loops into vectors evenly, or checks each number of them; sums it leaves in the order in which they are
 written, in which each addition waits for the one before. Where a schedule asks for each number of a vector whether it
@@ -22,6 +22,8 @@ _IDENTITIES = {tirx.Add: 0, tirx.Mul: 1}
 _IDEMPOTENT = (tirx.Max, tirx.Min)
 _SELECTION = "tvm_involution.select"
 _MASKED = "tvm_involution.masked"
+# numbers of a rest that are taken in one vector with some of those before it
+_OVERLAPPING = 16
 # bits of the numbers that CPUs store by a mask, from AVX on; bfloat16 is rewritten later, but not behind a mask
 _MASKED_BITS = (32, 64)
 # bfloat16 becomes a whole number later, but not where it is shuffled
@@ -98,7 +100,8 @@ def _taken(loop: tirx.For) -> tirx.Stmt | None:
     if any(_reads(index, loop.loop_var) for index in store.indices):
         if (shuffled := _shuffled(loop, store, lanes)) is not None:
             return shuffled
-        pieces = _pieces(loop, lanes, lambda place, _: _with(store, loop, place))
+        again = not _loads(store.value, store.buffer)
+        pieces = _pieces(loop, lanes, lambda place, *_, **__: _with(store, loop, place), again)
         return tirx.SeqStmt(pieces) if len(pieces) > 1 else pieces[0]
     return _sum(loop, store, lanes)
 
@@ -243,10 +246,16 @@ def _sum(loop: tirx.For, store: tirx.BufferStore, lanes: int) -> tirx.Stmt | Non
     def fold(half: int) -> tirx.Stmt:
         return _vector(half, loop, lambda lane: join(lane, sums[lane + half]))
 
+    def add(place: tirx.Expr, lane: tirx.Expr, taken: int = 0) -> tirx.Stmt:
+        other = _with(term, loop, place)
+        if taken and kind not in _IDEMPOTENT:
+            other = tirx.Select(lane >= taken, other, tirx.const(_IDENTITIES[kind], store.value.ty.dtype))
+        return join(lane, other)
+
     steps = [
         tirx.AllocBuffer(sums),
         _vector(lanes, loop, lambda lane: tirx.BufferStore(sums, start, [lane])),
-        *_pieces(loop, lanes, lambda place, lane: join(lane, _with(term, loop, place)), fold),
+        *_pieces(loop, lanes, add, str(store.value.ty.dtype) in _SHUFFLED, fold),
         tirx.BufferStore(total, kind(before, sums[0]), store.indices),
     ]
     return tirx.SeqStmt(steps)
@@ -255,13 +264,15 @@ def _sum(loop: tirx.For, store: tirx.BufferStore, lanes: int) -> tirx.Stmt | Non
 def _pieces(
     loop: tirx.For,
     lanes: int,
-    body: Callable[[tirx.Expr, tirx.Expr], tirx.Stmt],
+    body: Callable[..., tirx.Stmt],
+    again: bool,
     before: Callable[[int], tirx.Stmt] | None = None,
 ) -> list[tirx.Stmt]:
     """Return a loop of whole vectors, and a vector of each length at which the rest has one.
 
     Args:
-        body: of the place in `loop`, and of the lane.
+        body: of the place in `loop`, of the lane, and of how many lanes are taken a second time, where there are such.
+        again: whether numbers may be taken a second time: then a rest is one vector that begins before it.
         before: what is done before the vectors of each length but the first.
     """
     extent, dtype = int(loop.extent), loop.loop_var.ty.dtype
@@ -269,13 +280,17 @@ def _pieces(
     count = tirx.Var("vector", dtype)
     vector = _vector(lanes, loop, lambda lane: body(loop.min + count * lanes + lane, lane))
     pieces = [tirx.For(count, tirx.const(0, dtype), tirx.const(whole, dtype), tirx.ForKind.SERIAL, vector)]
-    done, length = whole * lanes, lanes // 2
+    done, length = whole * lanes, lanes
     while length:
-        if before is not None:
+        if before is not None and length < lanes:
             pieces.append(before(length))
-        if extent - done >= length:
-            first = loop.min + done
-            pieces.append(_vector(length, loop, functools.partial(_at, body, first)))
+        rest = extent - done
+        if again and length // 2 < rest < length <= min(extent, _OVERLAPPING) and rest & (rest - 1):
+            taken = length - rest
+            pieces.append(_vector(length, loop, functools.partial(_at, body, loop.min + done - taken, taken=taken)))
+            done = extent
+        elif rest >= length:
+            pieces.append(_vector(length, loop, functools.partial(_at, body, loop.min + done)))
             done += length
         length //= 2
     return pieces
@@ -290,8 +305,8 @@ def _vector(lanes: int, loop: tirx.For, body: Callable[[tirx.Expr], tirx.Stmt]) 
     return tirx.For(lane, tirx.const(0, dtype), tirx.const(lanes, dtype), tirx.ForKind.VECTORIZED, body(lane))
 
 
-def _at(body: Callable[[tirx.Expr, tirx.Expr], tirx.Stmt], first: tirx.Expr, lane: tirx.Expr) -> tirx.Stmt:
-    return body(first + lane, lane)
+def _at(body: Callable[..., tirx.Stmt], first: tirx.Expr, lane: tirx.Expr, **taken: int) -> tirx.Stmt:
+    return body(first + lane, lane, **taken)
 
 
 def _store(body: tirx.Stmt) -> tirx.BufferStore | None:

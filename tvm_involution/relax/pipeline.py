@@ -13,6 +13,7 @@ from ..records.tuning_records import TuningRecords
 from .operators import interpolation, local_attention
 from .operators import involution as operator
 from .operators import layouts as _layouts  # noqa: F401  (registers them)
+from .operators.log_softmax import legalize_log_softmax
 from .passes.apply_schedules import ApplySchedules
 from .passes.capture_cuda_graphs import CaptureCudaGraphs
 from .passes.centre_tensors import CentreTensors
@@ -117,7 +118,9 @@ def phases(
                 ComputePlaces(),
                 # needs the operators that LegalizeOps takes
                 relax.backend.DispatchSortScan(),
-                relax.transform.LegalizeOps(),
+                relax.transform.LegalizeOps(
+                    {"relax.nn.log_softmax": legalize_log_softmax} if target.kind.name == "llvm" else None
+                ),
                 relax.transform.AnnotateTIROpPattern(),
                 # knows programs by the patterns that FuseOps goes by
                 KeepWindowed(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Norms of rows: group, instance and layer norms whose numbers lie beside each other."""
+"""Norms of rows, whose numbers lie beside each other: group, instance and layer norms; logarithms of a softmax."""
 
 from __future__ import annotations
 
@@ -62,3 +62,24 @@ def norm_rows(
         return (value * gamma(*own).astype(dtype) + beta(*own).astype(dtype)).astype(x.dtype)
 
     return te.compute(shape, normed, name="norm")
+
+
+def log_softmax_rows(x: te.Tensor) -> te.Tensor:
+    """Return the logarithm of each row's softmax; that of the sum is taken once a row.
+
+    Args:
+        x: (*rows, numbers of a row), in float32 or float64.
+
+    Returns:
+        As x. Blocks: `greatest`, `total`, `logarithm`, `log_softmax`.
+    """
+    *rows, count = (int(d) for d in x.shape)
+    k = te.reduce_axis((0, count), "k")
+    greatest = te.compute(rows, lambda *row: te.max(x(*row, k), k), name="greatest")
+    k = te.reduce_axis((0, count), "k")
+    total = te.compute(rows, lambda *row: te.sum(tirx.exp(x(*row, k) - greatest(*row)), k), name="total")
+    logarithm = te.compute(rows, lambda *row: tirx.log(total(*row)), name="logarithm")
+    # the greatest first: of large numbers its difference is exact
+    return te.compute(
+        x.shape, lambda *index: x(*index) - greatest(*index[:-1]) - logarithm(*index[:-1]), name="log_softmax"
+    )

@@ -25,6 +25,7 @@ from ..rule import (
     depends,
     inline_producers,
     is_spatial,
+    largest_divisor,
     loop_extents,
     take_vectors,
 )
@@ -33,6 +34,9 @@ from ..rule import (
 ROWS_GRAIN = 100_000
 # numbers of a row that are kept on the stack
 _STACK = 1024
+# rows of fewer numbers are taken several at a time: one number of each is a vector, too, and their sums need not wait
+# for each other
+_SHORT, _TOGETHER = 64, 16
 
 
 class Rows(ScheduleRule):
@@ -63,6 +67,9 @@ class Rows(ScheduleRule):
             return None
         if rows:
             row = sch.fuse(*rows)
+            if _numbers(sch, last) < _SHORT:
+                together = largest_divisor(int(sch.get(row).extent), _TOGETHER)
+                row, _ = sch.split(row, [None, together])
             if steps >= ROWS_GRAIN:
                 sch.parallel(row)
             for block in reversed(rest):
