@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from tvm import te, tirx
+from tvm import te, tirx, topi
 
 from .accumulate import accumulator_dtype
 
@@ -83,3 +84,21 @@ def log_softmax_rows(x: te.Tensor) -> te.Tensor:
     return te.compute(
         x.shape, lambda *index: x(*index) - greatest(*index[:-1]) - logarithm(*index[:-1]), name="log_softmax"
     )
+
+
+def mean_squares(x: te.Tensor, middle: te.Tensor, axes: Sequence[int]) -> te.Tensor:
+    """Return the mean along `axes` of the squared differences of x and `middle`, whose type it has.
+
+    Args:
+        x: of any rank and type.
+        middle: of the same rank, with 1 for axes along which it is the same.
+
+    Returns:
+        As x, with 1 for `axes`.
+    """
+    apart = topi.subtract(topi.cast(x, middle.dtype), middle)
+    squares = topi.multiply(apart, apart)
+    if not axes:
+        return squares
+    count = math.prod(int(x.shape[axis]) for axis in axes)
+    return topi.divide(topi.sum(squares, list(axes), keepdims=True), tirx.const(float(count), middle.dtype))

@@ -16,7 +16,7 @@ import functools
 import tvm
 from tvm import relax
 
-from ...te.norm import norm_rows
+from ...te.norm import mean_squares, norm_rows
 from ..rewrite import Graph, rewrite_calls
 
 _NORMS = ("relax.nn.group_norm", "relax.nn.instance_norm", "relax.nn.layer_norm")
@@ -56,7 +56,9 @@ def _split(rows: bool, call: relax.Call, graph: Graph) -> relax.Expr:
         return value if str(value.ty.dtype) == wide else emit(op.astype(value, wide))
 
     def mean(value: relax.Expr) -> relax.Expr:
-        value = emit(op.mean(value, axes, keepdims=True)) if axes else value
+        return by_groups(emit(op.mean(value, axes, keepdims=True)) if axes else value)
+
+    def by_groups(value: relax.Expr) -> relax.Expr:
         if not groups:
             return value
         kept = [int(d) for d in value.ty.shape]
@@ -70,10 +72,11 @@ def _split(rows: bool, call: relax.Call, graph: Graph) -> relax.Expr:
         along = [d if axis in weighted else 1 for axis, d in enumerate(shape)]
         return emit(op.reshape(widened(value), along))
 
-    x = widened(x)
+    given, x = x, widened(x)
     middle = mean(x)
-    apart = emit(op.subtract(x, middle))
-    variance = mean(emit(op.multiply(apart, apart)))
+    # one program, else the squares would be written to memory and read again
+    squares = functools.partial(mean_squares, axes=axes)
+    variance = by_groups(emit(graph.builder.call_te(squares, given, middle, primfunc_name_hint="mean_squares")))
     scale = emit(op.rsqrt(emit(op.add(variance, relax.const(float(attrs.epsilon), wide)))))
     scale = emit(op.multiply(scale, placed(gamma)))
     # subtracted once more: kept, the differences would be written to memory and read again

@@ -66,10 +66,11 @@ class Rows(ScheduleRule):
         if rows is None:
             return None
         if rows:
+            if math.prod(int(sch.get(loop).extent) for loop in sch.get_loops(last)[len(rows) :]) < _SHORT:
+                # of one axis: a region that lies in two would be no box
+                together = largest_divisor(int(sch.get(rows[-1]).extent), _TOGETHER)
+                rows[-1], _ = sch.split(rows[-1], [None, together])
             row = sch.fuse(*rows)
-            if _numbers(sch, last) < _SHORT:
-                together = largest_divisor(int(sch.get(row).extent), _TOGETHER)
-                row, _ = sch.split(row, [None, together])
             if steps >= ROWS_GRAIN:
                 sch.parallel(row)
             for block in reversed(rest):
