@@ -17,7 +17,7 @@ import tvm
 from markdown_rows import print_header, print_row
 
 from tvm_involution import lowering
-from tvm_involution.bench.machine_code import KernelCode, compile_kernels
+from tvm_involution.bench.machine_code import KernelCode, compile_kernels, cuda_sources
 from tvm_involution.compute_capability import BLOCK_THREADS, STATIC_SHARED_BYTES
 from tvm_involution.frontend.importer import import_exported_program
 from tvm_involution.frontend.network import resolve_network
@@ -58,12 +58,6 @@ def build(imported: tvm.IRModule, architecture: str, dtype: str) -> dict[str, Ke
     target = resolve_target(f'{{"kind": "cuda", "arch": "{architecture}"}}')
     executable = lowering.build(pipeline.run(imported, target, dtype=dtype, cuda_graph=True), target)
     return compile_kernels("\n".join(cuda_sources(executable.mod)), architecture)
-
-
-def cuda_sources(module: tvm.runtime.Module) -> list[str]:
-    """Return the CUDA C of a module and those that it imports."""
-    own = [module.inspect_source()] if module.kind == "cuda" else []
-    return own + [source for imported in module.imports for source in cuda_sources(imported)]
 
 
 def summary(code: dict[str, KernelCode], architecture: str) -> list[object]:

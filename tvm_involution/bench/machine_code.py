@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What NVIDIA's compiler makes of generated CUDA C: registers, shared memory, spills, the instructions of the loops.
+"""What NVIDIA's compiler makes of generated CUDA C: registers, shared memory, spills, instructions.
 
 Needs nvcc, and cuobjdump for the instructions; no GPU.
 """
@@ -13,8 +13,11 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 
+import tvm
+
 from ..compute_capability import multiprocessor
 from ..lowering.cuda_code import CudaCode, compile_by_nvcc, find_nvcc, sections
+from .sass import Walk, parse, walk
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class KernelCode:
     """`mma.sync` in its PTX"""
     instructions: Counter[str]
     """by name without suffixes; none without cuobjdump"""
-    loops: tuple[Counter[str], ...]
-    """those between a branch backwards and its target"""
+    walk: Walk
+    """of one warp through all of it; empty without cuobjdump"""
 
     def resident_threads(self, architecture: str) -> int:
         """Return how many threads a multiprocessor runs at a time."""
@@ -84,7 +87,7 @@ def _kernel_code(report: str, ptx: str, sass: str) -> KernelCode:
         return sum(map(int, re.findall(pattern, report)))
 
     bound = re.search(r"\.maxntid (\d+)", ptx.split("{", 1)[0])
-    code = _instructions(sass)
+    code = parse(sass)
     return KernelCode(
         registers=used(r"Used (\d+) registers"),
         shared_bytes=used(r"(\d+) bytes smem"),
@@ -92,22 +95,12 @@ def _kernel_code(report: str, ptx: str, sass: str) -> KernelCode:
         spilled_bytes=used(r"(\d+) bytes spill"),
         threads=int(bound.group(1)) if bound else 0,
         tensor_core_products=len(re.findall(r"\bmma\.sync\.", ptx)),
-        instructions=Counter(name for _, name, _ in code),
-        loops=_loops(code),
+        instructions=Counter(instruction.name for instruction in code),
+        walk=walk(code),
     )
 
 
-def _instructions(text: str) -> list[tuple[int, str, str]]:
-    """Return each instruction's address, name and operands."""
-    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][A-Z0-9_.]*)([^;]*);", text)
-    return [(int(address, 16), name.split(".")[0], operands) for address, name, operands in found]
-
-
-def _loops(code: list[tuple[int, str, str]]) -> tuple[Counter[str], ...]:
-    loops = []
-    for address, name, operands in code:
-        target = re.search(r"0x([0-9a-f]+)", operands)
-        if name == "BRA" and target and int(target.group(1), 16) < address:
-            start = int(target.group(1), 16)
-            loops.append(Counter(name for at, name, _ in code if start <= at <= address))
-    return tuple(loops)
+def cuda_sources(module: tvm.runtime.Module) -> list[str]:
+    """Return the CUDA C of a module and those that it imports."""
+    own = [module.inspect_source()] if module.kind == "cuda" else []
+    return own + [source for imported in module.imports for source in cuda_sources(imported)]
