@@ -18,6 +18,7 @@ from tvm_involution.te import (
     conv2d_mma,
     conv2d_windows,
     involution2d,
+    joined_windows,
     local_attention2d,
     matmul_packed,
     matrix_windows,
@@ -31,6 +32,7 @@ from tvm_involution.te import (
     spanned_involution2d,
     spanned_involution2d_mma,
 )
+from tvm_involution.te.gemm_convolution import CHUNK
 
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -66,6 +68,7 @@ def gpu_programs(target: tvm.target.Target) -> Iterator[Program]:
         ):
             if not tf32 or dtype == "float32":
                 yield _convolution(name, dtype, shape, out, kernel, target, tf32)
+        yield _joined(dtype, target)
         yield _one_pixel(dtype, target)
         yield _pool("average", "Reduction", dtype)
         yield _pool("max", "ThreadPerOutput", dtype)
@@ -130,6 +133,24 @@ def _convolution(name, dtype, shape, out, kernel, target, tf32) -> Program:
     result = topi.nn.relu(topi.add(topi.add(y, bias), residual))
     rule = "TensorCoreGemm" if fragments else "CudaCoreGemm"
     return _program(f"convolution_{name}", dtype, [x, w, bias, residual], result, rule, fragments is not None)
+
+
+def _joined(dtype, target) -> Program:
+    """The third convolution of a block and that of its shortcut, which strides, in one sum."""
+    fragments = mma_fragments(target, dtype)
+    x, y = _placeholders(dtype, (2, 7, 7, 40), (2, 14, 14, 96))
+    chunk = fragments.chunk if fragments else CHUNK
+    windows = joined_windows(conv2d_windows(x, (1, 1)), conv2d_windows(y, (1, 1), (2, 2)), chunk)
+    weights = [np.zeros((72, channels, 1, 1), "float32") for channels in (40, 96)]
+    if fragments is not None:
+        packed = np.concatenate([pack_weight_mma(weight, fragments, pack_tiles(98, 72)) for weight in weights], 1)
+    else:
+        packed = np.concatenate([pack_weight_gemm(weight, pack_lanes(72)) for weight in weights])
+    w, bias = _placeholders(dtype, packed.shape, (1, 1, 1, 72))
+    sums = conv2d_mma(windows, w, 72, fragments, dtype) if fragments else conv2d_gemm(windows, w, 72, dtype)
+    rule = "TensorCoreGemm" if fragments else "CudaCoreGemm"
+    result = topi.nn.relu(topi.add(sums, bias))
+    return _program("joined", dtype, [x, y, w, bias], result, rule, fragments is not None)
 
 
 def _one_pixel(dtype, target) -> Program:

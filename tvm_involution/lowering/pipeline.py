@@ -10,6 +10,7 @@ from tvm.tirx.compilation_pipeline import register_tir_pipeline
 
 from ..target import lowering_config
 from .accept_offsets import AcceptOffsets
+from .branch_on_sources import BranchOnSources
 from .convert_to_bfloat16 import ConvertToBfloat16
 from .drop_pragmas import DropPragmas
 from .keep_locals_in_registers import KeepLocalsInRegisters
@@ -44,6 +45,7 @@ def _pipeline() -> tuple[tvm.transform.Pass, ...]:
     prepare = [
         DropPragmas(),
         PadWithInfinity(),
+        BranchOnSources(),
         PrefetchWeights(),
         PrefetchResiduals(),
         AcceptOffsets(),

@@ -23,6 +23,7 @@ from .passes.fold_batch_norm import FoldBatchNorm
 from .passes.fold_views import FoldViews
 from .passes.fold_weights import FoldWeights
 from .passes.fuse_kernel_generation import FuseKernelGeneration
+from .passes.join_added_convolutions import JoinAddedConvolutions
 from .passes.keep_windowed import KeepWindowed
 from .passes.mark_loops import MarkLoops
 from .passes.order_nan import OrderNan
@@ -102,6 +103,7 @@ def phases(
                 # takes span convolutions before PackWeights does
                 FuseKernelGeneration(target, tf32),
                 # the special convolutions before PackWeights, which takes all
+                JoinAddedConvolutions(target, tf32),
                 WinogradConvolutions(target),
                 StrassenConvolutions(target),
                 PackWeights(target, tf32),

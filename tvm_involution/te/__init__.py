@@ -6,7 +6,7 @@ from .convolution import conv2d_packed, matmul_packed, pack_grouped_weight, pack
 from .depthwise_convolution import depthwise_conv2d, pack_depthwise_weight
 from .gemm_convolution import conv2d_gemm, pack_weight_gemm
 from .gradient import involution2d_grad_input, involution2d_grad_kernel
-from .im2col import conv2d_windows, matrix_windows
+from .im2col import conv2d_windows, joined_windows, matrix_windows
 from .involution import involution, involution2d, involution2d_output_size
 from .kernel_generation import BatchNorm, KernelGenerator, generate_kernel, generated_involution2d, spanned_involution2d
 from .mma_convolution import MmaFragments, conv2d_mma, pack_weight_mma
@@ -36,6 +36,7 @@ __all__ = [
     "involution2d_grad_input",
     "involution2d_grad_kernel",
     "involution2d_output_size",
+    "joined_windows",
     "local_attention2d",
     "matmul_packed",
     "matrix_windows",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from tvm import te, tirx
 
-from ..arguments import checked
+from ..arguments import Size, checked
+from ..errors import UserError
 from .blocks import Block
 from .checks import check_rank, check_window_fits, one_each
 
@@ -89,6 +90,25 @@ def conv2d_windows(
         return tirx.if_then_else(tirx.all(*inside), x(picture, *places, channel), tirx.const(0, x.dtype))
 
     return Windows((n, *out_size), depth, channels, element)
+
+
+@checked
+def joined_windows(first: Windows, second: Windows, chunk: Size) -> Windows:
+    """Return the windows of two convolutions with the same output one behind the other, for the sum of both.
+
+    Args:
+        chunk: elements of a window that a schedule copies together, none of which are of both. The first windows are
+            filled up to whole chunks with zeros; so must be its weight.
+    """
+    if first.shape != second.shape:
+        raise UserError(f"joined_windows: outputs must have the same shape, got {first.shape} and {second.shape}")
+    chunks = -(-first.depth // chunk)
+
+    def element(pixel, k, v, vector):
+        own = first.element(pixel, k, v, vector)
+        return tirx.if_then_else(k // chunk < chunks, own, second.element(pixel, k - chunks * chunk, v, vector))
+
+    return Windows(first.shape, chunks * chunk + second.depth, first.channels, element)
 
 
 def _unravel(index, shape: Sequence[int]) -> list:

@@ -8,7 +8,7 @@ weight keeps TVM's own lowering, and on GPUs what has groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
@@ -23,7 +23,7 @@ from ...schedules.gpu.tensor_core_gemm import pack_tiles, takes_product
 from ...target import vector_bytes
 from ...te.convolution import conv2d_packed, matmul_packed, pack_grouped_weight, pack_weight
 from ...te.depthwise_convolution import depthwise_conv2d, pack_depthwise_weight
-from ...te.gemm_convolution import conv2d_gemm, pack_weight_gemm
+from ...te.gemm_convolution import CHUNK, conv2d_gemm, pack_weight_gemm
 from ...te.im2col import Windows, conv2d_windows, matrix_windows
 from ...te.matmul import matmul_computed
 from ...te.mma_convolution import conv2d_mma, pack_weight_mma
@@ -226,27 +226,48 @@ class PackWeights:
     def _product(
         self, call: relax.Call, graph: Graph, weight: np.ndarray, windows: Callable[[te.Tensor], Windows], hint: str
     ) -> relax.Expr | None:
-        """Return the matrix product of all windows, on tensor cores where they take it.
-
-        None for a matrix times a vector: bounds on an axis of one element are lost (TVM 0.27), and it is a stream.
-        """
+        """Return the matrix product of all windows, on tensor cores where they take it; None where neither does."""
         pixels = math.prod(int(d) for d in call.ty.shape.values[:-1])
-        out_channels, depth, dtype = weight.shape[0], weight[0].size, str(call.ty.dtype)
-        fragments = mma_fragments(self.target, dtype, self.tf32)
-        if fragments is not None and takes_product(pixels, out_channels, depth, fragments):
-            packed = relax.const(pack_weight_mma(weight, fragments, pack_tiles(pixels, out_channels)))
-            return graph.builder.call_te(
-                lambda x, w: conv2d_mma(windows(x), w, out_channels, fragments, dtype),
-                call.args[0],
-                packed,
+        lower = product_of(self.target, self.tf32, str(call.ty.dtype), pixels, [weight])
+        return lower and lower(graph.builder, [call.args[0]], lambda _, x: windows(x), hint)
+
+
+LowerProduct = Callable[[relax.BlockBuilder, Sequence[relax.Expr], Callable[..., Windows], str], relax.Expr]
+"""Given a builder, the inputs, a function from the length of a chunk and the inputs to the windows, and a name."""
+
+
+def product_of(
+    target: tvm.target.Target, tf32: bool, dtype: str, pixels: int, weights: Sequence[np.ndarray]
+) -> LowerProduct | None:
+    """Return how `target` multiplies the windows of so many output pixels by weights (O, I, *taps), one behind another.
+
+    None for a matrix times a vector: bounds on an axis of one element are lost (TVM 0.27), and it is a stream.
+    """
+    out_channels, depth = weights[0].shape[0], sum(weight[0].size for weight in weights)
+    fragments = mma_fragments(target, dtype, tf32)
+    if fragments is not None and takes_product(pixels, out_channels, depth, fragments):
+        tiles, own = pack_tiles(pixels, out_channels), fragments
+        packed = np.concatenate([pack_weight_mma(weight, own, tiles) for weight in weights], axis=1)
+
+        def on_tensor_cores(builder, inputs, windows, hint):
+            return builder.call_te(
+                lambda w, *xs: conv2d_mma(windows(own.chunk, *xs), w, out_channels, own, dtype),
+                relax.const(packed),
+                *inputs,
                 primfunc_name_hint=hint,
             )
-        if pixels == 1 or out_channels == 1:
-            return None
-        packed = relax.const(pack_weight_gemm(weight, pack_lanes(out_channels)))
-        return graph.builder.call_te(
-            lambda x, w: conv2d_gemm(windows(x), w, out_channels, dtype),
-            call.args[0],
-            packed,
+
+        return on_tensor_cores
+    if pixels == 1 or out_channels == 1:
+        return None
+    packed = np.concatenate([pack_weight_gemm(weight, pack_lanes(out_channels)) for weight in weights])
+
+    def on_cuda_cores(builder, inputs, windows, hint):
+        return builder.call_te(
+            lambda w, *xs: conv2d_gemm(windows(CHUNK, *xs), w, out_channels, dtype),
+            relax.const(packed),
+            *inputs,
             primfunc_name_hint=hint,
         )
+
+    return on_cuda_cores
