@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,9 @@ from typing import Any
 import torch
 from torch import fx
 
-import tvm_involution
-
-from ..runtime.machine import cpu_flags, cpu_name
-from ..runtime.tvm_runtime import tvm_version
+from ..library_cache import compiler_words, cpu_words, make_private
 from .graph import FrozenGraph
 from .settings import Settings
-
-LARGEST = 4 << 30
-"""bytes that the folder may take; beyond, what was not used for longest goes"""
 
 
 def library_path(frozen: FrozenGraph, inputs: Sequence[Any], target: str, settings: Settings) -> Path | None:
@@ -31,7 +24,7 @@ def library_path(frozen: FrozenGraph, inputs: Sequence[Any], target: str, settin
     machine's CPU or GPU, the options, and the versions of torch, TVM and this package.
     """
     folder = settings.cache_folder
-    if not _make(folder):
+    if not make_private(folder):
         return None
     path = folder / f"{_sum(frozen, inputs, target, settings)}.so"
     if path.exists():
@@ -39,29 +32,9 @@ def library_path(frozen: FrozenGraph, inputs: Sequence[Any], target: str, settin
     return path
 
 
-def prune(folder: Path) -> None:
-    """Remove the libraries that were not used for longest, until the others take no more than `LARGEST` bytes."""
-    files = sorted(folder.glob("*.so"), key=lambda file: file.stat().st_mtime, reverse=True)
-    total = 0
-    for file in files:
-        total += file.stat().st_size
-        if total > LARGEST:
-            file.unlink(missing_ok=True)
-
-
-def _make(folder: Path) -> bool:
-    """Make the folder where there is none; return whether nobody else can put a program into it."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError:
-        return False
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
 def _sum(frozen: FrozenGraph, inputs: Sequence[Any], target: str, settings: Settings) -> str:
     total = hashlib.sha256()
-    for word in (*_code(frozen.graph), *_machine(inputs), *_versions()):
+    for word in (*_code(frozen.graph), *_machine(inputs), torch.__version__, *compiler_words()):
         total.update(word.encode() + b"\0")
     total.update(f"{target} {settings.dtype} {settings.tuning_logs}".encode())
     for value in frozen.arguments(inputs):
@@ -84,12 +57,4 @@ def _machine(inputs: Sequence[Any]) -> list[str]:
     device = next(value.device for value in inputs if isinstance(value, torch.Tensor))
     if device.type == "cuda":
         return [torch.cuda.get_device_name(device), str(torch.cuda.get_device_capability(device))]
-    return [cpu_name(), " ".join(sorted(cpu_flags()))]
-
-
-def _versions() -> list[str]:
-    """Return the versions of what compiles; of this package its files, too, which an editable installation changes."""
-    folder = Path(tvm_involution.__file__).parent
-    status = [(file.relative_to(folder), file.stat()) for file in sorted(folder.rglob("*.py"))]
-    files = [f"{file} {s.st_size} {s.st_mtime_ns}" for file, s in status]
-    return [torch.__version__, tvm_version(), tvm_involution.__version__, *files]
+    return cpu_words()

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from ..errors import UserError
+from ..library_cache import prune
 from ..runtime import CompiledNetwork, load
-from .cache import library_path, prune
+from .cache import library_path
 from .graph import FrozenGraph
 from .settings import Settings
 

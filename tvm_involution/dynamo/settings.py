@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..resources import user_dir
+from ..library_cache import cache_folder
 from ..runtime.metadata import DTYPES
 
 
@@ -52,4 +52,4 @@ class Settings:
         """Where the libraries are kept."""
         if self.cache is not None:
             return Path(self.cache)
-        return user_dir("XDG_CACHE_HOME", ".cache") / "torch_compile"
+        return cache_folder("torch_compile")

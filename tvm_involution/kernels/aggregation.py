@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 OPERATORS = ("involution", "grad_input", "grad_kernel")
-"""what is computed of x, the kernel and the gradient by the output: that output, and its gradients by the other two"""
+"""what is computed: the output of x and the kernel; of the output's gradient and the kernel that by x; of the output's
+gradient and x that by the kernel"""
+FUNCTION = "kernel"
+"""the function of a compiled kernel's shared object"""
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class Aggregation:
     dtype: str
     """of all tensors: float32, float16 or bfloat16; sums are kept in float32"""
     channels_last: bool
-    """x, the output and their gradients are (N, *size, C) in memory, kernels (N, *out_size, G, taps); else (N, C, *size)
-    and (N, G, taps, *out_size)"""
+    """x, the output and their gradients are (N, *size, C) in memory, kernels (N, *out_size, G, *kernel_size); else
+    (N, C, *size) and (N, G, *kernel_size, *out_size)"""
 
     @property
     def out_size(self) -> tuple[int, ...]:
@@ -60,8 +63,8 @@ class Aggregation:
     def kernel_shape(self) -> tuple[int, ...]:
         """The kernel's shape in memory."""
         if self.channels_last:
-            return (self.batch, *self.out_size, self.groups, self.taps)
-        return (self.batch, self.groups, self.taps, *self.out_size)
+            return (self.batch, *self.out_size, self.groups, *self.kernel_size)
+        return (self.batch, self.groups, *self.kernel_size, *self.out_size)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""

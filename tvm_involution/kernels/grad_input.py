@@ -7,8 +7,10 @@ by phases, the remainders of y + padding by the stride, each of which is seen by
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import tvm
@@ -64,12 +66,13 @@ def grad_input(sizes: Aggregation, target: tvm.target.Target) -> tirx.PrimFunc:
 class _GradInput:
     def __init__(self, sizes: Aggregation, target: tvm.target.Target) -> None:
         self.sizes, self.p = sizes, Program(sizes, target)
-        axes = list(zip(sizes.stride, sizes.dilation, sizes.kernel_size, strict=True))
-        self.phases = [[_Phase.of(phase, *axis) for phase in range(axis[0])] for axis in axes]
+        windows = zip(sizes.stride, sizes.dilation, sizes.kernel_size, strict=True)
+        self.phases = [[_Phase.of(phase, *axis) for phase in range(axis[0])] for axis in windows]
         self.reach = [max(phase.reach for phase in axis) for axis in self.phases]
         # a pixel is turn * stride + phase - padding
         self.first = [pad // step for pad, step in zip(sizes.padding, sizes.stride, strict=True)]
-        last = [(size - 1 + pad) // step for size, pad, step in zip(sizes.size, sizes.padding, sizes.stride, strict=True)]
+        axes = zip(sizes.size, sizes.padding, sizes.stride, strict=True)
+        last = [(size - 1 + pad) // step for size, pad, step in axes]
         self.turns = [end - start + 1 for start, end in zip(self.first, last, strict=True)]
         self.lanes = self.p.lanes_for(self.turns[-1])
         self.width = up(self.turns[-1], self.lanes)
@@ -93,9 +96,10 @@ class _GradInput:
             self.top = start - self.reach[0]
             self.grads = Tile(*self._seen(self.rows))
             self.grads.clear()
-            with loops(*self.grads.shape[1:-1]) as line, where(within(self.top + line[0], p.out[0])):
-                with p.row(sizes.group_channels, p.out[-1]) as (c, j):
-                    value = grad[p.feature(self.n, self._channel(c), (self.top + line[0], *line[1:], j))]
+            with loops(*self.grads.shape[1:-1]) as line:
+                at = (self.top + line[0], *line[1:])
+                with where(within(at[0], p.out[0])), p.row(sizes.group_channels, p.out[-1]) as (c, j):
+                    value = grad[p.feature(self.n, self._channel(c), (*at, j))]
                     self.grads[(c, *line, self.left + j)] = value.astype("float32")
             self.values = Tile(sizes.taps, self.full)
             self.values.clear()
@@ -108,57 +112,56 @@ class _GradInput:
     def _row(self, turns: list[Index], phases: tuple[_Phase, ...]) -> None:
         """Write the gradient of a row of pixels."""
         sizes, p = self.sizes, self.p
-        row = [
-            turn * step + (phase.phase - pad)
-            for turn, step, phase, pad in zip(turns, sizes.stride, phases, sizes.padding, strict=False)
-        ]
-        with where(*(within(index, extent) for index, extent in zip(row, sizes.size[:-1], strict=True))):
-            counts = [phase.count for phase in phases]
-            taps = sizes.kernel_size[-1]
-            with loops(*counts) as seeing:
-                outputs, number = self._seeing(turns, phases, seeing)
-                with where(*(within(i, extent) for i, extent in zip(outputs, p.out[:-1], strict=True))):
-                    with p.row(taps, p.out[-1]) as (v, j):
-                        value = self.kernel[p.tap(self.n, self.g, number + v, (*outputs, j))]
-                        self.values[number + v, self.left + j] = value.astype("float32")
-            with T.serial(0, self.width // self.lanes) as vector, T.serial(0, sizes.group_channels // p.together) as part:
-                channel = part * p.together
-                for columns in self.phases[-1]:
-                    total = Sums(p.together, self.lanes)
-                    with loops(*counts) as seeing:
-                        outputs, number = self._seeing(turns, phases, seeing)
-                        with where(*(within(i, extent) for i, extent in zip(outputs, p.out[:-1], strict=True))):
-                            with T.serial(0, columns.count) as v:
-                                j = self.left + columns.output(vector * self.lanes + self.first[-1], v)
-                                total.add(
-                                    lambda r, lane: (
-                                        self.values[number + columns.tap(v), j + lane]
-                                        * self.grads[(channel + r, outputs[0] - self.top, *outputs[1:], j + lane)]
-                                    )
-                                )
-                    total.store(
-                        lambda r, lane, value: self.sums.__setitem__(
-                            (channel + r, columns.phase, vector * self.lanes + lane), value
-                        )
-                    )
+        axes = zip(turns, sizes.stride, phases, sizes.padding, strict=False)
+        row = [turn * step + (phase.phase - pad) for turn, step, phase, pad in axes]
+        with where(*map(within, row, sizes.size[:-1])):
+            with self._taps(turns, phases) as (outputs, number), p.row(sizes.kernel_size[-1], p.out[-1]) as (v, j):
+                value = self.kernel[p.tap(self.n, self.g, number + v, (*outputs, j))]
+                self.values[number + v, self.left + j] = value.astype("float32")
+            with T.serial(0, self.width // self.lanes) as vector:
+                with T.serial(0, sizes.group_channels // p.together) as part:
+                    for columns in self.phases[-1]:
+                        self._sum(turns, phases, columns, vector * self.lanes, part * p.together)
             for columns in self.phases[-1]:
-                # pixel (turn + first) * stride + phase - padding of the row
-                shift = self.first[-1] * sizes.stride[-1] + columns.phase - sizes.padding[-1]
-                start = 1 if shift < 0 else 0
-                count = -(-(sizes.size[-1] - shift) // sizes.stride[-1]) - start
-                if count > 0:
-                    with p.row(sizes.group_channels, count) as (c, b):
-                        pixel = (*row, (b + start) * sizes.stride[-1] + shift)
-                        value = self.sums[c, columns.phase, b + start]
-                        self.x[p.feature(self.n, self._channel(c), pixel)] = p.rounded(value)
+                self._write(row, columns)
 
-    def _seeing(
-        self, turns: list[Index], phases: tuple[_Phase, ...], seeing: list[Index]
-    ) -> tuple[list[Index], Index]:
-        """Return the row of outputs that sees by some row of taps, and the number of the first of these."""
-        outputs = [phase.output(turn, t) for phase, turn, t in zip(phases, turns, seeing, strict=True)]
-        taps = [phase.tap(t) for phase, t in zip(phases, seeing, strict=True)]
-        return outputs, self.p.tap_number([*taps, 0])
+    @contextlib.contextmanager
+    def _taps(self, turns: list[Index], phases: tuple[_Phase, ...]) -> Iterator[tuple[list[Index], Index]]:
+        """Begin the loops over the rows of taps that see a row of pixels.
+
+        Yields:
+            The row of outputs that each sees it from, and the number of its first tap.
+        """
+        with loops(*(phase.count for phase in phases)) as seeing:
+            outputs = [phase.output(turn, t) for phase, turn, t in zip(phases, turns, seeing, strict=True)]
+            taps = [phase.tap(t) for phase, t in zip(phases, seeing, strict=True)]
+            with where(*map(within, outputs, self.p.out[:-1])):
+                yield outputs, self.p.tap_number([*taps, 0])
+
+    def _sum(
+        self, turns: list[Index], phases: tuple[_Phase, ...], columns: _Phase, first: Index, channel: Index
+    ) -> None:
+        """Sum up a vector of pixels of some channels."""
+        total = Sums(self.p.together, self.lanes)
+        with self._taps(turns, phases) as (outputs, number), T.serial(0, columns.count) as v:
+            j = self.left + columns.output(first + self.first[-1], v)
+            for r, lane in total.each():
+                value = self.grads[(channel + r, outputs[0] - self.top, *outputs[1:], j + lane)]
+                total[r, lane] += self.values[number + columns.tap(v), j + lane] * value
+        for r, lane in total.each():
+            self.sums[channel + r, columns.phase, first + lane] = total[r, lane]
+
+    def _write(self, row: list[Index], columns: _Phase) -> None:
+        """Write the pixels of a phase of a row, those that are turn * stride + shift."""
+        size, stride = self.sizes.size[-1], self.sizes.stride[-1]
+        shift = self.first[-1] * stride + columns.phase - self.sizes.padding[-1]
+        start = 1 if shift < 0 else 0
+        count = -(-(size - shift) // stride) - start
+        if count > 0:
+            with self.p.row(self.sizes.group_channels, count) as (c, turn):
+                pixel = (*row, (turn + start) * stride + shift)
+                value = self.sums[c, columns.phase, turn + start]
+                self.x[self.p.feature(self.n, self._channel(c), pixel)] = self.p.rounded(value)
 
     def _channel(self, c: Index) -> Index:
         return self.g * self.sizes.group_channels + c

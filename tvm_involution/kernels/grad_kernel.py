@@ -40,12 +40,11 @@ def grad_kernel(sizes: Aggregation, target: tvm.target.Target) -> tirx.PrimFunc:
                         taps = [(*outer, *tap) for tap in inner]
                         total = Sums(len(taps), lanes)
                         with T.serial(0, sizes.group_channels) as c:
-                            total.add(
-                                lambda r, lane: values[c, first + lane] * seen.at(c, row, taps[r], first + lane)  # noqa: B023
-                            )
-                        total.store(
-                            lambda r, lane, value: sums.__setitem__((p.tap_number(taps[r]), first + lane), value)  # noqa: B023
-                        )
+                            for r, lane in total.each():
+                                value = seen.at(c, row, taps[r], first + lane)
+                                total[r, lane] += values[c, first + lane] * value
+                        for r, lane in total.each():
+                            sums[p.tap_number(taps[r]), first + lane] = total[r, lane]
             with p.row(sizes.taps, columns) as (t, j):
                 out[p.tap(n, g, t, (*at, j))] = p.rounded(sums[t, j])
     return p.made

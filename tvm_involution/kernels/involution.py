@@ -31,12 +31,12 @@ def involution(sizes: Aggregation, target: tvm.target.Target) -> tirx.PrimFunc:
                 first, channel = vector * lanes, part * p.together
                 total = Sums(p.together, lanes)
                 with loops(*sizes.kernel_size) as tap:
-                    total.add(
-                        lambda r, lane: (
-                            values[p.tap_number(tap), first + lane] * seen.at(channel + r, row, tap, first + lane)
-                        )
-                    )
-                total.store(lambda r, lane, value: sums.__setitem__((channel + r, first + lane), value))
+                    number = p.tap_number(tap)
+                    for r, lane in total.each():
+                        value = seen.at(channel + r, row, tap, first + lane)
+                        total[r, lane] += values[number, first + lane] * value
+                for r, lane in total.each():
+                    sums[channel + r, first + lane] = total[r, lane]
             with p.row(sizes.group_channels, columns) as (c, j):
                 out[p.feature(n, g * sizes.group_channels + c, (*at, j))] = p.rounded(sums[c, j])
     return p.made

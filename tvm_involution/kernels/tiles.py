@@ -69,22 +69,20 @@ class Sums:
     def __init__(self, count: int, lanes: int) -> None:
         self._count, self._lanes = count, lanes
         self._numbers = T.buffer_proxy(T.alloc_buffer((count * lanes,), "float32", scope="local"))
-        self._each(lambda r, lane: zero())
+        for at in self.each():
+            self[at] = zero()
 
-    def add(self, product: Callable[[int, Index], tirx.Expr]) -> None:
-        """Add to each lane of each vector."""
-        self._each(lambda r, lane: self._numbers[r * self._lanes + lane] + product(r, lane))
-
-    def store(self, put: Callable[[int, Index, tirx.Expr], None]) -> None:
-        """Call `put` with each vector, lane, and sum."""
-        for r in range(self._count):
+    def each(self) -> Iterator[tuple[int, Index]]:
+        """Yield the number of each vector with its lanes; what is written to these is one instruction."""
+        for number in range(self._count):
             with T.vectorized(0, self._lanes) as lane:
-                put(r, lane, self._numbers[r * self._lanes + lane])
+                yield number, lane
 
-    def _each(self, value: Callable[[int, Index], tirx.Expr]) -> None:
-        for r in range(self._count):
-            with T.vectorized(0, self._lanes) as lane:
-                self._numbers[r * self._lanes + lane] = value(r, lane)
+    def __getitem__(self, at: tuple[int, Index]) -> tirx.Expr:
+        return self._numbers[at[0] * self._lanes + at[1]]
+
+    def __setitem__(self, at: tuple[int, Index], value: tirx.Expr) -> None:
+        self._numbers[at[0] * self._lanes + at[1]] = value
 
 
 class Program:
@@ -139,8 +137,13 @@ class Program:
         return (n, *pixel, c) if self.sizes.channels_last else (n, c, *pixel)
 
     def tap(self, n: Index, g: Index, tap: Index, pixel: Sequence[Index]) -> tuple[Index, ...]:
-        """Return where the value of a tap of an output pixel is in a kernel."""
-        return (n, *pixel, g, tap) if self.sizes.channels_last else (n, g, tap, *pixel)
+        """Return where the value of tap number `tap` of an output pixel is in a kernel."""
+        window: list[Index] = []
+        for extent in reversed(self.sizes.kernel_size[1:]):
+            window.insert(0, tap % extent)
+            tap = tap // extent
+        window.insert(0, tap)
+        return (n, *pixel, g, *window) if self.sizes.channels_last else (n, g, *window, *pixel)
 
     def tap_number(self, tap: Sequence[Index]) -> Index:
         """Return the number of a tap in a window, row by row."""
@@ -210,7 +213,8 @@ class Seen:
     def _shape(self, rows: int) -> tuple[int, ...]:
         s, program = self._sizes, self._program
         outputs = (rows, *program.out[1:-1])
-        lines = [(size - 1) * step + reach + 1 for size, step, reach in zip(outputs, s.stride, program.reach, strict=False)]
+        axes = zip(outputs, s.stride, program.reach, strict=False)
+        lines = [(size - 1) * step + reach + 1 for size, step, reach in axes]
         return (s.group_channels, *lines, s.stride[-1], self._width)
 
 

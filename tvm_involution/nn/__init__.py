@@ -6,6 +6,7 @@ from .attention_resnet import AttentionResNet
 from .build import build_model
 from .checkpoint import load_checkpoint
 from .classifier import ImageClassifier, LinearClsHead
+from .compiled_kernels import use_kernels, wait_for_kernels
 from .complexity import Operations, count_operations, count_parameters
 from .conv_module import ConvModule
 from .detector import SingleStageDetector, TwoStageDetector
@@ -48,4 +49,6 @@ __all__ = [
     "nms",
     "paste_masks",
     "roi_align",
+    "use_kernels",
+    "wait_for_kernels",
 ]

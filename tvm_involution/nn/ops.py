@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,11 +13,14 @@ from torch import Tensor
 
 from ..arguments import checked
 from ..errors import UserError
+from .compiled_kernels import compiled
+from .memory_layout import as_feature_map, empty_feature_map, empty_kernel, lies_channels_last
 from .plain_tensors import check_plain
 
 LIBRARY = torch.library.Library("tvm_involution", "DEF")
 SPACE = {1: "W", 2: "HW", 3: "DHW"}
 """the letters of so many spatial axes"""
+_OPERATORS = ("", "_grad_input", "_grad_kernel")
 
 
 @checked
@@ -150,53 +154,131 @@ def _forward(axes: int, input: Tensor, kernel: Tensor, stride, padding, dilation
     out_size = check_involution(axes, input, kernel, stride, padding, dilation)
     n, channels = input.shape[:2]
     groups, *kernel_size = kernel.shape[1 : 2 + axes]
+    last = lies_channels_last(input)
+    computed = compiled("involution", input, kernel, input.shape[2:], kernel_size, stride, padding, dilation, last)
+    if computed is not None:
+        return computed
     sum_dtype = torch.promote_types(input.dtype, torch.float32)
     padded = _pad(input, padding).unflatten(1, (groups, channels // groups))
     total = padded.new_zeros((n, groups, channels // groups, *out_size), dtype=sum_dtype)
     for tap, seen in _windows(kernel_size, out_size, stride, dilation):
         total.addcmul_(padded[seen].to(sum_dtype), kernel[tap].unsqueeze(2).to(sum_dtype))
-    return total.flatten(1, 2).to(input.dtype)
+    return as_feature_map(total.flatten(1, 2).to(input.dtype), last)
 
 
-def _setup_context(ctx, inputs, output) -> None:
-    input, kernel, ctx.stride, ctx.padding, ctx.dilation = inputs
-    ctx.save_for_backward(input, kernel)
+def _grad_input(axes: int, grad: Tensor, kernel: Tensor, size, stride, padding, dilation, last: bool) -> Tensor:
+    """Return the gradient (N, C, *size) by the input."""
+    groups, *kernel_size = kernel.shape[1 : 2 + axes]
+    computed = compiled("grad_input", grad, kernel, size, kernel_size, stride, padding, dilation, last)
+    if computed is not None:
+        return computed
+    sum_dtype = torch.promote_types(grad.dtype, torch.float32)
+    grouped = grad.unflatten(1, (groups, grad.shape[1] // groups)).to(sum_dtype)
+    padded = grouped.new_zeros((*grouped.shape[:3], *(e + 2 * pad for e, pad in zip(size, padding, strict=True))))
+    for tap, seen in _windows(kernel_size, grad.shape[2:], stride, dilation):
+        padded[seen] += grouped * kernel[tap].unsqueeze(2).to(sum_dtype)
+    inside: tuple[Any, ...] = (..., *(slice(pad, pad + extent) for pad, extent in zip(padding, size, strict=True)))
+    return as_feature_map(padded[inside].flatten(1, 2).to(grad.dtype), last)
 
 
-def _backward(ctx, grad: Tensor):
-    input, kernel = ctx.saved_tensors
-    size = input.shape[2:]
-    groups, *kernel_size = kernel.shape[1 : 2 + len(size)]
-    group_channels = input.shape[1] // groups
+def _grad_kernel(
+    axes: int, grad: Tensor, input: Tensor, groups, kernel_size, stride, padding, dilation, last
+) -> Tensor:
+    """Return the gradient (N, G, *kernel_size, *out_size) by the kernel."""
+    computed = compiled(
+        "grad_kernel", grad, input, input.shape[2:], kernel_size, stride, padding, dilation, last, groups
+    )
+    if computed is not None:
+        return computed
     sum_dtype = torch.promote_types(input.dtype, torch.float32)
-    padded = _pad(input, ctx.padding).unflatten(1, (groups, group_channels)).to(sum_dtype)
-    grouped = grad.unflatten(1, (groups, group_channels)).to(sum_dtype)
-    grad_padded, grad_kernel = torch.zeros_like(padded), torch.empty_like(kernel)
-    for tap, seen in _windows(kernel_size, grad.shape[2:], ctx.stride, ctx.dilation):
-        grad_padded[seen] += grouped * kernel[tap].unsqueeze(2).to(sum_dtype)
-        grad_kernel[tap] = (grouped * padded[seen]).sum(2)
-    inside: tuple[Any, ...] = (..., *(slice(pad, pad + extent) for pad, extent in zip(ctx.padding, size, strict=True)))
-    grad_input = grad_padded[inside].flatten(1, 2)
-    return grad_input.to(input.dtype), grad_kernel, None, None, None
+    grouping = (groups, input.shape[1] // groups)
+    padded = _pad(input, padding).unflatten(1, grouping).to(sum_dtype)
+    grouped = grad.unflatten(1, grouping).to(sum_dtype)
+    made = empty_kernel(grad, groups, kernel_size, last)
+    for tap, seen in _windows(kernel_size, grad.shape[2:], stride, dilation):
+        made[tap] = (grouped * padded[seen]).sum(2)
+    return made
 
 
 def _register(axes: int) -> None:
     name = f"involution{axes}d"
+    geometry = "SymInt[] stride, SymInt[] padding, SymInt[] dilation"
+    LIBRARY.define(f"{name}(Tensor input, Tensor kernel, {geometry}) -> Tensor")
     LIBRARY.define(
-        f"{name}(Tensor input, Tensor kernel, SymInt[] stride, SymInt[] padding, SymInt[] dilation) -> Tensor"
+        f"{name}_grad_input(Tensor grad, Tensor kernel, SymInt[] size, {geometry}, bool channels_last) -> Tensor"
     )
-
-    def forward(input, kernel, stride, padding, dilation):
-        return _forward(axes, input, kernel, stride, padding, dilation)
+    LIBRARY.define(
+        f"{name}_grad_kernel(Tensor grad, Tensor input, SymInt groups, SymInt[] kernel_size, {geometry}, "
+        "bool channels_last) -> Tensor"
+    )
+    # by their names, once they are registered
+    operators = torch.ops.tvm_involution
+    forward, by_input, by_kernel = (lambda *a, n=name + e: getattr(operators, n)(*a) for e in _OPERATORS)
 
     def fake(input, kernel, stride, padding, dilation):
         out_size = check_involution(axes, input, kernel, stride, padding, dilation)
-        return input.new_empty(*input.shape[:2], *out_size)
+        return empty_feature_map(input, out_size, lies_channels_last(input))
 
-    for key in ("CPU", "CUDA"):
-        torch.library.impl(LIBRARY, name, key)(forward)
-    torch.library.register_fake(f"tvm_involution::{name}", fake, lib=LIBRARY)
-    torch.library.register_autograd(f"tvm_involution::{name}", _backward, setup_context=_setup_context, lib=LIBRARY)
+    def fake_grad_input(grad, kernel, size, stride, padding, dilation, channels_last):
+        return empty_feature_map(grad, size, channels_last)
+
+    def fake_grad_kernel(grad, input, groups, kernel_size, stride, padding, dilation, channels_last):
+        return empty_kernel(grad, groups, kernel_size, channels_last)
+
+    # each of the three is linear in both its inputs, so the gradients of each are the two others
+    def setup(ctx, inputs, output):
+        input, kernel, *ctx.geometry = inputs
+        ctx.channels_last = lies_channels_last(input)
+        ctx.save_for_backward(input, kernel)
+
+    def backward(ctx, grad):
+        input, kernel = ctx.saved_tensors
+        groups, *kernel_size = kernel.shape[1 : 2 + axes]
+        rest = (*ctx.geometry, ctx.channels_last)
+        wanted = ctx.needs_input_grad
+        return (
+            by_input(grad, kernel, input.shape[2:], *rest) if wanted[0] else None,
+            by_kernel(grad, input, groups, kernel_size, *rest) if wanted[1] else None,
+            *[None] * 3,
+        )
+
+    def setup_grad_input(ctx, inputs, output):
+        grad, kernel, _, *ctx.geometry, ctx.channels_last = inputs
+        ctx.save_for_backward(grad, kernel)
+
+    def backward_grad_input(ctx, second):
+        grad, kernel = ctx.saved_tensors
+        groups, *kernel_size = kernel.shape[1 : 2 + axes]
+        wanted = ctx.needs_input_grad
+        return (
+            forward(second, kernel, *ctx.geometry) if wanted[0] else None,
+            by_kernel(grad, second, groups, kernel_size, *ctx.geometry, ctx.channels_last) if wanted[1] else None,
+            *[None] * 5,
+        )
+
+    def setup_grad_kernel(ctx, inputs, output):
+        grad, input, _, _, *ctx.geometry, ctx.channels_last = inputs
+        ctx.save_for_backward(grad, input)
+
+    def backward_grad_kernel(ctx, second):
+        grad, input = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        return (
+            forward(input, second, *ctx.geometry) if wanted[0] else None,
+            by_input(grad, second, input.shape[2:], *ctx.geometry, ctx.channels_last) if wanted[1] else None,
+            *[None] * 6,
+        )
+
+    for ending, run, made, begin, back in (
+        ("", _forward, fake, setup, backward),
+        ("_grad_input", _grad_input, fake_grad_input, setup_grad_input, backward_grad_input),
+        ("_grad_kernel", _grad_kernel, fake_grad_kernel, setup_grad_kernel, backward_grad_kernel),
+    ):
+        whole = f"tvm_involution::{name}{ending}"
+        for key in ("CPU", "CUDA"):
+            torch.library.impl(LIBRARY, name + ending, key)(functools.partial(run, axes))
+        torch.library.register_fake(whole, made, lib=LIBRARY)
+        torch.library.register_autograd(whole, back, setup_context=begin, lib=LIBRARY)
 
 
 for _axes in SPACE:
