@@ -11,7 +11,7 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from .aggregation import Aggregation
-from .tiles import Program, Seen, Sums, Tile, loops, up
+from .tiles import Index, Program, Seen, Sums, Tile, loops, up
 
 # taps of a window whose steps are written one by one
 _UNROLLED = 128
@@ -25,28 +25,37 @@ def grad_kernel(sizes: Aggregation, target: tvm.target.Target) -> tirx.PrimFunc:
     seen = Seen(p, width)
     rows = p.rows_of_task(p.out[0], seen.bytes_of)
     shapes = (sizes.feature_shape(p.out), sizes.feature_shape(sizes.size), sizes.kernel_shape)
+    # whole vectors are written at once, what is left of a row from a tile
+    whole = 0 if sizes.channels_last else columns // lanes
     with p.function(*shapes) as (grad, x, out), p.tasks(p.out[0] // rows) as (n, g, block):
         seen.fill(x, n, g, block, rows)
-        values, sums = Tile(sizes.group_channels, width), Tile(sizes.taps, width)
+        values, sums = Tile(sizes.group_channels, width), Tile(sizes.taps, width - whole * lanes or lanes)
         values.clear()
+
+        def each_sum(row: list[Index], first: Index) -> Iterator[tuple[Index, Index, tirx.Expr]]:
+            """Yield each tap and lane of a vector of outputs with its sum."""
+            for looped, inner in _groups(sizes, p.registers):
+                with loops(*looped) as outer:
+                    taps = [(*outer, *tap) for tap in inner]
+                    total = Sums(len(taps), lanes)
+                    with T.serial(0, sizes.group_channels) as c:
+                        for r, lane in total.each():
+                            total[r, lane] += values[c, first + lane] * seen.at(c, row, taps[r], first + lane)
+                    for r, lane in total.each():
+                        yield p.tap_number(taps[r]), lane, total[r, lane]
+
         with loops(rows, *p.out[1:-1]) as row:
             at = (block * rows + row[0], *row[1:])
             with p.row(sizes.group_channels, columns) as (c, j):
                 values[c, j] = grad[p.feature(n, g * sizes.group_channels + c, (*at, j))].astype("float32")
-            with T.serial(0, width // lanes) as vector:
-                first = vector * lanes
-                for looped, inner in _groups(sizes, p.registers):
-                    with loops(*looped) as outer:
-                        taps = [(*outer, *tap) for tap in inner]
-                        total = Sums(len(taps), lanes)
-                        with T.serial(0, sizes.group_channels) as c:
-                            for r, lane in total.each():
-                                value = seen.at(c, row, taps[r], first + lane)
-                                total[r, lane] += values[c, first + lane] * value
-                        for r, lane in total.each():
-                            sums[p.tap_number(taps[r]), first + lane] = total[r, lane]
-            with p.row(sizes.taps, columns) as (t, j):
-                out[p.tap(n, g, t, (*at, j))] = p.rounded(sums[t, j])
+            with T.serial(0, whole) as vector:
+                for tap, lane, value in each_sum(row, vector * lanes):
+                    out[p.tap(n, g, tap, (*at, vector * lanes + lane))] = p.rounded(value)
+            with T.serial(whole, width // lanes) as vector:
+                for tap, lane, value in each_sum(row, vector * lanes):
+                    sums[tap, (vector - whole) * lanes + lane] = value
+            with p.row(sizes.taps, columns - whole * lanes) as (t, j):
+                out[p.tap(n, g, t, (*at, whole * lanes + j))] = p.rounded(sums[t, j])
     return p.made
 
 
