@@ -32,6 +32,12 @@ def no_tuning_logs_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> None
     os.environ["XDG_DATA_HOME"] = str(tmp_path_factory.mktemp("data"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_kernels_in_the_background() -> None:
+    """Keep involutions in their plain form where a test does not ask for compiled kernels."""
+    os.environ["TVM_INVOLUTION_KERNELS"] = "off"
+
+
 @pytest.fixture(autouse=True)
 def no_rule_trips(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail where a schedule rule raised: in use the next rule takes over, which nobody would notice here.

@@ -118,10 +118,9 @@ class _GradInput:
             with self._taps(turns, phases) as (outputs, number), p.row(sizes.kernel_size[-1], p.out[-1]) as (v, j):
                 value = self.kernel[p.tap(self.n, self.g, number + v, (*outputs, j))]
                 self.values[number + v, self.left + j] = value.astype("float32")
-            with T.serial(0, self.width // self.lanes) as vector:
-                with T.serial(0, sizes.group_channels // p.together) as part:
-                    for columns in self.phases[-1]:
-                        self._sum(turns, phases, columns, vector * self.lanes, part * p.together)
+            with loops(self.width // self.lanes, sizes.group_channels // p.together) as (vector, part):
+                for columns in self.phases[-1]:
+                    self._sum(turns, phases, columns, vector * self.lanes, part * p.together)
             for columns in self.phases[-1]:
                 self._write(row, columns)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import tvm
 from tvm import tirx
-from tvm.script.ir_builder import tirx as T
 
 from .aggregation import Aggregation
 from .tiles import Program, Seen, Sums, Tile, loops, up
@@ -27,7 +26,7 @@ def involution(sizes: Aggregation, target: tvm.target.Target) -> tirx.PrimFunc:
             at = (block * rows + row[0], *row[1:])
             with p.row(sizes.taps, columns) as (t, j):
                 values[t, j] = kernel[p.tap(n, g, t, (*at, j))].astype("float32")
-            with T.serial(0, width // lanes) as vector, T.serial(0, sizes.group_channels // p.together) as part:
+            with loops(width // lanes, sizes.group_channels // p.together) as (vector, part):
                 first, channel = vector * lanes, part * p.together
                 total = Sums(p.together, lanes)
                 with loops(*sizes.kernel_size) as tap:

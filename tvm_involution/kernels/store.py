@@ -135,9 +135,8 @@ class Store:
             kernel.compiled, kernel.refused, kernel.asked = problem is None, problem is not None, False
             self._changed.notify_all()
         if problem is not None:
-            _log.log(
-                logging.DEBUG if self._failed else logging.WARNING, "no compiled involution in training: %s", problem
-            )
+            level = logging.DEBUG if self._failed else logging.WARNING
+            _log.log(level, "an involution runs in its plain form: %s", problem)
             self._failed = True
         elif kernel.path is not None:
             _log.info("compiled a kernel: %s", kernel.path)
