@@ -6,6 +6,8 @@ from __future__ import annotations
 import cuda_emulator
 import numpy as np
 import pytest
+import torch
+import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
 import tvm
 from cuda_emulator import build_cuda, run_cuda
 from programs import as_dtype
@@ -106,3 +108,15 @@ def test_vectors_on_gpus(dtype):
     assert f"tvm_involution_max_{dtype}x" in built.source
     (actual,) = run_cuda(built, pairs(dtype), target)
     np.testing.assert_array_equal(actual, np.maximum(*pairs(dtype)))
+
+
+@pytest.mark.parametrize(("dtype", "low", "high", "zero"), [("uint8", 0, 255, 10), ("int8", -128, 127, -5)])
+def test_bytes(cpu, rng, dtype, low, high, zero):
+    """NaN becomes 0 and infinities the last byte, as torch quantizes."""
+    x = np.concatenate([SPECIAL, 40 * rng.standard_normal(59), SPECIAL]).astype(np.float32)
+    a = te.placeholder(x.shape, "float32", "a")
+    moved = topi.add(topi.round(topi.multiply(a, 0.5)), float(zero))
+    result = topi.cast(topi.clip(moved, float(low), float(high)), dtype)
+    quantized = torch.ops.quantized_decomposed.quantize_per_tensor
+    expected = quantized(torch.from_numpy(x), 2.0, zero, low, high, getattr(torch, dtype))
+    assert np.array_equal(run(te.create_prim_func([a, result]), [x], cpu), expected.numpy())

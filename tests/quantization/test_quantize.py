@@ -65,12 +65,39 @@ def test_a_layer_of_outliers_stays_in_float32(rng, tmp_path):
     assert any("stays in float32" in note for note in library.notes)
 
 
+def test_no_number_in_an_input(rng, tmp_path):
+    """NaN is taken for the least number of its tensor's range, infinities for its ends."""
+    net = nn.Sequential(nn.Conv2d(8, 8, 3), nn.SiLU(), nn.Conv2d(8, 5, 1)).eval()
+    shown = rng.standard_normal((4, 8, 9, 7)).astype(np.float32)
+    ti.compile((net, torch.from_numpy(shown[:1])), dtype="int8", calibration=shown).save(tmp_path / "net.so")
+    network = ti.load(tmp_path / "net.so")
+    for value, same in ((np.nan, -1e6), (np.inf, 1e6), (-np.inf, -1e6)):
+        odd, ordinary = (shown[:1].copy() for _ in range(2))
+        odd[0, 3, 4, ::3], ordinary[0, 3, 4, ::3] = value, same
+        assert np.array_equal(network(odd), network(ordinary)) and not np.array_equal(network(odd), network(shown[:1]))
+
+
+def test_no_number_in_calibration(rng):
+    """Not in the pictures, nor in what the network makes of them."""
+    net = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)).eval()
+    shown = rng.standard_normal((2, 8, 4, 4)).astype(np.float32)
+    for bad in (np.nan, np.inf):
+        given = shown.copy()
+        given[1, 0, 0, 0] = bad
+        with pytest.raises(ti.UserError, match="holds NaN or infinity for input"):
+            ti.compile((net, torch.from_numpy(shown[:1])), dtype="int8", calibration=given)
+    net[0].weight.data *= 1e38
+    with pytest.raises(ti.UserError, match="network itself computes NaN or infinity"):
+        ti.compile((net, torch.from_numpy(shown[:1])), dtype="int8", calibration=10 * shown)
+
+
 def test_bytes_of_a_range(rng):
     values = rng.standard_normal(10_000).astype(np.float32)
     both = Range.of(float(values.min()), float(values.max()))
     error = np.abs(both.restored(both.quantized(values)) - values)
     assert 0 < both.zero < 255 and error.max() <= 0.51 * both.scale
     assert both.restored(both.quantized(np.zeros(1)))[0] == 0
+    assert Range.of(0.0, 1e-40).quantized(np.full(2, 1e-40, np.float32)).tolist() == [0, 0]
     assert Range.of(0.5, 3).zero == 0 and Range.of(0.0, 0.0).quantized(np.zeros(2)).tolist() == [0, 0]
     weight = rng.standard_normal((5, 3, 2, 2)).astype(np.float32) * np.arange(5).reshape(5, 1, 1, 1)
     whole, scale = quantized_weight(weight)

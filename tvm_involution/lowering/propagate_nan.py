@@ -3,6 +3,9 @@
 
 TVM 0.27 makes `a > b ? a : b` of a maximum, which is `b` where one of the two is NaN: ReLU makes 0 of it. Its `!=` is
 false for NaN on CPUs.
+
+A byte cannot be NaN, and LLVM's own conversion of it is undefined: on CPUs it becomes 0, as of torch's
+`quantize_per_tensor`. Where the number is clipped at 0 before, as what networks in int8 compute is, that costs nothing.
 """
 
 from __future__ import annotations
@@ -54,6 +57,7 @@ def _rewrite(body: tirx.Stmt, target: tvm.target.Target) -> tirx.Stmt:
     if target.kind.name == "cuda":
         on_cuda = functools.partial(_on_cuda, native=compute_capability(target) >= 80)
         return structural_map(body, [(_EXTREMA, on_cuda), (tirx.FloatImm, _as_cuda_has_it)])
+    body = structural_map(body, (tirx.Cast, _make_zero))
     return structural_map(body, [(_EXTREMA, _by_selection if _is_x86(target) else _by_intrinsic), (tirx.NE, _unequal)])
 
 
@@ -107,6 +111,23 @@ def _by_intrinsic(extremum: tirx.PrimExpr) -> tirx.PrimExpr:
         return _by_selection(extremum)
     name = "llvm.maximum" if isinstance(extremum, tirx.Max) else "llvm.minimum"
     return tirx.call_llvm_pure_intrin(extremum.ty, name, extremum.a, extremum.b)
+
+
+def _make_zero(cast: tirx.Cast) -> tirx.PrimExpr:
+    """Return a cast to bytes in which NaN becomes 0."""
+    value, moved = cast.value, None
+    if not _is_float(value) or str(cast.ty.dtype).partition("x")[0] not in ("int8", "uint8"):
+        return cast
+    if isinstance(value, tirx.Add) and _is_number(value.b):
+        value, moved = value.a, value.b
+    if isinstance(value, tirx.Max) and _is_number(value.b) and _scalar(value.b).value == 0:
+        zero = value.b
+        number = _named([value.a], lambda x: tirx.Select(tirx.GT(x, zero), x, zero))
+        return tirx.Cast(cast.ty, number if moved is None else number + moved)
+    zero = tirx.const(0, _scalar_type(cast.value))
+    if (lanes := tvm.DataType(str(cast.value.ty.dtype)).lanes) > 1:
+        zero = tirx.Broadcast(zero, lanes)
+    return tirx.Cast(cast.ty, _named([cast.value], lambda x: tirx.Select(tirx.EQ(x, x), x, zero)))
 
 
 def _unequal(comparison: tirx.NE) -> tirx.PrimExpr:
@@ -163,6 +184,10 @@ def _named(values: list[tirx.PrimExpr], use: Callable[..., tirx.PrimExpr]) -> ti
     for name, value in zip(names, values, strict=True):
         result = tirx.Let(name, value, result)
     return result
+
+
+def _scalar_type(expr: tirx.PrimExpr) -> str:
+    return str(expr.ty.dtype).partition("x")[0]
 
 
 def _is_number(expr: tirx.PrimExpr) -> bool:

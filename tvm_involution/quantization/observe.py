@@ -11,6 +11,7 @@ import tvm
 from tvm import relax
 
 from .. import lowering
+from ..errors import UserError
 from ..relax import pipeline
 from ..runtime.threads import run_on_pool
 from ..target import resolve_target
@@ -31,7 +32,16 @@ class Observed:
     """of some pictures, (1, ...)"""
 
     def add(self, values: np.ndarray, rng: np.random.Generator, keep: bool) -> None:
-        """Take the tensor of one call, with `keep` all of its first picture."""
+        """Take the tensor of one call, with `keep` all of its first picture.
+
+        Raises:
+            UserError: it holds NaN or infinity, which no range is for.
+        """
+        if not np.isfinite(values).all():
+            raise UserError(
+                "on these calibration pictures the network itself computes NaN or infinity, which no range is for; "
+                "leave such pictures out, or check the weights"
+            )
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         self.samples.append(rng.choice(values.reshape(-1), _KEPT))
         if keep:
@@ -57,6 +67,9 @@ def observe(
     """Run `func` on this CPU over `arrays`, one for each parameter, and return what was seen of `tensors`.
 
     The last call is filled up with the first pictures again.
+
+    Raises:
+        UserError: NaN or infinity come out.
     """
     (block,) = func.body.blocks
     outputs = [relax.Var(var.name, var.ty) for var in tensors]

@@ -31,7 +31,9 @@ class Range:
     def of(cls, low: float, high: float, method: str = "minmax") -> Range:
         """Return the range that holds `low`, `high` and zero."""
         low, high = min(0.0, low), max(0.0, high)
-        scale = float(np.float32((high - low) / LEVELS)) or 1.0
+        # a smaller one has no reciprocal in float32
+        scale = float(np.float32((high - low) / LEVELS))
+        scale = scale if scale >= np.finfo(np.float32).tiny else 1.0
         return cls(scale, int(np.rint(-low / scale)), method)
 
     def quantized(self, values: np.ndarray) -> np.ndarray:
