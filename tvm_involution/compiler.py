@@ -187,7 +187,7 @@ def compile(  # the contract's verb
         with told_in_one_line(f"cannot quantize {network.name}"):
             simplified = pipeline.run(mod, resolved, progress=progress, until="simplify the graph")
             progress("calibrate")
-            mod, layers = quantize(simplified, str(first.attrs["global_symbol"]), pictures, progress=progress)
+            mod, layers = quantize(simplified, str(first.attrs["global_symbol"]), pictures, resolved, progress=progress)
         notes += _notes_of_int8(layers, resolved)
 
     with told_in_one_line(f"cannot compile {network.name} for {resolved.kind.name}"):
@@ -278,7 +278,7 @@ def _notes_of_int8(layers: Sequence[QuantizedLayer], target: tvm.target.Target) 
     kept = [layer for layer in layers if layer.kept_because]
     notes = [f"layer {layer.number} ({layer.layer}) stays in float32: {layer.kept_because}" for layer in kept]
     if not has_dot_int8(target):
-        notes.append("the target has no dot product of bytes (avx512vnni): int8 is right there, and not fast")
+        notes.append("the target has no dot product of bytes: int8 is right there, and not fast")
     return notes
 
 

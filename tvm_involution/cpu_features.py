@@ -38,6 +38,7 @@ _X86_FEATURES = {
     "avx512bitalg": "avx512_bitalg",
     "avx512vpopcntdq": "avx512_vpopcntdq",
     "avx512vnni": "avx512_vnni",
+    "avxvnni": "avx_vnni",
     "avx512bf16": "avx512_bf16",
     "avx512fp16": "avx512_fp16",
 }

@@ -12,6 +12,7 @@ from torch import nn
 
 import tvm_involution as ti
 from tvm_involution.quantization.ranges import Range, quantized_weight
+from tvm_involution.schedules.cpu.dot_int8 import fits_pairs
 
 
 class Mixed(nn.Module):
@@ -89,6 +90,17 @@ def test_no_number_in_calibration(rng):
     net[0].weight.data *= 1e38
     with pytest.raises(ti.UserError, match="network itself computes NaN or infinity"):
         ti.compile((net, torch.from_numpy(shown[:1])), dtype="int8", calibration=10 * shown)
+
+
+def test_weights_in_pairs(rng):
+    """Those whose products CPUs without VNNI add in 16 bits: no two neighbours exceed it, and one nearly does."""
+    for shape in ((40, 63, 3, 3), (9, 14)):
+        weight = rng.standard_normal(shape).astype(np.float32)
+        weight[0], weight[1, :2] = 0, 3 * np.abs(weight).max()
+        whole, scale = quantized_weight(weight, in_pairs=True)
+        assert fits_pairs(whole) and not fits_pairs(quantized_weight(weight)[0])
+        assert np.abs(whole[1]).max() in (63, 64)
+        assert np.abs(whole * scale.reshape(-1, *[1] * (len(shape) - 1)) - weight).max() <= 0.51 * scale.max()
 
 
 def test_bytes_of_a_range(rng):

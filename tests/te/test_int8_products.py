@@ -10,12 +10,12 @@ from programs import run_expression
 from reference import relative_norm
 from tvm import topi
 
+from tvm_involution.relax.passes.pack_weights import packed_weight
 from tvm_involution.schedules.cpu.dot_bf16 import has_dot_bf16
-from tvm_involution.schedules.cpu.dot_int8 import has_dot_int8
-from tvm_involution.target import resolve_target
+from tvm_involution.schedules.cpu.dot_int8 import fits_pairs, has_dot_int8, wants_pairs
+from tvm_involution.target import cpu_features, resolve_target
 from tvm_involution.te import conv2d_packed, matmul_packed, pack_paired_span, pack_weight, paired_spanned_involution2d
 
-HASWELL = '{"kind": "llvm", "mcpu": "haswell", "mtriple": "x86_64-linux-gnu"}'
 # batch, height, width, inputs, outputs, window, stride, padding, dilation
 CASES = [
     (1, 14, 14, 64, 96, 1, 1, 0, 1),
@@ -26,13 +26,31 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=["reference", "bytes", "this CPU", "haswell"])
+@pytest.fixture(params=["reference", "bytes", "this CPU", "alderlake", "haswell", "skylake-avx512", "x86-64-v2"])
 def how(request):
     """Return the values of a pack, the rule and the target: as written, in fours and one by one, then scheduled."""
-    target = resolve_target(HASWELL if request.param == "haswell" else "llvm")
+    here = resolve_target("llvm")
     if request.param in ("reference", "bytes"):
         return (1 if request.param == "reference" else 4), None, None
+    if request.param == "this CPU":
+        return (4 if has_dot_int8(here) else 1), "PackedGemm", here
+    target = resolve_target(f'{{"kind": "llvm", "mcpu": "{request.param}", "mtriple": "x86_64-linux-gnu"}}')
+    if not set(cpu_features(target)) <= set(cpu_features(here)):
+        pytest.skip("this CPU lacks instructions of that one")
     return (4 if has_dot_int8(target) else 1), "PackedGemm", target
+
+
+def packed_for(how, weight: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a weight that the CPU's instruction takes, and it packed."""
+    values, _, target = how
+    if target is not None and wants_pairs(target):
+        # neighbours that together are 128 at most, which they often are
+        wide = weight.astype(int)
+        even, odd = wide[:, : weight.shape[1] // 2 * 2 : 2], wide[:, 1::2]
+        odd[...] = np.where(even * odd > 0, np.sign(odd) * np.minimum(abs(odd), 128 - abs(even)), odd)
+        weight = wide.astype(weight.dtype)
+        assert fits_pairs(weight)
+    return weight, pack_weight(weight, lanes, values)
 
 
 def extremes(rng, shape: tuple[int, ...], low: int, high: int, dtype: str) -> np.ndarray:
@@ -44,27 +62,54 @@ def extremes(rng, shape: tuple[int, ...], low: int, high: int, dtype: str) -> np
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_convolution(rng, case, how):
     n, h, w, i, o, k, stride, padding, dilation = case
-    values, rule, target = how
+    _, rule, target = how
     x = extremes(rng, (n, h, w, i), 0, 255, "uint8")
-    weight = extremes(rng, (o, i, k, k), -127, 127, "int8")
+    weight, packed = packed_for(how, extremes(rng, (o, i, k, k), -127, 127, "int8"), 16)
     exact = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2), torch.from_numpy(weight.astype(np.float64))
     expected = torch.nn.functional.conv2d(*exact, None, stride, padding, dilation).permute(0, 2, 3, 1).numpy()
 
     def expression(data, packed):
         return conv2d_packed(data, packed, o, (stride,) * 2, (padding,) * 4, (dilation,) * 2, "int32")
 
-    actual = run_expression(expression, [x, pack_weight(weight, 16, values)], None, rule, target)
+    actual = run_expression(expression, [x, packed], None, rule, target)
     assert np.array_equal(actual, expected)
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 40, 10), (3, 7, 33), (8, 64, 100)])
 def test_linear(rng, rows, inputs, outputs, how):
-    values, rule, target = how
+    _, rule, target = how
     x = extremes(rng, (rows, inputs), 0, 255, "uint8")
-    weight = extremes(rng, (outputs, inputs), -127, 127, "int8")
-    packed = pack_weight(weight[:, :, None, None], 16, values)
+    weight, packed = packed_for(how, extremes(rng, (outputs, inputs, 1, 1), -127, 127, "int8"), 16)
+    weight = weight[:, :, 0, 0]
     actual = run_expression(lambda a, b: matmul_packed(a, b, outputs, "int32"), [x, packed], None, rule, target)
     assert np.array_equal(actual, x.astype(np.float64) @ weight.T.astype(np.float64))
+
+
+@pytest.mark.parametrize("cpu", ["haswell", "skylake-avx512"])
+def test_weights_too_large_for_pairs(rng, cpu):
+    """Where neighbours' products can exceed 16 bits, they are packed in 16 bits; all bytes and weights are extreme."""
+    target = resolve_target(f'{{"kind": "llvm", "mcpu": "{cpu}", "mtriple": "x86_64-linux-gnu"}}')
+    if not set(cpu_features(target)) <= set(cpu_features(resolve_target("llvm"))):
+        pytest.skip("this CPU lacks instructions of that one")
+    for inputs, high in ((37, 127), (24, -128)):
+        x = np.full((1, 6, 7, inputs), 255, "uint8")
+        weight = rng.choice([high, high - 1], (20, inputs, 1, 1)).astype("int8")
+        packed = packed_weight(target, weight, "int8")
+        assert packed.dtype == "int16" and packed.shape[-1] == 2
+        actual = run_expression(
+            lambda data, by: conv2d_packed(data, by, 20, out_dtype="int32"), [x, packed], None, "PackedGemm", target
+        )
+        assert np.array_equal(actual, x.astype(np.float64) @ weight[:, :, 0, 0].T.astype(np.float64))
+
+
+def test_pairs():
+    weight = np.zeros((2, 5, 1, 1), "int8")
+    weight[1, :, 0, 0] = 127, 1, -128, 127, 127
+    assert fits_pairs(weight)
+    for place, value in ((1, 2), (3, -1)):
+        other = weight.copy()
+        other[1, place] = value
+        assert not fits_pairs(other)
 
 
 def test_bytes_again(rng):
@@ -81,8 +126,7 @@ def test_bytes_again(rng):
         total = topi.nn.relu(topi.add(numbers, topi.multiply(topi.cast(other, "float32"), 0.5)))
         return topi.cast(topi.add(topi.clip(total, 0.0, 255.0), 0.5), "uint8")
 
-    values = 4 if has_dot_int8(resolve_target("llvm")) else 1
-    arrays = [x, pack_weight(weight, 32, values), scale, residual]
+    arrays = [x, packed_weight(resolve_target("llvm"), weight, "int8"), scale, residual]
     actual = run_expression(expression, arrays, None, "PackedGemm")
     sums = x.astype(np.float64) @ weight[:, :, 0, 0].T.astype(np.float64)
     assert np.array_equal(actual, np.floor(np.clip(sums * 2.0**-10 + residual * 0.5, 0, 255) + 0.5))

@@ -20,6 +20,7 @@ from tvm import relax
 from ..errors import UserError
 from ..relax.dtypes import with_attribute
 from ..runtime.metadata import QuantizedLayer
+from ..schedules.cpu.dot_int8 import wants_pairs, wants_signed
 from .layers import MAX_POOL, Layer, Layers, find_layers
 from .observe import Observed, observe
 from .ranges import LEVELS, Range, candidates, decibels, quantized_weight
@@ -28,12 +29,15 @@ LEAST_DECIBELS = 20.0
 """of a layer's signal to the noise of its quantization; with less it stays in float32"""
 _CLIPPING_PAYS = 1.0
 """decibels that a range narrower than the whole must gain"""
+_MIDDLE = np.int32(128)
+"""what a CPU whose instruction wants signed bytes has less of each"""
 
 
 def quantize(
     mod: tvm.IRModule,
     first: str,
     calibration: Sequence[np.ndarray],
+    target: tvm.target.Target,
     least_decibels: float = LEAST_DECIBELS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[tvm.IRModule, tuple[QuantizedLayer, ...]]:
@@ -43,6 +47,7 @@ def quantize(
         mod: in float32, after the phase "simplify the graph"; its functions are one network for several sizes.
         first: the name of the function that calibration is run through.
         calibration: an array for each input, with any number of pictures of the size that it takes.
+        target: the CPU, whose instructions say what bytes and weights may be.
         least_decibels: layers whose signal to noise is less stay in float32.
 
     Raises:
@@ -59,45 +64,57 @@ def quantize(
     inputs = [layer.call.args[0] for layer in layers]
     seen = observe(functions[first], list(dict.fromkeys([*tensors, *inputs])), calibration, progress)
     progress("choose ranges")
+    weights = {layer.var: quantized_weight(layer.weight, wants_pairs(target)) for layer in layers}
     readers = {var: [layer for layer in layers if layer.source == var] for var in tensors}
-    ranges = [_choose(seen[var], readers[var], seen) for var in tensors]
+    ranges = [_choose(seen[var], readers[var], seen, weights) for var in tensors]
     by_tensor = dict(zip(tensors, ranges, strict=True))
-    report = [_report(layer, by_tensor[layer.source], seen[layer.call.args[0]], least_decibels) for layer in layers]
+    report = [
+        _report(layer, by_tensor[layer.source], seen[layer.call.args[0]], weights[layer.var], least_decibels)
+        for layer in layers
+    ]
     quantized = tvm.IRModule(dict(mod.functions_items()))
     for name, func in functions.items():
         own = found[name]
         wanted = {layer.var: layer for layer, told in zip(own.layers, report, strict=True) if not told.kept_because}
         used = {layer.source for layer in wanted.values()} | set(own.pixels)
         known = {var: one for var, one in zip(own.tensors, ranges, strict=True) if var in used}
-        quantized[name] = _Quantizer(own, wanted, known).visit_expr(func)
+        quantized[name] = _Quantizer(own, wanted, known, target).visit_expr(func)
     return relax.transform.DeadCodeElimination()(quantized), tuple(report)
 
 
-def _choose(observed: Observed, readers: Sequence[Layer], seen: dict[relax.Var, Observed]) -> Range:
+_Weight = tuple[np.ndarray, np.ndarray]
+"""in int8, and the scale of each output channel"""
+
+
+def _choose(
+    observed: Observed, readers: Sequence[Layer], seen: dict[relax.Var, Observed], weights: dict[relax.Var, _Weight]
+) -> Range:
     """Return the range with which the layers that read a tensor lose least, or it itself where none does."""
     options = list(dict.fromkeys(candidates(observed.low, observed.high, observed.sample)))
 
     def quality(option: Range) -> float:
         if not readers:
             return decibels(observed.sample, option.restored(option.quantized(observed.sample)) - observed.sample)
-        return float(np.mean([_decibels(layer, option, seen[layer.call.args[0]]) for layer in readers]))
+        return float(
+            np.mean([_decibels(layer, option, seen[layer.call.args[0]], weights[layer.var]) for layer in readers])
+        )
 
     # what is cut off is rare and large, and decides more than its power says: it must pay
     gains = [quality(option) - _CLIPPING_PAYS * (option is not options[0]) for option in options]
     return options[int(np.argmax(gains))]
 
 
-def _decibels(layer: Layer, option: Range, observed: Observed) -> float:
+def _decibels(layer: Layer, option: Range, observed: Observed, quantized: _Weight) -> float:
     """Return the ratio of signal to noise behind a layer whose input and weight are quantized, on some pictures."""
     x, weight = observed.pictures, layer.weight
-    bytes_, scale = quantized_weight(weight)
+    bytes_, scale = quantized
     rounded = bytes_ * scale.reshape(-1, *(1,) * (weight.ndim - 1))
     signal = layer.evaluate(x, weight)
     return decibels(signal, layer.evaluate(option.restored(option.quantized(x)), rounded) - signal)
 
 
-def _report(layer: Layer, chosen: Range, observed: Observed, least: float) -> QuantizedLayer:
-    reached = _decibels(layer, chosen, observed)
+def _report(layer: Layer, chosen: Range, observed: Observed, quantized: _Weight, least: float) -> QuantizedLayer:
+    reached = _decibels(layer, chosen, observed, quantized)
     kept = f"{reached:.1f} dB, less than {least:g}" if reached < least else ""
     return QuantizedLayer(layer.number, layer.text, chosen.method, chosen.scale, chosen.zero, round(reached, 2), kept)
 
@@ -106,8 +123,15 @@ def _report(layer: Layer, chosen: Range, observed: Observed, least: float) -> Qu
 class _Quantizer(relax.PyExprMutator):
     """Rewrites one function; `ranges` are of the tensors that become bytes."""
 
-    def __init__(self, found: Layers, layers: dict[relax.Var, Layer], ranges: dict[relax.Var, Range]):
+    def __init__(
+        self,
+        found: Layers,
+        layers: dict[relax.Var, Layer],
+        ranges: dict[relax.Var, Range],
+        target: tvm.target.Target,
+    ):
         super().__init__()
+        self.in_pairs, self.signed = wants_pairs(target), wants_signed(target)
         self.found, self.layers, self.ranges = found, layers, ranges
         self.bytes: dict[relax.Var, relax.Var] = {}
         self.bound: relax.Var | None = None
@@ -129,9 +153,13 @@ class _Quantizer(relax.PyExprMutator):
             return self.visit_expr(value)
         known = self.ranges[self.found.source(value)]
         numbers = self._emit(relax.op.astype(self._quantized(value), "float32"))
-        if known.zero:
-            numbers = self._emit(relax.op.subtract(numbers, _number(known.zero, value)))
+        if zero := self._zero(known):
+            numbers = self._emit(relax.op.subtract(numbers, _number(zero, value)))
         return self._emit(relax.op.multiply(numbers, _number(known.scale, value)))
+
+    def _zero(self, known: Range) -> int:
+        """Return which byte zero is."""
+        return known.zero - int(_MIDDLE) if self.signed else known.zero
 
     def _quantized(self, value: relax.Var) -> relax.Var:
         """Return a tensor in bytes."""
@@ -147,26 +175,30 @@ class _Quantizer(relax.PyExprMutator):
                     scaled = self._emit(relax.op.add(scaled, _number(known.zero, value)))
                 clipped = self._emit(relax.op.clip(scaled, 0, LEVELS))
                 rounded = self._emit(relax.op.add(clipped, relax.const(np.float32(0.5))))
-                self.bytes[value] = self._emit(relax.op.astype(rounded, "uint8"))
+                whole = self._emit(relax.op.astype(rounded, "uint8"))
+                if self.signed:
+                    whole = self._emit(relax.op.subtract(relax.op.astype(whole, "int32"), relax.const(_MIDDLE)))
+                    whole = self._emit(relax.op.astype(whole, "int8"))
+                self.bytes[value] = whole
         return self.bytes[value]
 
     def _products(self, layer: Layer) -> relax.Expr:
         """Return the layer in integers, and its sums as the numbers that they stand for."""
-        known = self.ranges[layer.source]
-        weight, scale = quantized_weight(layer.weight)
+        zero, known = self._zero(self.ranges[layer.source]), self.ranges[layer.source]
+        weight, scale = quantized_weight(layer.weight, self.in_pairs)
         x = self._quantized(layer.call.args[0])
         channels = (1, -1, 1, 1) if layer.is_convolution else (1, -1)
         if layer.is_convolution:
             attrs = with_attribute(layer.call.attrs, "out_dtype", tvm_ffi.dtype("int32"))
             top, left, bottom, right = (int(p) for p in attrs.padding)
-            if known.zero and any((top, left, bottom, right)):
-                x = self._emit(relax.op.nn.pad(x, [0, 0, 0, 0, top, bottom, left, right], "constant", known.zero))
+            if zero and any((top, left, bottom, right)):
+                x = self._emit(relax.op.nn.pad(x, [0, 0, 0, 0, top, bottom, left, right], "constant", zero))
                 attrs = with_attribute(attrs, "padding", [0, 0, 0, 0])
             sums = self._emit(relax.Call(layer.call.op, [x, relax.const(weight)], attrs))
         else:
             sums = self._emit(relax.op.matmul(x, relax.const(np.ascontiguousarray(weight.T)), "int32"))
-        if known.zero:
-            shift = -known.zero * weight.reshape(len(weight), -1).astype(np.int32).sum(1)
+        if zero:
+            shift = -zero * weight.reshape(len(weight), -1).astype(np.int32).sum(1)
             sums = self._emit(relax.op.add(sums, relax.const(shift.reshape(channels).astype(np.int32))))
         numbers = self._emit(relax.op.astype(sums, "float32"))
         by = (scale.astype(np.float64) * known.scale).reshape(channels).astype(np.float32)

@@ -113,7 +113,7 @@ class TuningRecords:
         return said
 
     def _own(self, workload: tvm.IRModule) -> Found | None:
-        register_dot_products(workload["main"])  # traces name them
+        register_dot_products(workload["main"], self._target)  # traces name them
         for folder, database in self._databases:
             for record in database.records(workload):
                 if seconds(record) >= FAILED:

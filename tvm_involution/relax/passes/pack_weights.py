@@ -15,7 +15,7 @@ import tvm
 from tvm import relax, te
 from tvm.ir import GenericConst
 
-from ...schedules.cpu import depthwise_convolution, packed_gemm
+from ...schedules.cpu import depthwise_convolution, dot_int8, packed_gemm
 from ...schedules.cpu.packed_gemm import pack_width, packed_values
 from ...schedules.gpu import mma_fragments
 from ...schedules.gpu.cuda_core_gemm import pack_lanes
@@ -37,7 +37,9 @@ _OUT_ELEMENTWISE_FUSABLE = 4
 
 
 def packed_weight(target: tvm.target.Target, weight: np.ndarray, dtype: str) -> np.ndarray:
-    """Return the weight (O, I, *taps) in the order in which schedules for `target` walk it."""
+    """Return the weight (O, I, *taps) in the order, and the integers, in which schedules for `target` walk it."""
+    if dtype == "int8" and dot_int8.wants_pairs(target) and not dot_int8.fits_pairs(weight):
+        weight, dtype = weight.astype(np.int16), "int16"
     return pack_weight(weight, pack_width(target, weight.shape[0]), packed_values(target, dtype))
 
 

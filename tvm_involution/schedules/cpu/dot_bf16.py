@@ -18,6 +18,7 @@ from tvm import s_tir
 from tvm.script import tirx as T
 
 from ...cpu_features import has_feature
+from .dot_product import DotProduct
 
 INTRINSIC = "tvm_involution.dot_bf16"
 PIXELS = "tvm_involution.dot_bf16_pixels"
@@ -122,3 +123,6 @@ def register() -> None:
 
     s_tir.TensorIntrin.register(INTRINSIC, description, implementation)
     s_tir.TensorIntrin.register(PIXELS, pixels_description, pixels_implementation)
+
+
+DOT_BF16 = DotProduct(INTRINSIC, SUMS, PAIR, LLVM_FUNCTION, register)

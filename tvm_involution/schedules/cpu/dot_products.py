@@ -3,25 +3,28 @@
 
 from __future__ import annotations
 
-from types import ModuleType
-
+import tvm
 from tvm import tirx
 
 from ..packed_weight import PackedWeight
 from . import dot_bf16, dot_int8
+from .dot_product import DotProduct
 
 
-def dot_product(weight: PackedWeight) -> ModuleType | None:
-    """Return the file of the intrinsic for such a weight, registered; None where one value is multiplied at a time."""
-    dot = {dot_bf16.PAIR: dot_bf16, dot_int8.VALUES: dot_int8}.get(weight.values)
-    if dot is not None:
-        dot.register()
+def dot_product(weight: PackedWeight, target: tvm.target.Target) -> DotProduct | None:
+    """Return the instruction for such a weight, its intrinsic registered; None for one value at a time."""
+    if weight.values == 1:
+        return None
+    dtype = str(weight.buffer.dtype)
+    dot = dot_bf16.DOT_BF16 if dtype == "bfloat16" else dot_int8.dot_int8(target, dtype)
+    assert dot is not None, f"a weight of {dtype} packed in {weight.values} for a CPU without a dot product"
+    dot.register()
     return dot
 
 
-def register_dot_products(func: tirx.PrimFunc) -> None:
+def register_dot_products(func: tirx.PrimFunc, target: tvm.target.Target) -> None:
     """Register what recorded schedules of `func` may name."""
-    dtypes = {str(buffer.dtype) for buffer in func.params}
-    for dtype, dot in (("bfloat16", dot_bf16), ("int8", dot_int8)):
-        if dtype in dtypes:
+    for dtype in {str(buffer.dtype) for buffer in func.params}:
+        dot = dot_bf16.DOT_BF16 if dtype == "bfloat16" else dot_int8.dot_int8(target, dtype)
+        if dot is not None:
             dot.register()

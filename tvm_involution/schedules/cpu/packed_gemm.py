@@ -101,8 +101,9 @@ def pack_width(target: tvm.target.Target, out_channels: int) -> int:
 
 def packed_values(target: tvm.target.Target, dtype: str) -> int:
     """Return how many input channels lie side by side, for dot products of a weight's `dtype`."""
-    if dtype == "int8":
-        return dot_int8.VALUES if dot_int8.has_dot_int8(target) else 1
+    if dtype in ("int8", "int16"):
+        dot = dot_int8.dot_int8(target, dtype)
+        return dot.values if dot is not None else 1
     return 2 if dtype == "bfloat16" and dot_bf16.has_dot_bf16(target) else 1
 
 
@@ -183,10 +184,10 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
         sch.parallel(task)
     reverse_compute_at(sch, epilogue, home)
     outermost = reduced[0] if len(reduced) > 1 else step_outer
-    dot = dot_product(weight)
-    sum_in_registers(sch, block, outermost, [step, *row_inner, vector], lane, dot.INTRINSIC if dot else None)
+    dot = dot_product(weight, target)
+    sum_in_registers(sch, block, outermost, [step, *row_inner, vector], lane, dot.intrinsic if dot else None)
     if dot:
-        sch.annotate(task, "pragma_import_llvm", dot.LLVM_FUNCTION)
+        sch.annotate(task, "pragma_import_llvm", dot.llvm_function)
     if filled_up:
         _ask_vectors(sch, epilogue, home, lanes)
     else:

@@ -123,13 +123,13 @@ def _schedule(
     b, y, z, taps, window_row, window_column, step = loops
     vector, tap = sch.split(taps, [None, vector_lanes])
     sch.reorder(b, y, window_row, window_column, step, z, vector, tap, *pair)
-    dot = dot_product(weight)
+    dot = dot_product(weight, target)
     if pixels_paired:
         dot_bf16.register()
-    by_pixels, by_taps = dot_bf16.PIXELS if pixels_paired else None, dot.INTRINSIC if dot else None
+    by_pixels, by_taps = dot_bf16.PIXELS if pixels_paired else None, dot.intrinsic if dot else None
     sum_in_registers(sch, involution, kernel_row, [kernel_column, pixel], lane, by_pixels)
     sum_in_registers(sch, span, window_row, [z, vector], tap, by_taps)
-    functions = dict.fromkeys([dot_bf16.LLVM_FUNCTION] * pixels_paired + ([dot.LLVM_FUNCTION] if dot else []))
+    functions = dict.fromkeys([dot_bf16.LLVM_FUNCTION] * pixels_paired + ([dot.llvm_function] if dot else []))
     if functions:
         sch.annotate(task, "pragma_import_llvm", "".join(functions))
     return sch
