@@ -31,8 +31,13 @@ def accuracy(library, held_out, path) -> float:
     return 100 * float((answers == held_out.labels).mean())
 
 
-@pytest.mark.parametrize("name", ["rednet_digits", "rednet_photos"])
-def test_accuracy(datasets, name, tmp_path):
+HASWELL = '{"kind": "llvm", "mcpu": "haswell", "mtriple": "x86_64-linux-gnu"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "target"), [("rednet_digits", "llvm"), ("rednet_digits", HASWELL), ("rednet_photos", "llvm")]
+)
+def test_accuracy(datasets, name, target, tmp_path):
     """Within half a point of float32; on four times as many crops as are published, so that three do not decide."""
     if name == "rednet_digits":
         train, held_out = datasets.digits()
@@ -40,7 +45,7 @@ def test_accuracy(datasets, name, tmp_path):
     else:
         shown, held_out = photos_to_calibrate(datasets), datasets.held_out_photos(crops=160)
     np.save(tmp_path / "shown.npy", shown)
-    library = ti.compile(name, dtype="int8", calibration=tmp_path / "shown.npy", batch=8)
+    library = ti.compile(name, target, dtype="int8", calibration=tmp_path / "shown.npy", batch=8)
     metadata = library.metadata
     assert metadata.dtype == "int8" and metadata.inputs[0].dtype == metadata.outputs[0].dtype == "float32"
     assert sum(not layer.kept_because for layer in metadata.quantized) >= 0.9 * len(metadata.quantized)

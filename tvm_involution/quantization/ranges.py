@@ -60,8 +60,8 @@ def quantized_weight(weight: np.ndarray, in_pairs: bool = False) -> tuple[np.nda
     """Return a weight (O, I, ...) in int8 and the scale (O,) of each output channel in float32; zero is 0.
 
     Args:
-        in_pairs: make such as `dot_int8.fits_pairs` accepts, by a larger scale: of the weights of two neighbouring input
-            channels that have the same sign the sum counts, as one does otherwise. That costs about half a bit.
+        in_pairs: make such as `dot_int8.fits_pairs` accepts, by a larger scale: of two neighbouring input channels'
+            weights of the same sign the sum counts, as one weight does otherwise. That costs about half a bit.
     """
     largest = np.abs(weight.reshape(len(weight), -1)).max(1)
     if in_pairs:

@@ -5,12 +5,12 @@
 Four bytes, the same for all sums, are multiplied by four signed ones of a packed weight for each sum:
 
 - `vpdpbusd` of AVX512_VNNI (16 sums) and AVX_VNNI (8). The four bytes are broadcast by a load of their own: in the
-  instruction itself memory can only be the signed side. On Zen 5 that costs nothing, 14 pixels x 2 vectors of sums reach
-  1,060 of 1,070 GOP/s of a core.
+  instruction itself memory can only be the signed side. On Zen 5 that costs nothing, 14 pixels x 2 vectors of sums
+  reach 1,060 of 1,070 GOP/s of a core.
 - `vpmaddubsw` and `vpmaddwd` where there is none (AVX2: 8 sums, AVX512BW: 16). The former adds the products of two
   neighbours in 16 bits and cuts off what is more, so it is for weights of which no two neighbours can reach that:
-  `fits_pairs`. Quantization makes such weights (`quantization/ranges.py`). For others weights are stored in 16 bits, two
-  beside each other, and `vpmaddwd` alone multiplies them by widened bytes.
+  `fits_pairs`. Quantization makes such weights (`quantization/ranges.py`). Others are stored in 16 bits, two beside each
+  other, and `vpmaddwd` alone multiplies them by widened bytes.
 - `usdot` of AArch64's i8mm, `sdot` of its dotprod (4 sums), which takes signed bytes on both sides: `wants_signed`.
 """
 
@@ -131,7 +131,7 @@ def wants_signed(target: tvm.target.Target) -> bool:
 
 
 def fits_pairs(weight: np.ndarray) -> bool:
-    """Return whether 255 times two neighbouring input channels of a weight (O, I, ...) always fits 16 bits with sign."""
+    """Return whether 255 times two neighbouring input channels of a weight (O, I, ...) always fits 16 bits."""
     wide = weight.astype(np.int16)
     wide = np.pad(wide, ((0, 0), (0, wide.shape[1] % 2), *[(0, 0)] * (wide.ndim - 2)))
     sums = (np.maximum(part[:, ::2], 0) + np.maximum(part[:, 1::2], 0) for part in (wide, -wide))
