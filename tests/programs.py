@@ -53,6 +53,12 @@ def run_expression(
     return result.numpy().astype(np.float64)
 
 
+def extremes(rng, shape: tuple[int, ...], low: int, high: int, dtype: str) -> np.ndarray:
+    """Return random whole numbers, many of which are the least and the largest: where sums of 16 bits would end."""
+    values = rng.integers(low, high + 1, shape)
+    return np.where(rng.random(shape) < 0.3, rng.choice([low, high], shape), values).astype(dtype)
+
+
 def random_point(rng: np.random.Generator, func: tirx.PrimFunc, spaces: Sequence[s_tir.Schedule]) -> s_tir.Schedule:
     """Return `func` scheduled by one of `spaces` with fresh decisions, and print them."""
     space = spaces[int(rng.integers(len(spaces)))]

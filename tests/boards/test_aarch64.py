@@ -22,10 +22,19 @@ from conftest import tiny_rednet
 from dense_networks import small_retinanet
 from library_fixture import PIXELS
 from PIL import Image
+from programs import extremes
+from tvm import te
 
 import tvm_involution as ti
+from tvm_involution import lowering
 from tvm_involution.frontend.network import resolve_network
+from tvm_involution.lowering.link import export_library, linker_of
+from tvm_involution.relax.passes.pack_weights import packed_weight
 from tvm_involution.runtime.preprocessing import crop_picture, picture_to_array, read_picture
+from tvm_involution.schedules import default_schedule
+from tvm_involution.schedules.cpu.dot_int8 import wants_signed
+from tvm_involution.target import resolve_target
+from tvm_involution.te import conv2d_packed
 
 ROOT = Path(__file__).parents[2]
 TARGET = '{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a72", "num-cores": 4}'
@@ -44,6 +53,23 @@ for name in sys.argv[2:]:
     # what other kinds of numbers there are a file cannot say
     outputs = {key: value.astype("float32") for key, value in net.run(x).items()}
     np.savez(f"{folder}/{name}.npz", **outputs)
+"""
+
+
+# runs the programs NAME.so on NAME.npz, arrays in order of their names, the last of which is what must come out
+_PRODUCTS = """
+import sys
+import numpy as np
+import tvm_ffi
+from tvm_involution.runtime.tvm_runtime import load_runtime
+load_runtime()
+folder = sys.argv[1]
+for name in sys.argv[2:]:
+    *arrays, want = np.load(f"{folder}/{name}.npz").values()
+    found = np.zeros_like(want)
+    main = tvm_ffi.load_module(f"{folder}/{name}.so")["main"]
+    main(*(tvm_ffi.from_dlpack(array) for array in (*arrays, found)))
+    assert np.array_equal(found, want), (name, abs(found - want).max(), (found != want).mean())
 """
 
 
@@ -206,3 +232,50 @@ def test_the_same_answers_everywhere(
     np.testing.assert_array_equal(there, python)
     assert relative(there, expected) < 1e-5
     assert [net.metadata.classes[i] for i in there.argmax(1)] == names
+
+
+# batch, height, width, inputs, outputs, window, stride, padding
+PRODUCTS = [(1, 14, 14, 64, 96, 1, 1, 0), (2, 7, 9, 13, 35, 1, 1, 0), (1, 9, 11, 18, 49, 3, 2, 1)]
+
+
+def test_products_of_bytes(machine: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    """By `sdot`, by i8mm's instructions and without, each equal to an integer reference, of extreme bytes."""
+    names = []
+    for cpu in ("cortex-a76", "neoverse-n2", "cortex-a72"):
+        target = resolve_target(f'{{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "{cpu}"}}')
+        byte, low = ("int8", -128) if wants_signed(target) else ("uint8", 0)
+        for number, (n, h, w, i, o, k, stride, padding) in enumerate(PRODUCTS):
+            x = extremes(rng, (n, h, w, i), low, low + 255, byte)
+            weight = extremes(rng, (o, i, k, k), -127, 127, "int8")
+            packed = packed_weight(target, weight, "int8")
+            exact = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2), torch.from_numpy(weight.astype(float))
+            want = torch.nn.functional.conv2d(*exact, None, stride, padding).permute(0, 2, 3, 1).contiguous()
+            inputs = [te.placeholder(array.shape, str(array.dtype), f"in{array.ndim}") for array in (x, packed)]
+            output = conv2d_packed(*inputs, o, (stride,) * 2, (padding,) * 4, out_dtype="int32")
+            func = te.create_prim_func([*inputs, output]).with_attr("global_symbol", "main")
+            schedule, rule = default_schedule(func, target)
+            assert schedule is not None and rule == "PackedGemm"
+            built = lowering.build(schedule.mod, target)
+            name = f"{cpu}-{number}"
+            export_library(built, target, tmp_path / f"{name}.so", linker_of(target))
+            np.savez(tmp_path / f"{name}.npz", a=x, b=packed, c=want.numpy().astype(np.int32))
+            names.append(name)
+    on_the_board(machine, "python", "-c", _PRODUCTS, tmp_path, *names)
+
+
+def test_network_in_int8(machine: Path, tmp_path: Path, rng: np.random.Generator) -> None:
+    """As near to float32 as int8 is on this machine, with bytes that have a sign and without."""
+    shown, x = (rng.standard_normal((n, 3, 32, 32)).astype(np.float32) for n in (8, 3))
+    net = tiny_rednet().eval()
+    with torch.no_grad():
+        want = net(torch.from_numpy(x)).numpy()
+    cpus = ("cortex-a76", "neoverse-n2", "cortex-a72")
+    for cpu in cpus:
+        target = f'{{"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "{cpu}"}}'
+        ti.compile(net, target, image_size=(32, 32), dtype="int8", calibration=shown).save(tmp_path / f"{cpu}.so")
+        np.save(tmp_path / f"{cpu}.npy", x)
+    on_the_board(machine, "python", "-c", _PROGRAM, tmp_path, *cpus)
+    answers = [next(iter(np.load(tmp_path / f"{cpu}.npz").values())) for cpu in cpus]
+    for cpu, found in zip(cpus, answers, strict=True):
+        assert 1e-5 < relative(found, want) < 0.05, cpu
+        assert relative(found, answers[0]) < 0.01, cpu

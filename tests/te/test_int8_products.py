@@ -6,15 +6,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from programs import run_expression
+from programs import extremes, run_expression
 from reference import relative_norm
 from tvm import topi
 
+from tvm_involution.cpu_features import cpu_features
 from tvm_involution.relax.passes.pack_weights import packed_weight
 from tvm_involution.runtime.machine import missing_features
 from tvm_involution.schedules.cpu.dot_bf16 import has_dot_bf16
 from tvm_involution.schedules.cpu.dot_int8 import fits_pairs, has_dot_int8, wants_pairs
-from tvm_involution.target import cpu_features, resolve_target
+from tvm_involution.target import resolve_target
 from tvm_involution.te import conv2d_packed, matmul_packed, pack_paired_span, pack_weight, paired_spanned_involution2d
 
 # batch, height, width, inputs, outputs, window, stride, padding, dilation
@@ -52,12 +53,6 @@ def packed_for(how, weight: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndar
         weight = wide.astype(weight.dtype)
         assert fits_pairs(weight)
     return weight, pack_weight(weight, lanes, values)
-
-
-def extremes(rng, shape: tuple[int, ...], low: int, high: int, dtype: str) -> np.ndarray:
-    """Return random whole numbers, many of which are the least and the largest: where sums of 16 bits would end."""
-    values = rng.integers(low, high + 1, shape)
-    return np.where(rng.random(shape) < 0.3, rng.choice([low, high], shape), values).astype(dtype)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -9,8 +9,8 @@ Four bytes, the same for all sums, are multiplied by four signed ones of a packe
   reach 1,060 of 1,070 GOP/s of a core.
 - `vpmaddubsw` and `vpmaddwd` where there is none (AVX2: 8 sums, AVX512BW: 16). The former adds the products of two
   neighbours in 16 bits and cuts off what is more, so it is for weights of which no two neighbours can reach that:
-  `fits_pairs`. Quantization makes such weights (`quantization/ranges.py`). Others are stored in 16 bits, two beside each
-  other, and `vpmaddwd` alone multiplies them by widened bytes.
+  `fits_pairs`. Quantization makes such weights (`quantization/ranges.py`). Others are stored in 16 bits, two beside
+  each other, and `vpmaddwd` alone multiplies them by widened bytes.
 - `usdot` of AArch64's i8mm, `sdot` of its dotprod (4 sums), which takes signed bytes on both sides: `wants_signed`.
 """
 
