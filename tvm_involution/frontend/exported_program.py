@@ -78,6 +78,8 @@ def load_program(path: Path) -> torch.export.ExportedProgram:
     with open_archive(path) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     try:
+        import torch.ao.quantization.fx._decomposed  # registers the operators of what PT2E quantized
+
         members = _vetted(_without_folder(files))
         with _quiet():
             return torch.export.load(_archive(members))

@@ -45,7 +45,7 @@ class Translator(ExportedProgramImporter):
         """
         super().__init__()
         self._program = program
-        self._known = _whole_numbers(program)
+        self._known = {**_whole_numbers(program), **_scales(program)}
         missing = []
         for node in program.graph.nodes:
             if node.op == "placeholder" and _is_empty(node):
@@ -118,7 +118,8 @@ class Translator(ExportedProgramImporter):
 
     def _depends_on_nothing(self, node: Node) -> bool:
         """Return whether torch can work out now what `node` is."""
-        if _is_random(node):
+        # weights in bytes may be multiplied as they are
+        if _is_random(node) or (_is_of_quantization(node) and node.target.__name__.startswith("dequantize")):
             return False
         size = sum(
             value.numel() * value.element_size()
@@ -160,6 +161,31 @@ class Translator(ExportedProgramImporter):
             if got != wanted:
                 raise NotImplementedError(f"it was imported as {got} where torch has {wanted}")
         return made if several else made[0]
+
+
+def _scales(program: torch.export.ExportedProgram) -> dict[Node, Any]:
+    """Return the values of what a quantized program's integers are scaled by: buffers that nobody else reads."""
+    signature = program.graph_signature
+    tensors = {**dict(program.named_buffers()), **dict(program.named_parameters()), **program.constants}
+    targets = {
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_lifted_tensor_constants,
+    }
+    found = {}
+    for node in program.graph.nodes:
+        value = tensors.get(targets.get(node.name, "")) if node.op == "placeholder" else None
+        if value is not None and node.users and all(_is_scale(node, user) for user in node.users):
+            found[node] = value.detach()
+    return found
+
+
+def _is_scale(node: Node, user: Node) -> bool:
+    return user.op == "call_function" and _is_of_quantization(user) and node is not user.args[0]
+
+
+def _is_of_quantization(node: Node) -> bool:
+    return getattr(node.target, "namespace", "") == "quantized_decomposed"
 
 
 def _whole_numbers(program: torch.export.ExportedProgram) -> dict[Node, Any]:

@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tvm
-import tvm_ffi
 from tvm import relax
 
 from ..errors import UserError
-from ..relax.dtypes import with_attribute
+from ..relax.integer_products import MIDDLE, integer_products
 from ..runtime.metadata import QuantizedLayer
 from ..schedules.cpu.dot_int8 import wants_pairs, wants_signed
 from .layers import MAX_POOL, Layer, Layers, find_layers
@@ -29,8 +28,6 @@ LEAST_DECIBELS = 20.0
 """of a layer's signal to the noise of its quantization; with less it stays in float32"""
 _CLIPPING_PAYS = 1.0
 """decibels that a range narrower than the whole must gain"""
-_MIDDLE = np.int32(128)
-"""what a CPU whose instruction wants signed bytes has less of each"""
 
 
 def quantize(
@@ -159,7 +156,7 @@ class _Quantizer(relax.PyExprMutator):
 
     def _zero(self, known: Range) -> int:
         """Return which byte zero is."""
-        return known.zero - int(_MIDDLE) if self.signed else known.zero
+        return known.zero - int(MIDDLE) if self.signed else known.zero
 
     def _quantized(self, value: relax.Var) -> relax.Var:
         """Return a tensor in bytes."""
@@ -177,32 +174,17 @@ class _Quantizer(relax.PyExprMutator):
                 rounded = self._emit(relax.op.add(clipped, relax.const(np.float32(0.5))))
                 whole = self._emit(relax.op.astype(rounded, "uint8"))
                 if self.signed:
-                    whole = self._emit(relax.op.subtract(relax.op.astype(whole, "int32"), relax.const(_MIDDLE)))
+                    whole = self._emit(relax.op.subtract(relax.op.astype(whole, "int32"), relax.const(MIDDLE)))
                     whole = self._emit(relax.op.astype(whole, "int8"))
                 self.bytes[value] = whole
         return self.bytes[value]
 
     def _products(self, layer: Layer) -> relax.Expr:
         """Return the layer in integers, and its sums as the numbers that they stand for."""
-        zero, known = self._zero(self.ranges[layer.source]), self.ranges[layer.source]
+        known = self.ranges[layer.source]
         weight, scale = quantized_weight(layer.weight, self.in_pairs)
         x = self._quantized(layer.call.args[0])
-        channels = (1, -1, 1, 1) if layer.is_convolution else (1, -1)
-        if layer.is_convolution:
-            attrs = with_attribute(layer.call.attrs, "out_dtype", tvm_ffi.dtype("int32"))
-            top, left, bottom, right = (int(p) for p in attrs.padding)
-            if zero and any((top, left, bottom, right)):
-                x = self._emit(relax.op.nn.pad(x, [0, 0, 0, 0, top, bottom, left, right], "constant", zero))
-                attrs = with_attribute(attrs, "padding", [0, 0, 0, 0])
-            sums = self._emit(relax.Call(layer.call.op, [x, relax.const(weight)], attrs))
-        else:
-            sums = self._emit(relax.op.matmul(x, relax.const(np.ascontiguousarray(weight.T)), "int32"))
-        if zero:
-            shift = -zero * weight.reshape(len(weight), -1).astype(np.int32).sum(1)
-            sums = self._emit(relax.op.add(sums, relax.const(shift.reshape(channels).astype(np.int32))))
-        numbers = self._emit(relax.op.astype(sums, "float32"))
-        by = (scale.astype(np.float64) * known.scale).reshape(channels).astype(np.float32)
-        return relax.op.multiply(numbers, relax.const(by))
+        return integer_products(layer.call, x, known.scale, self._zero(known), weight, scale, self._emit)
 
     def _emit(self, value: relax.Expr) -> relax.Var:
         return self.builder_.emit(value)

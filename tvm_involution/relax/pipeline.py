@@ -26,6 +26,7 @@ from .passes.fuse_kernel_generation import FuseKernelGeneration
 from .passes.join_added_convolutions import JoinAddedConvolutions
 from .passes.keep_windowed import KeepWindowed
 from .passes.mark_loops import MarkLoops
+from .passes.multiply_bytes import MultiplyBytes
 from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
 from .passes.picture_by_picture import PictureByPicture
@@ -54,6 +55,8 @@ def phases(
             "simplify the graph",
             [
                 relax.transform.Normalize(),
+                # before FoldWeights, which makes numbers of bytes
+                MultiplyBytes(target),
                 # while statistics are float32 and convolutions stand alone
                 FoldBatchNorm(),
                 # makes ordinary convolutions, for the passes of these below

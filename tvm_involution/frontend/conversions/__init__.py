@@ -23,6 +23,7 @@ from . import (
     normalisation,
     pooling,
     products,
+    quantized,
     reductions,
     shapes,
     sorting,
@@ -279,4 +280,11 @@ CONVERTERS: dict[str, Converter] = {
     "nms.default": detection.nms,
     "paste_masks.default": detection.paste_masks,
     "roi_align.default": detection.roi_align,
+    # quantized_decomposed
+    "dequantize_per_channel.default": quantized.dequantize_per_channel,
+    "dequantize_per_tensor.default": quantized.dequantize_per_tensor,
+    "dequantize_per_tensor.tensor": quantized.dequantize_per_tensor,
+    "quantize_per_channel.default": quantized.quantize_per_channel,
+    "quantize_per_tensor.default": quantized.quantize_per_tensor,
+    "quantize_per_tensor.tensor": quantized.quantize_per_tensor,
 }

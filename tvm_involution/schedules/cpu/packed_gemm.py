@@ -145,7 +145,7 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     weight = packed_weight(sch.get(block))
     lanes = weight.vector(target)
     pair = [reduced.pop()] if weight.values > 1 else []
-    copy = sch.cache_read(block, 0, "global") if plan.copy_input else None
+    copy = sch.cache_read(block, 0, "global", [block]) if plan.copy_input else None
 
     batch, pixels = spatial[:-1][:-2], spatial[:-1][-2:]
     row_outer, row_inner = [], []
