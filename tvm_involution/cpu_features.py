@@ -26,7 +26,6 @@ _X86_FEATURES = {
     "avx2": "avx2",
     "f16c": "f16c",
     "gfni": "gfni",
-    "avxvnni": "avx_vnni",
     "avx512f": "avx512f",
     "avx512cd": "avx512cd",
     "avx512vbmi": "avx512vbmi",
