@@ -41,7 +41,7 @@ def compare(
     A peer that fails, takes too long or computes something else has the reason in its result, and stops nobody.
 
     Args:
-        requests: networks, all with the same sizes and dtype.
+        requests: networks, all with the same sizes; `Comparison.settings` has the first one's dtype.
         progress: told what is being done.
         ours_alone: networks that the peers do not run.
 
@@ -152,7 +152,7 @@ def _reference(entries: Sequence[Entry], effort: Effort) -> list[np.ndarray]:
 
 
 def _add_ratios(results: Sequence[Result]) -> None:
-    ours = {result.network: result.seconds for result in results if result.contender == OURS.name}
+    ours = {(result.network, result.dtype): result.seconds for result in results if result.contender == OURS.name}
     for result in results:
-        if result.seconds and ours[result.network]:
-            result.ratio = statistics.median(result.seconds) / statistics.median(ours[result.network])
+        if result.seconds and (own := ours[result.network, result.dtype]):
+            result.ratio = statistics.median(result.seconds) / statistics.median(own)

@@ -38,6 +38,7 @@ class Entry:
             contender=contender.name,
             version=contender.version(),
             settings=contender.settings,
+            dtype=subject.dtype,
         )
         self._effort = effort
         self._worker: Worker | None = None

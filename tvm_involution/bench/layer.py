@@ -51,7 +51,7 @@ class LayerTable:
 
     layers: tuple[Layer, ...]
     peak_gflops: float
-    """of a large float32 matrix product on this machine"""
+    """of a large matrix product on this machine, in int8 for networks in int8, else in float32"""
     peak_gbs: float
     """of a large copy on this machine"""
     network_us: float

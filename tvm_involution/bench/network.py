@@ -33,6 +33,13 @@ def resolve(subject: Subject) -> Network:
     )
 
 
+def input_shapes(subject: Subject) -> list[tuple[int, ...]]:
+    """Return the shapes (1, ...) of the network's inputs."""
+    program = resolve(subject).export(1)
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    return [tuple(int(d) for d in values[name].shape) for name in program.graph_signature.user_inputs]
+
+
 def prepare_torch(subject: Subject, inputs: Sequence[np.ndarray]) -> tuple[torch.nn.Module, list[torch.Tensor]]:
     """Return the network for torch, in the subject's dtype, with its inputs; and set torch up to run it."""
     torch.set_num_threads(subject.threads)

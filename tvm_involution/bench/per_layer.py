@@ -11,6 +11,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,16 @@ from tvm.s_tir.analysis import estimate_tir_flops
 
 from .. import lowering
 from ..frontend.importer import import_exported_program
+from ..frontend.network import Network
+from ..quantization import quantize, read_calibration
 from ..records.tuning_records import TuningRecords
 from ..relax import pipeline
 from ..relax.passes.apply_schedules import RULE_ATTR, SOURCE_ATTR
 from ..runtime.arrays import numpy_dtype
+from ..runtime.metadata import BATCH, INT8, TensorSpec
 from ..runtime.threads import run_on_pool
 from ..target import resolve_target
+from .calibration import random_pictures
 from .layer import Layer, LayerTable
 from .network import resolve
 from .peak import measure_peak
@@ -51,12 +56,14 @@ def measure_layers(subject: Subject) -> LayerTable:
         UserError: the network cannot be compiled.
     """
     torch.set_num_threads(subject.threads)
-    peak = measure_peak()
+    peak = measure_peak(subject.dtype or "float32")
     target = resolve_target("llvm")
     network = resolve(subject)
     (batch,) = network.batch_sizes(subject.batch)
-    dtype = network.resolve_dtype(subject.dtype)
+    dtype = "float32" if subject.dtype == INT8 else network.resolve_dtype(subject.dtype)
     mod = import_exported_program(network.export(batch))
+    if subject.dtype == INT8:
+        mod = _quantized(mod, subject, network, target)
     programs = _programs(pipeline.run(mod, target, dtype=dtype, until="lower operators"))
     records = TuningRecords(target, subject.tuning_logs)
     scheduled = pipeline.run(mod, target, dtype=dtype, records=records)
@@ -82,6 +89,19 @@ def measure_layers(subject: Subject) -> LayerTable:
     ]
     layers.sort(key=lambda layer: -layer.total_us)
     return LayerTable(tuple(layers), peak.gflops, peak.gbs, 1e6 * network_seconds)
+
+
+def _quantized(mod: tvm.IRModule, subject: Subject, network: Network, target: tvm.target.Target) -> tvm.IRModule:
+    params = mod["main"].params
+    shapes = [tuple(int(d) for d in param.ty.shape.values) for param in params]
+    pictures: Sequence[np.ndarray] = random_pictures(shapes)
+    if subject.calibration is not None:
+        specs = [
+            TensorSpec(one.name, (BATCH, *shape[1:]), "float32") for one, shape in zip(params, shapes, strict=True)
+        ]
+        pictures = read_calibration(subject.calibration, specs, network.preprocessing)
+    quantized, _ = quantize(pipeline.run(mod, target, until="simplify the graph"), "main", pictures, target)
+    return quantized
 
 
 def _programs(mod: tvm.IRModule) -> dict[str, tirx.PrimFunc]:

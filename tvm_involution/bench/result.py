@@ -16,6 +16,7 @@ class Result:
     contender: str
     version: str
     settings: str
+    dtype: str | None = None
     failure: str | None = None
     """why there are no times, in one line"""
     seconds: list[float] = field(default_factory=list)

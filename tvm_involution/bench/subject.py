@@ -27,6 +27,8 @@ class Subject:
     checkpoint_key: str | None = None
     num_classes: int | None = None
     tuning_logs: Path | None = None
+    calibration: Path | None = None
+    """for int8, pictures or arrays as `compile` takes them; random ones where there are none"""
     given_library: Path | None = None
     """a library that was compiled before; compiled from `model` where there is none"""
 
@@ -59,7 +61,9 @@ class Subject:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Subject:
         """Read what `to_json` returned."""
-        paths = {k: Path(data[k]) for k in ("folder", "checkpoint", "tuning_logs", "given_library") if data[k]}
+        paths = {
+            k: Path(data[k]) for k in ("folder", "checkpoint", "tuning_logs", "calibration", "given_library") if data[k]
+        }
         size = tuple(data["image_size"]) if data["image_size"] else None
         return cls(**{**data, **paths, "image_size": size})
 

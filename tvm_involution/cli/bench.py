@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..files import check_apart, check_writable, write_json
 from ..runtime import LibraryMetadata
 from ..runtime.library_file import read_metadata
+from ..runtime.metadata import INT8
 from ..runtime.threads import thread_count
 from ..zoo import get_model, list_models
 from .bench_tables import print_comparison, print_layers
@@ -47,7 +48,12 @@ class Peers(click.ParamType):
     help=f"Peers: some of {', '.join(peer.name for peer in PEERS)}; or none. [default: those installed]",
 )
 @click.option("--batch", type=click.IntRange(min=1), help="Pictures in a call. [default: 1]")
-@click.option("--dtype", help="float32, float16 or bfloat16. [default: float32]")
+@click.option("--dtype", help="float32, float16, bfloat16 or int8. [default: float32]")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    help="For int8, as `compile` takes it, for all contenders. [default: random pictures]",
+)
 @click.option("--image-size", type=ImageSize(), help="Height and width of the input. [default: the network's own]")
 @click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights, as `compile` takes them.")
 @click.option("--tuning-logs", type=click.Path(path_type=Path), help="Folder of tuning logs, as `compile` takes it.")
@@ -85,6 +91,7 @@ def bench_command(
       tvm-involution bench rednet50
       tvm-involution bench rednet50 --batch 8 --against torch,openvino --json rednet50.json --chart rednet50.png
       tvm-involution bench rednet50 --dtype bfloat16
+      tvm-involution bench rednet50 --dtype int8 --calibration photos
       tvm-involution bench rednet50 --against none --per-layer
       tvm-involution bench rednet50.so
     """
@@ -96,6 +103,8 @@ def bench_command(
             check_writable(file)
     if chart_file is not None:
         check_chart(chart_file)
+    if sizes["calibration"] is not None and sizes["dtype"] != INT8 and not model.endswith(".so"):
+        raise UserError("calibration is for int8 alone; add --dtype int8, or leave out --calibration")
     peers = select_peers(against)
     if model.endswith(".so"):
         if per_layer:

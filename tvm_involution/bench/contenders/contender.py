@@ -13,6 +13,9 @@ import numpy as np
 
 from ..subject import Subject
 
+INT8 = "int8"
+"""that of `runtime.metadata`, which is not imported here, for what it costs"""
+
 
 class Contender(ABC):
     """A way to run a network.

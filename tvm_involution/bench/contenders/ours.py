@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
+from ..calibration import random_pictures
 from ..subject import Subject
-from .contender import Contender
+from .contender import INT8, Contender
 
 
 class Ours(Contender):
@@ -20,7 +21,7 @@ class Ours(Contender):
     package = "apache-tvm"
     modules = ()
     extra = "compile"
-    dtypes = (*Contender.dtypes, "int8")
+    dtypes = (*Contender.dtypes, INT8)
     settings = "compiled for this CPU"
 
     def version(self) -> str:
@@ -34,6 +35,11 @@ class Ours(Contender):
         compile_network = ti.compile  # says what to install where torch is missing
         import torch
 
+        from ..network import input_shapes
+
+        calibration = None
+        if subject.dtype == INT8:
+            calibration = subject.calibration or random_pictures(input_shapes(subject))
         torch.manual_seed(0)
         compile_network(
             subject.model,
@@ -41,6 +47,7 @@ class Ours(Contender):
             checkpoint=subject.checkpoint,
             batch=subject.batch,
             dtype=subject.dtype,
+            calibration=calibration,
             image_size=subject.image_size,
             tuning_logs=subject.tuning_logs,
         ).save(subject.library)
