@@ -248,10 +248,13 @@ def nn_calls() -> dict[str, dict[str, Any]]:
             "max_output": 3,
         },
         "paste_masks": {"masks": torch.rand(2, 5, 4, 4), "boxes": boxes, "height": 8, "width": 8, "threshold": 0.5},
+        "replace_involutions": {"module": torch.nn.Conv2d(32, 4, 3), "example": x},
         "roi_align": {
             **{"features": [x, x], "rois": boxes, "levels": groups, "output_size": 2},
             **{"spatial_scales": [0.5, 0.25], "sampling_ratio": 0},
         },
+        "use_kernels": {"mode": "off"},
+        "wait_for_kernels": {"timeout": 1.0},
     }
 
 

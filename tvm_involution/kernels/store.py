@@ -49,7 +49,10 @@ def mode_of_environment() -> str:
     Raises:
         UserError: it is none.
     """
-    return check_mode(os.environ.get(VARIABLE) or "background")
+    asked = os.environ.get(VARIABLE) or "background"
+    if asked not in MODES:
+        raise UserError(f"{VARIABLE} must be one of {', '.join(MODES)}, got {asked!r:.40}")
+    return asked
 
 
 def check_mode(mode: str) -> str:
@@ -59,7 +62,7 @@ def check_mode(mode: str) -> str:
         UserError: it is none.
     """
     if mode not in MODES:
-        raise UserError(f"kernels: expected one of {', '.join(MODES)}, got {mode!r:.40}")
+        raise UserError(f"mode must be one of {', '.join(MODES)}, got {mode!r:.40}")
     return mode
 
 

@@ -16,6 +16,7 @@ from .nms import nms
 from .ops import involution1d, involution2d, involution3d
 from .paste_masks import paste_masks
 from .rednet import Bottleneck, RedNet
+from .replace_involutions import replace_involutions
 from .resnet import ResNet
 from .roi_align import roi_align
 from .segmentor import Segmentor
@@ -48,6 +49,7 @@ __all__ = [
     "local_attention2d",
     "nms",
     "paste_masks",
+    "replace_involutions",
     "roi_align",
     "use_kernels",
     "wait_for_kernels",

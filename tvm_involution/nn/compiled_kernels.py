@@ -9,7 +9,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from ..arguments import check_argument
+from ..arguments import checked
 from ..kernels.store import check_mode, sizes_of, store
 from .memory_layout import empty_feature_map, empty_kernel, feature_map_in_memory, kernel_in_memory
 
@@ -30,9 +30,10 @@ class use_kernels:
         UserError: another mode.
     """
 
+    @checked
     def __init__(self, mode: str) -> None:
         self._before = store().mode
-        store().mode = check_mode(check_argument("use_kernels: mode", mode, str))
+        store().mode = check_mode(mode)
 
     def __enter__(self) -> None:
         return None
@@ -43,6 +44,7 @@ class use_kernels:
         store().mode = self._before
 
 
+@checked
 def wait_for_kernels(timeout: float | None = None) -> bool:
     """Block until the kernels that are being compiled are there, at most `timeout` seconds.
 
