@@ -9,11 +9,15 @@ or the function. Prints how many were tried, how many were clean, and each that 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
+import os
 import random
+import tempfile
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -193,6 +197,9 @@ def nn_calls() -> dict[str, dict[str, Any]]:
     geometry = {"stride": 1, "dilation": 1}
     convolution = {"in_channels": 4, "out_channels": 8, "kernel_size": 3, "stride": 1, "padding": 1}
     detector = {"backbone": conv, "neck": conv}
+    folder = tempfile.mkdtemp()
+    model = ti.nn.build_model("rednet_digits")
+    ti.nn.save_pretrained(model, folder, "rednet_digits")
     return {
         "FPN": {
             **{"in_channels": [8, 16], "out_channels": 8, "num_outs": 3, "start_level": 0},
@@ -248,11 +255,13 @@ def nn_calls() -> dict[str, dict[str, Any]]:
             "max_output": 3,
         },
         "paste_masks": {"masks": torch.rand(2, 5, 4, 4), "boxes": boxes, "height": 8, "width": 8, "threshold": 0.5},
+        "from_pretrained": {"folder": folder},
         "replace_involutions": {"module": torch.nn.Conv2d(32, 4, 3), "example": x},
         "roi_align": {
             **{"features": [x, x], "rois": boxes, "levels": groups, "output_size": 2},
             **{"spatial_scales": [0.5, 0.25], "sampling_ratio": 0},
         },
+        "save_pretrained": {"model": model, "folder": folder, "name": "rednet_digits", "classes": None},
         "use_kernels": {"mode": "off"},
         "wait_for_kernels": {"timeout": 1.0},
     }
@@ -343,8 +352,21 @@ def fuzz(count: int | None = None, seed: int = 0, room: str = "") -> tuple[int, 
     tried = [case for case in cases() if case.name.startswith(room)]
     if count is not None:
         tried = random.Random(seed).sample(tried, count)
-    found = [(case, judge(case)) for case in tried]
+    with tempfile.TemporaryDirectory() as folder, _inside(Path(folder, "a", "b")):
+        found = [(case, judge(case)) for case in tried]
     return len(found), [f"{case}: {what}" for case, what in found if what is not None]
+
+
+@contextlib.contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Make a folder the current one: names that are tried may be written to."""
+    before = os.getcwd()
+    folder.mkdir(parents=True)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def check_good_calls() -> None:

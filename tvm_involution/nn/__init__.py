@@ -12,6 +12,7 @@ from .conv_module import ConvModule
 from .detector import SingleStageDetector, TwoStageDetector
 from .fpn import FPN, InvolutionFPN
 from .involution import Involution1d, Involution2d, Involution3d
+from .model_folder import from_pretrained, save_pretrained
 from .nms import nms
 from .ops import involution1d, involution2d, involution3d
 from .paste_masks import paste_masks
@@ -42,6 +43,7 @@ __all__ = [
     "build_model",
     "count_operations",
     "count_parameters",
+    "from_pretrained",
     "involution1d",
     "involution2d",
     "involution3d",
@@ -51,6 +53,7 @@ __all__ = [
     "paste_masks",
     "replace_involutions",
     "roi_align",
+    "save_pretrained",
     "use_kernels",
     "wait_for_kernels",
 ]

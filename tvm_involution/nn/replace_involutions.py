@@ -74,7 +74,7 @@ def replace_involutions(module: nn.Module, example: torch.Tensor | Sequence[Any]
         check_plain("replace_involutions", **{f"example {number}": tensor})
         if tensor.is_meta:
             raise UserError(
-                "replace_involutions: example holds no numbers, it is on the device meta; give one that does"
+                "replace_involutions: example is on the device meta and holds no numbers; give one that does"
             )
     # the importer, which stands above this folder, and which nobody else needs here
     from ..frontend.replace_involutions import replace_involutions as replace
