@@ -50,7 +50,8 @@ class RedNetClassifier(nn.Module):
         for stage in range(4):
             name = f"backbone.layer{stage + 1}"
             self.feature_info.append({"num_chs": 256 << stage, "reduction": 4 << stage, "module": name})
-        self.reset_classifier(num_classes, global_pool)
+        self.global_pool = global_pool
+        self.reset_classifier(num_classes)
 
     def get_classifier(self) -> nn.Module:
         """Return the linear layer."""
@@ -59,7 +60,8 @@ class RedNetClassifier(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Make a new head, none for 0 classes."""
         self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
+        if global_pool is not None:
+            self.global_pool = global_pool
         if self.global_pool not in ("avg", "") or (num_classes and not self.global_pool):
             raise ValueError(f"global_pool must be avg, or empty without classes, got {self.global_pool!r}")
         self.head: nn.Module = LinearClsHead(self.num_features, num_classes) if num_classes else nn.Identity()

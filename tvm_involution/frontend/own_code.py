@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -176,7 +177,8 @@ class OwnGraph:
         given = [_single(leaf) for leaf in watched.given if isinstance(leaf, Tensor)]
         returned = [_single(child.returned) for child in watched.children]
         try:
-            with torch.no_grad(), no_autocast(), no_torch_log(), no_graph_on_failure():
+            with torch.no_grad(), no_autocast(), no_torch_log(), no_graph_on_failure(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch warns of its own pytrees
                 program = torch.export.export(own, (given, returned)).run_decompositions(decompositions())
         except Exception as error:  # torch.export raises whatever the traced code raises
             raise NotReplaced((str(error).strip() or type(error).__name__).splitlines()[0]) from error
@@ -233,7 +235,7 @@ class OwnGraph:
                 values[node] = written(node)
             return values[node]
 
-        def written(node: fx.Node) -> fx.Node:
+        def written(node: Any) -> fx.Node:
             if node in users:
                 return child_call(users.index(node) - inputs)
             if node.op in ("placeholder", "get_attr"):
@@ -278,10 +280,10 @@ def _aggregate(input: Tensor, kernel: Tensor, stride: list[int], padding: list[i
 
 
 def _found(node: fx.Node) -> Found:
-    _, kernel, *geometry = node.args
-    axes = len(geometry[0])
-    groups, *window = kernel.meta["val"].shape[1 : 2 + axes]
-    return Found(tuple(window), *map(tuple, geometry), groups)
+    arguments: Any = node.args
+    _, kernel, stride, padding, dilation = arguments
+    groups, *window = kernel.meta["val"].shape[1 : 2 + len(stride)]
+    return Found(tuple(window), tuple(stride), tuple(padding), tuple(dilation), groups)
 
 
 def _attribute(module: nn.Module, name: str) -> Any:

@@ -44,18 +44,18 @@ def replace_involutions(module: nn.Module, example: Tensor | Sequence[Any] | Non
                 if not part.found:
                     part.remove()
                 left += [f"{name or type(module).__name__}: {line}" for line in part.left]
-            error = _difference(module(*inputs), before)
+            apart = _difference(module(*inputs), before)
     except BaseException:
         for part in code.values():
             part.remove()
         raise
-    if error > _MOST:
+    if apart > _MOST:
         for part in code.values():
             part.remove()
         raise UserError(
-            f"the outputs differ by {error:.1e} after the replacement, which was taken back; report the module"
+            f"the outputs differ by {apart:.1e} after the replacement, which was taken back; report the module"
         )
-    return Replacements({name: part.found for name, part in code.items() if part.found}, tuple(left), error)
+    return Replacements({name: part.found for name, part in code.items() if part.found}, tuple(left), apart)
 
 
 class _Code:

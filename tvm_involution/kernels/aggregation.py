@@ -73,4 +73,5 @@ class Aggregation:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Aggregation:
         """Return what `to_json` wrote."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**values)
