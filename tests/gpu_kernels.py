@@ -73,6 +73,7 @@ def gpu_programs(target: tvm.target.Target) -> Iterator[Program]:
         yield _pool("average", "Reduction", dtype)
         yield _pool("max", "ThreadPerOutput", dtype)
         yield _transposition(dtype)
+        yield _picture(dtype)
         yield _attention(dtype)
     softmax = te.placeholder((3, 1000), "float32", "x")
     yield _program("softmax", "float32", [softmax], topi.nn.softmax(softmax), "Reduction")
@@ -186,6 +187,13 @@ def _attention(dtype) -> Program:
 def _transposition(dtype) -> Program:
     (x,) = _placeholders(dtype, (2, 3, 15, 13))
     return _program("transposition", dtype, [x], topi.transpose(x, (0, 2, 3, 1)), "ThreadPerOutput")
+
+
+def _picture(dtype) -> Program:
+    """A transposition that adds a channel of zeros."""
+    (x,) = _placeholders(dtype, (2, 3, 15, 13))
+    padded = topi.nn.pad(topi.transpose(x, (0, 2, 3, 1)), [0] * 4, [0, 0, 0, 1])
+    return _program("picture", dtype, [x], padded, "ThreadPerOutput")
 
 
 def _detection() -> Iterator[Program]:

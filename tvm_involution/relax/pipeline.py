@@ -29,6 +29,7 @@ from .passes.mark_loops import MarkLoops
 from .passes.multiply_bytes import MultiplyBytes
 from .passes.order_nan import OrderNan
 from .passes.pack_weights import PackWeights
+from .passes.pad_channels import PadChannels
 from .passes.picture_by_picture import PictureByPicture
 from .passes.pool_bytes import PoolBytes
 from .passes.sink_reshapes import SinkReshapes
@@ -105,6 +106,7 @@ def phases(
                 PoolBytes(),
                 # takes span convolutions before PackWeights does
                 FuseKernelGeneration(target, tf32),
+                PadChannels(target),
                 # the special convolutions before PackWeights, which takes all
                 JoinAddedConvolutions(target, tf32),
                 WinogradConvolutions(target),

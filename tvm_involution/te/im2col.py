@@ -78,7 +78,8 @@ def conv2d_windows(
 
     def element(pixel, k, v, vector):
         # all of a vector that stays in a pixel has one bound
-        bound, offset = (k, v) if channels % vector == 0 else (k + v, 0)
+        whole = math.gcd(channels, vector)
+        bound, offset = k + v // whole * whole, v % whole
         tap, channel = (0, bound + offset) if single else (bound // channels, bound % channels + offset)
         inside = [pixel < n * math.prod(out_size), bound < depth]
         taps = _unravel(tap, kernel_size)

@@ -12,8 +12,8 @@ from tvm.s_tir.schedule import ExprRV, LoopRV, SBlockRV
 from ..placing import compute_at
 from ..rule import vectorize_last
 
-# vectors that TVM's CUDA code generator has types for
-_VECTORS = (2, 4, 8)
+VECTORS = (2, 4, 8)
+"""elements of those that TVM's CUDA code generator has types for"""
 TURNS = 96
 """vectors that a thread copies at most in one go, its loads all under way"""
 STAGED_BYTES = 384
@@ -49,7 +49,7 @@ def copy_by_threads(
     last, lane = sch.split(sch.fuse(*loops[-contiguous:]), [None, vector])
     turn, thread = sch.split(sch.fuse(*loops[:-contiguous], last), [None, threads])
     bind_threads(sch, thread, lanes)
-    if vector in _VECTORS:
+    if vector in VECTORS:
         sch.vectorize(lane)
     unroll(sch, turn, TURNS)
     element_bits = tvm.DataType(str(sch.get(block).writes[0].source.dtype)).bits
@@ -62,13 +62,27 @@ def copy_by_threads(
         sch.annotate(block, "tirx.manifest_shared_memory_local_stage", 1)
 
 
-def copy_unrolled(sch: s_tir.Schedule, block: SBlockRV, loop: LoopRV, threads: Mapping[str, int], vector: int) -> None:
-    """Compute `block` in `loop`, third of its loops, by all `threads` (by tag), an even number of vectors each."""
+def copy_unrolled(
+    sch: s_tir.Schedule,
+    block: SBlockRV,
+    loop: LoopRV,
+    threads: Mapping[str, int],
+    vector: int,
+    whole: int | None = None,
+) -> None:
+    """Compute `block` in `loop`, third of its loops, by all `threads` (by tag), an even number of vectors each.
+
+    Args:
+        whole: elements of a vector that are copied at once, where not all of them lie side by side.
+    """
     compute_at(sch, block, loop)
     _, _, _, *loops = sch.get_loops(block)
     steps, *shared, lane = sch.split(sch.fuse(*loops), [None, *threads.values(), vector])
     for part, tag in zip(shared, threads, strict=True):
         sch.bind(part, tag)
+    if whole is not None and whole < vector:
+        parts, lane = sch.split(lane, [None, whole])
+        sch.unroll(parts)
     sch.vectorize(lane)
     sch.unroll(steps)
 
@@ -91,7 +105,7 @@ def bind_threads(sch: s_tir.Schedule, thread: LoopRV, lanes: int | None = None) 
 
 def as_vectors(sch: s_tir.Schedule, block: SBlockRV, lanes: int) -> None:
     """Vectorize the last loop of `block`, of a multiple of `lanes` iterations, where there is a type for it."""
-    if lanes in _VECTORS:
+    if lanes in VECTORS:
         vectorize_last(sch, block, lanes)
 
 

@@ -231,8 +231,11 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunab
     weights = sch.cache_read(mma, 0, "shared")
     sch.set_scope(windows, 0, "shared")
     vectors = problem.fragments.values
-    for copy in (weights, windows):
-        copy_unrolled(sch, copy, chunk_outer, {"threadIdx.y": math.prod(plan.warps), "threadIdx.x": LANES}, vectors)
+    threads = {"threadIdx.y": math.prod(plan.warps), "threadIdx.x": LANES}
+    copy_unrolled(sch, weights, chunk_outer, threads, vectors)
+    # as many elements as surely are of one pixel
+    whole = math.gcd(vectors, *(int(read.source.shape[-1]) for read in sch.get(windows).reads))
+    copy_unrolled(sch, windows, chunk_outer, threads, vectors, whole if whole > 1 else vectors)
     if total is None:
         sch.set_scope(mma, 0, "warp")
         _write_from_registers(sch, sums, epilogue, warp, problem.tiles)

@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A thread an output, the sum in a register: correct for every program, the default where no better rule applies."""
+"""A thread an output, the sum in a register: correct for every program, the default where no better rule applies.
+
+Where nothing is summed and the last axis is a short vector, such as a picture's channels, a thread writes all of it.
+"""
 
 from __future__ import annotations
 
 import tvm
 from tvm import s_tir, tirx
-from tvm.s_tir.schedule import SBlockRV
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from ..placing import reverse_compute_at
 from ..rule import ScheduleRule, blocks_of, fuse_epilogue, inline_producers, is_spatial, loops_by_kind
+from .stage import VECTORS
 
 _THREADS = 256
+_VECTOR_BITS = 128
 
 
 class ThreadPerOutput(ScheduleRule):
@@ -45,7 +50,14 @@ def _bind(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV | None) -> No
     sch.reorder(*spatial, *reduced)
     if not spatial:
         spatial = [sch.add_unit_loop(reduced[0] if reduced else block)]
-    outputs = sch.fuse(*spatial)
+    whole = not reduced and len(spatial) > 1 and _is_vector(sch, block, spatial[-1])
+    outputs = sch.fuse(*(spatial[:-1] if whole else spatial))
+    if whole:
+        # one by one into registers, as tests may need it, and from there at once
+        sch.unroll(spatial[-1])
+        written = sch.cache_write(block, 0, "local")
+        reverse_compute_at(sch, written, outputs)
+        sch.vectorize(sch.get_loops(written)[-1])
     if reduced:
         if epilogue is None:
             epilogue = sch.cache_write(block, 0, "local")
@@ -57,3 +69,11 @@ def _bind(sch: s_tir.Schedule, block: SBlockRV, epilogue: SBlockRV | None) -> No
     sch.bind(threads, "threadIdx.x")
     if reduced:
         sch.decompose_reduction(block, reduced[0])
+
+
+def _is_vector(sch: s_tir.Schedule, block: SBlockRV, last: LoopRV) -> bool:
+    """Return whether the last loop of a block is as long as a vector of floats that CUDA has a type for."""
+    dtype, extent = str(sch.get(block).writes[0].source.dtype), sch.get(last).extent
+    if not isinstance(extent, tirx.IntImm) or int(extent) not in VECTORS or "float" not in dtype:
+        return False
+    return tvm.DataType(dtype).bits * int(extent) <= _VECTOR_BITS
