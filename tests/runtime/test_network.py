@@ -236,12 +236,12 @@ def test_outputs_share_memory_with_nothing(folder: Path, rng: np.random.Generato
 
 
 def test_fresh_outputs_are_not_copied(affine: CompiledNetwork) -> None:
-    tracker = FreshOutputs()
-    results = [tvm_ffi.from_dlpack(np.zeros(4, np.float32)) for _ in range(4)]
-    assert tracker.which(results[:1], []) == [False]
-    assert tracker.which(results[1:2], []) == [True]
-    assert tracker.which(results[2:3], []) == [True]
-    assert tracker.which(results[3:], results[3:]) == [False]
+    tracker = FreshOutputs([4], [4])
+    results = [tvm_ffi.from_dlpack(np.zeros(4, np.float32)) for _ in range(5)]
+    assert tracker.which(results[:1], results[4:]) == [False]
+    assert tracker.which(results[1:2], results[4:]) == [True]
+    assert tracker.which(results[2:3], results[4:]) == [True]
+    assert tracker.which(results[3:4], results[3:4]) == [False]
 
 
 def test_batch_on_another_axis(folder: Path, rng: np.random.Generator) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from .stream_order import StreamOrder
 
 # TVM's kernels load whole vectors and assume allocations on this boundary
 _ALIGNMENT = 64
+_NO_STREAM = contextlib.nullcontext()
 
 
 class ArrayKind(Protocol):
@@ -59,36 +61,52 @@ def array_kind(inputs: Sequence[Any], device: tuple[str, int]) -> ArrayKind:
         masked = sys.modules.get("numpy.ma")
         if masked is not None and any(isinstance(array, masked.MaskedArray) for array in inputs):
             raise UserError("a network knows no masks, got a masked array; give every value: .filled(0)")
-        return NumpyArrays(device)
+        return _numpy_arrays(device)
     torch = sys.modules.get("torch")
     if torch is not None and inputs and all(isinstance(array, torch.Tensor) for array in inputs):
-        wanted = torch.device(device[0]) if device[0] == "cpu" else torch.device(*device)
+        kind = _torch_tensors(device)
         for tensor in inputs:
-            if tensor.device != wanted:
+            if tensor.device != kind.device:
                 raise UserError(
-                    f'the network runs on {wanted}, got a tensor on {tensor.device}; move it: .to("{wanted}")'
+                    f'the network runs on {kind.device}, got a tensor on {tensor.device}; move it: .to("{kind.device}")'
                 )
-            if strangeness := _strangeness(tensor):
+            if strangeness := _strangeness(tensor, torch.strided):
                 raise UserError(f"a network takes plain tensors, got one {strangeness}")
-        return TorchTensors(wanted)
+        return kind
     kinds = ", ".join(type(array).__name__ for array in inputs) or "nothing"
     raise UserError(f"a network takes numpy arrays or torch tensors, all of one kind; got {kinds}")
 
 
-def _strangeness(tensor: Any) -> str:
+@functools.cache
+def _numpy_arrays(device: tuple[str, int]) -> NumpyArrays:
+    return NumpyArrays(device)
+
+
+@functools.cache
+def _torch_tensors(device: tuple[str, int]) -> TorchTensors:
+    torch = sys.modules["torch"]
+    return TorchTensors(torch.device(device[0]) if device[0] == "cpu" else torch.device(*device))
+
+
+def _strangeness(tensor: Any, strided: Any) -> str:
     """Return why a torch tensor is not what its shape and dtype say, and what to do; nothing where it is."""
     if tensor.is_quantized:
         return "that is quantized; convert it: .dequantize()"
     if tensor.is_nested:
         return "that is nested; pad it: .to_padded_tensor(0)"
-    layout = str(tensor.layout).removeprefix("torch.")
-    if layout != "strided":
-        return f"of layout {layout}; convert it: .to_dense()"
+    if tensor.layout is not strided:
+        return f"of layout {str(tensor.layout).removeprefix('torch.')}; convert it: .to_dense()"
     try:
         in_memory = tensor.data_ptr() or not tensor.numel()
     except RuntimeError:
         in_memory = False
     return "" if in_memory else "without memory: fake, masked, or under vmap or another transform of torch.func"
+
+
+@functools.cache
+def dtype_name(dtype: Any) -> str:
+    """Return the name of a dtype of numpy or torch."""
+    return str(dtype).removeprefix("torch.")
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -116,7 +134,7 @@ class NumpyArrays:
     def to_tvm(self, array: np.ndarray) -> Any:
         if not array.flags.c_contiguous or array.ctypes.data % _ALIGNMENT or not array.flags.writeable:
             array = _aligned_copy(array)
-        if array.dtype.name == "bfloat16":
+        if dtype_name(array.dtype) == "bfloat16":
             # numpy exports no bfloat16: it crosses as integers of the same size
             tensor = tensor_view(tvm_ffi.from_dlpack(array.view(np.uint16)), "bfloat16", array.shape)
         else:
@@ -139,11 +157,11 @@ class NumpyArrays:
     def conversion(self, dtype: str) -> str:
         return f'.astype("{dtype}")' if dtype != "bfloat16" else ".astype(ml_dtypes.bfloat16)"
 
+    def stream(self, order: StreamOrder) -> contextlib.AbstractContextManager[Any]:
+        return _NO_STREAM if self._device is None else self._on_default_stream(order)
+
     @contextlib.contextmanager
-    def stream(self, order: StreamOrder) -> Iterator[None]:
-        if self._device is None:
-            yield
-            return
+    def _on_default_stream(self, order: StreamOrder) -> Iterator[None]:
         # the default stream, on which copies wait until they are done
         order.synchronize()
         try:
@@ -159,7 +177,7 @@ class TorchTensors:
 
     def __init__(self, device: Any) -> None:
         self._torch = sys.modules["torch"]
-        self._device = device
+        self.device = device
 
     def pad(self, array: Any, size: int, axis: int) -> Any:
         if array.shape[axis] == size:
@@ -169,7 +187,11 @@ class TorchTensors:
 
     def to_tvm(self, array: Any) -> Any:
         # a lazy negative or conjugate is a bit beside the memory
-        array = array.detach().resolve_conj().resolve_neg().contiguous()
+        if array.is_conj() or array.is_neg():
+            array = array.resolve_conj().resolve_neg()
+        if array.requires_grad:
+            array = array.detach()
+        array = array.contiguous()
         if array.data_ptr() % _ALIGNMENT:
             array = array.clone()
         return tvm_ffi.from_dlpack(array)
@@ -186,17 +208,17 @@ class TorchTensors:
     def conversion(self, dtype: str) -> str:
         return f".to(torch.{dtype})"
 
+    def stream(self, order: StreamOrder) -> contextlib.AbstractContextManager[Any]:
+        return _NO_STREAM if self.device.type != "cuda" else self._on_current_stream(order)
+
     @contextlib.contextmanager
-    def stream(self, order: StreamOrder) -> Iterator[None]:
-        if self._device.type != "cuda":
-            yield
-            return
-        stream = self._torch.cuda.current_stream(self._device)
+    def _on_current_stream(self, order: StreamOrder) -> Iterator[None]:
+        stream = self._torch.cuda.current_stream(self.device)
         order.enter(stream)
         # TVM makes the network's GPU the thread's current one; the caller's comes back after that
         with (
-            self._torch.cuda.device(self._device),
-            tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", self._device.index), stream.cuda_stream),
+            self._torch.cuda.device(self.device),
+            tvm_ffi.use_raw_stream(tvm_ffi.device("cuda", self.device.index), stream.cuda_stream),
         ):
             try:
                 yield

@@ -15,7 +15,9 @@ class FreshOutputs:
     call returns is held until the second has been compared with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, input_bytes: Sequence[int], output_bytes: Sequence[int]) -> None:
+        """Take how many bytes a number of each input and output has."""
+        self._input_bytes, self._output_bytes = input_bytes, output_bytes
         # nothing; then what the first call returned; then the numbers of the outputs that the library keeps. Threads
         # may call at once, so it is read once and replaced as a whole.
         self._known: tuple[Any, ...] | frozenset[int] | None = None
@@ -27,23 +29,23 @@ class FreshOutputs:
             kept = frozenset(range(len(results)))
             self._known = tuple(results)
         elif isinstance(known, tuple):
-            held = [_extent(tensor) for tensor in known]
-            self._known = kept = frozenset(i for i, result in enumerate(results) if _overlaps(_extent(result), held))
+            held = _extents(known, self._output_bytes)
+            made = _extents(results, self._output_bytes)
+            self._known = kept = frozenset(i for i, extent in enumerate(made) if _overlaps(extent, held))
         else:
             kept = known
-        taken = [_extent(tensor) for tensor in inputs]
+        taken = _extents(inputs, self._input_bytes)
         fresh = []
-        for number, result in enumerate(results):
-            extent = _extent(result)
+        for number, extent in enumerate(_extents(results, self._output_bytes)):
             fresh.append(number not in kept and not _overlaps(extent, taken))
             taken.append(extent)
         return fresh
 
 
-def _extent(tensor: Any) -> tuple[int, int]:
-    """Return the addresses of the first byte of a contiguous tensor, and of the first behind it."""
-    start = tensor.data_ptr()
-    return start, start + tensor.numel() * tensor.dtype.itemsize
+def _extents(tensors: Iterable[Any], item_bytes: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the addresses of the first byte of contiguous tensors, and of the first behind each."""
+    starts = [(tensor.data_ptr(), tensor.numel()) for tensor in tensors]
+    return [(start, start + count * size) for (start, count), size in zip(starts, item_bytes, strict=True)]
 
 
 def _overlaps(extent: tuple[int, int], others: Iterable[tuple[int, int]]) -> bool:

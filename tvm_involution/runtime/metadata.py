@@ -90,7 +90,12 @@ class TensorSpec:
         """
         if UNKNOWN in self.shape:
             raise UserError(f"the shape of {self.name!r}, {self.shape}, is not told by the batch size")
-        return tuple(k * batch if (k := _per_picture(d)) else int(d) for d in self.shape)
+        return _sizes(self.shape, batch)
+
+
+@functools.lru_cache(1024)
+def _sizes(shape: tuple[int | str, ...], batch: int) -> tuple[int, ...]:
+    return tuple(k * batch if (k := _per_picture(d)) else int(d) for d in shape)
 
 
 @functools.cache
@@ -113,10 +118,11 @@ class WeightSpec:
     @property
     def bytes(self) -> int:
         """How many bytes it has."""
-        return math.prod(self.shape) * _item_bytes(self.dtype)
+        return math.prod(self.shape) * item_bytes(self.dtype)
 
 
-def _item_bytes(dtype: str) -> int:
+def item_bytes(dtype: str) -> int:
+    """Return how many bytes a number of a dtype has."""
     return int(digits) // 8 if (digits := dtype.lstrip("abcdefghijklmnopqrstuvwxyz")) else 1
 
 

@@ -16,12 +16,12 @@ import numpy as np
 
 from ..arguments import check_argument
 from ..errors import UserError
-from .arrays import ArrayKind, array_kind, numpy_dtype
+from .arrays import ArrayKind, array_kind, dtype_name, numpy_dtype
 from .batching import split_batch
 from .ffi import tvm_ffi
 from .fresh_outputs import FreshOutputs
 from .library_file import OpenedLibrary, check_runnable, opened
-from .metadata import UNKNOWN, Signature, TensorSpec
+from .metadata import UNKNOWN, Signature, TensorSpec, item_bytes
 from .stream_order import StreamOrder, order_of
 from .threads import run_on_pool
 from .tvm_runtime import check_cuda_device, load_runtime, release_memory, tvm_version
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # DLPack device types, and the VM's allocator that keeps freed blocks for the next call
 _DLPACK = {"cpu": 1, "cuda": 2}
 _POOLED = 2
+_NO_TURN = contextlib.nullcontext()
 
 
 class CompiledNetwork:
@@ -68,7 +69,8 @@ class CompiledNetwork:
             raise UserError(
                 f"cannot load {source.path}: {_last_line(error)}; compile it again on this machine"
             ) from error
-        self._fresh = {name: FreshOutputs() for name in names}
+        taken, made = ([item_bytes(spec.dtype) for spec in specs] for specs in (metadata.inputs, metadata.outputs))
+        self._fresh = {name: FreshOutputs(taken, made) for name in names}
         order = None if metadata.device_type == "cpu" else self._order
         weakref.finalize(self, _free, order, self._functions, self._fresh).atexit = False
 
@@ -182,7 +184,7 @@ class CompiledNetwork:
 
     def _turn(self) -> contextlib.AbstractContextManager[Any]:
         # calls on the CPU take turns in the executor thread; a lock that another thread holds would not survive a fork
-        return contextlib.nullcontext() if self.device[0] == "cpu" else self._order.turn()
+        return _NO_TURN if self.device[0] == "cpu" else self._order.turn()
 
     def _on_device(self, function: Callable[..., Any], *arguments: Any) -> Any:
         if self.device[0] == "cpu":
@@ -345,7 +347,8 @@ def _padded(spec: TensorSpec, array: Any, size: int, kind: ArrayKind) -> Any:
 
 
 def _is_as_said(result: Any, spec: TensorSpec, size: int) -> bool:
-    if not isinstance(result, tvm_ffi.Tensor) or str(result.dtype) != spec.dtype:
+    # a dtype of TVM is its name
+    if not isinstance(result, tvm_ffi.Tensor) or result.dtype != spec.dtype:
         return False
     return UNKNOWN in spec.shape or tuple(result.shape) == spec.shape_for(size)
 
@@ -363,11 +366,11 @@ def _shape_text(shape: Sequence[int | str]) -> str:
 
 
 def _check_input(spec: TensorSpec, array: Any, batch: int, kind: ArrayKind) -> None:
-    shape = tuple(int(d) for d in array.shape)
-    if shape != spec.shape_for(batch) or batch < 1:
+    if tuple(array.shape) != spec.shape_for(batch) or batch < 1:
+        shape = tuple(int(d) for d in array.shape)
         least = " with a batch of at least 1" if spec.batched else ""
         raise UserError(f"input {spec.name!r} must have shape {_shape_text(spec.shape)}{least}, got {shape}")
-    dtype = str(array.dtype).removeprefix("torch.")
+    dtype = dtype_name(array.dtype)
     if dtype != spec.dtype:
         raise UserError(
             f"input {spec.name!r} must be {spec.dtype}, got {dtype}; convert it: {kind.conversion(spec.dtype)}"

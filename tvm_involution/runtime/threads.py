@@ -11,6 +11,9 @@ workers sleep at once) and 60 beside one busy process, where a pinned pool that 
 A forked child has none of these threads, and the runtime's locks as they were: so a fork waits until the call in
 progress is done, and the child makes an executor of its own. When the interpreter exits, and Python starts no threads
 any more, calls run in the caller's thread.
+
+A call goes to the executor and back by a queue and a lock, without a future and what that can do beside: for a small
+network the way there is most of what a call takes.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ import atexit
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ..errors import UserError
@@ -62,12 +65,18 @@ def run_on_pool(function: Callable[..., _T], *arguments: Any) -> _T:
     Raises:
         UserError: `TVM_NUM_THREADS` is no number of threads.
     """
-    try:
-        future = _runner.executor.submit(_run, function, *arguments)
-    except RuntimeError:
-        # the interpreter is exiting and starts nothing in other threads
+    runner = _runner
+    if not runner.starts():
         return _run(function, *arguments)
-    return future.result()
+    job = _Job(function, arguments)
+    runner.jobs.put(job)
+    job.done.acquire()
+    if job.error is None:
+        return job.result
+    try:
+        raise job.error
+    finally:
+        del job  # which its error's traceback would hold
 
 
 def run_between_calls(function: Callable[..., _T], *arguments: Any) -> _T:
@@ -76,14 +85,64 @@ def run_between_calls(function: Callable[..., _T], *arguments: Any) -> _T:
         return function(*arguments)
 
 
+class _Job:
+    """A call that waits for the executor thread, and what came of it."""
+
+    __slots__ = ("arguments", "done", "error", "function", "result")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.function, self.arguments = function, arguments
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+    def run(self) -> None:
+        """Call the function and wake whoever waits."""
+        try:
+            self.result = _run(self.function, *self.arguments)
+        except BaseException as error:  # the caller's, whatever it is
+            self.error = error
+        self.done.release()
+
+
 class _Runner:
     """The executor thread, which starts with the first call, and what a thread must hold to run networks."""
 
     def __init__(self) -> None:
-        self.executor = ThreadPoolExecutor(1, thread_name_prefix="tvm-involution")
+        self.jobs: SimpleQueue[_Job] = SimpleQueue()
         # reentrant, because what runs may itself fork
         self.lock = threading.RLock()
         self.has_pool = threading.local()
+        self._started: bool | None = None
+        self._starting = threading.Lock()
+
+    def starts(self) -> bool:
+        """Return whether the executor thread runs; start it with the first call."""
+        if self._started is None:
+            with self._starting:
+                if self._started is None:
+                    self._started = self._start()
+        return self._started
+
+    def stop(self) -> None:
+        """Wait until the call in progress is done; other threads make no more, and this one makes them itself."""
+        self.lock.acquire()
+        self._started = False
+
+    def _start(self) -> bool:
+        # a daemon, for Python waits for all other threads, which may still call networks
+        thread = threading.Thread(target=self._work, name="tvm-involution", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is exiting
+            return False
+        return True
+
+    def _work(self) -> None:
+        while True:
+            # no name for it, which would hold its arguments and result until the next
+            self.jobs.get().run()
 
 
 _runner = _Runner()
@@ -110,7 +169,7 @@ os.register_at_fork(
 
 
 # Python stops daemon threads when it ends; one that it stops within the runtime would abort the process
-atexit.register(lambda: _runner.lock.acquire())
+atexit.register(lambda: _runner.stop())
 
 
 def _configure() -> None:
