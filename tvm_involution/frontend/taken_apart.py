@@ -123,6 +123,25 @@ def grid_sampler_3d(x: Tensor, grid: Tensor, interpolation_mode: int, padding_mo
     return torch.where(inside, weighted, found.new_zeros(())).sum(2).reshape(batch, channels, *grid.shape[1:4])
 
 
+def pad(x: Tensor, widths: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    """`pad`: what is not filled with a number is taken from places along one axis after the other."""
+    if mode == "constant":
+        return torch.constant_pad_nd(x, widths, value or 0)
+    for place, (before, behind) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+        if not before and not behind:
+            continue
+        last = x.shape[-1 - place] - 1
+        places = torch.arange(-before, last + behind + 1, device=x.device)
+        if mode == "circular":
+            places = places.remainder(last + 1)
+        elif mode == "replicate":
+            places = places.clamp(0, last)
+        else:
+            places = -(-places.abs() + last).abs() + last
+        x = x.index_select(x.dim() - 1 - place, places)
+    return x.clone()
+
+
 def _row(like: Tensor, values: Sequence[float]) -> Tensor:
     """Return a vector of `values`, known at compile time, in the dtype of another tensor."""
     return torch.cat([like.new_full((1,), value) for value in values])
@@ -154,5 +173,6 @@ TAKEN_APART: dict[Any, Callable[..., Any]] = {
     _ATEN._embedding_bag_forward_only.default: embedding_bag,
     _ATEN.rrelu_with_noise_functional.default: randomized_leaky_relu,
     _ATEN.grid_sampler_3d.default: grid_sampler_3d,
+    _ATEN.pad.default: pad,
 }
 """Operators of ATen -> functions of torch with the operator's arguments and results."""
