@@ -11,15 +11,26 @@ import tvm
 from tvm import s_tir, te, tirx
 
 from tvm_involution import lowering
+from tvm_involution.cpu_features import has_feature
 from tvm_involution.schedules import default_schedule
-from tvm_involution.target import reference_cpu, resolve_target
+from tvm_involution.target import host_cpu, reference_cpu, resolve_target
 
+AMX = ("amx-bf16", "amx-int8", "amx-tile")
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-2}
 
 
 def as_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
     """Round an array to `dtype`."""
     return array.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def without_tiles() -> tvm.target.Target:
+    """Return this CPU without AMX, whose tiles would take what the dot products of vectors are tested on."""
+    spec = host_cpu()
+    words = [word for word in spec.get("mattr", []) if "amx" not in word]  # type: ignore[attr-defined]
+    if any(has_feature(tvm.target.Target({**spec, "mattr": words}), name) for name in AMX):
+        words += [f"-{name}" for name in AMX]
+    return tvm.target.Target({**spec, "mattr": words})
 
 
 def run_expression(
@@ -41,7 +52,9 @@ def run_expression(
     ]
     output = expression(*inputs)
     func = te.create_prim_func([*inputs, output])
-    target = target or (resolve_target("llvm") if rule else reference_cpu())
+    if target is None and rule:
+        target = without_tiles() if rule == "PackedGemm" else resolve_target("llvm")
+    target = target or reference_cpu()
     if rule:
         schedule, taker = default_schedule(func, target)
         assert schedule is not None and taker == rule

@@ -40,6 +40,9 @@ _X86_FEATURES = {
     "avxvnni": "avx_vnni",
     "avx512bf16": "avx512_bf16",
     "avx512fp16": "avx512_fp16",
+    "amx-tile": "amx_tile",
+    "amx-bf16": "amx_bf16",
+    "amx-int8": "amx_int8",
 }
 # the same of AArch64: what the compiler uses by itself, or a schedule asks for
 _AARCH64_FEATURES = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from programs import TOLERANCE, as_dtype, run_expression
+from programs import TOLERANCE, as_dtype, run_expression, without_tiles
 from reference import relative_norm
 
 from tvm_involution import lowering
@@ -90,7 +90,7 @@ def test_pairs_use_the_dot_product(rng):
     skip_without_dot_bf16()
     from tvm import te
 
-    target = resolve_target("llvm")
+    target = without_tiles()
     x, weight = te.placeholder((1, 14, 14, 64), "bfloat16"), te.placeholder((2, 1, 1, 32, 32, 2), "bfloat16")
     func = te.create_prim_func([x, weight, conv2d_packed(x, weight, 64)])
     sch, rule = default_schedule(func, target)

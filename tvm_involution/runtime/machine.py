@@ -7,6 +7,8 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
+from .amx_permission import tiles_are_granted
+
 _NAMES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
@@ -22,9 +24,15 @@ def cpu_name() -> str:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the features of this CPU in the words of /proc/cpuinfo; none where /proc does not say."""
+    """Return the features of this CPU in the words of /proc/cpuinfo; none where /proc does not say.
+
+    Without AMX's where this process may not use its tiles.
+    """
     # by architecture: emulators of user programs may show the host's file
-    return frozenset(_cpuinfo("Features" if architecture() == "aarch64" else "flags").split())
+    flags = frozenset(_cpuinfo("Features" if architecture() == "aarch64" else "flags").split())
+    if "amx_tile" in flags and not tiles_are_granted():
+        return frozenset(flag for flag in flags if not flag.startswith("amx_"))
+    return flags
 
 
 def missing_features(wanted: Iterable[str]) -> list[str]:

@@ -20,6 +20,7 @@ CPU_RULES: tuple[ScheduleRule, ...] = (
     cpu.SpannedInvolution(),
     cpu.Involution(),
     cpu.LocalAttention(),
+    cpu.AmxGemm(),
     cpu.PackedGemm(),
     cpu.DepthwiseConvolution(),
     cpu.Winograd(),

@@ -16,6 +16,7 @@ from tvm import relax, te
 from tvm.ir import GenericConst
 
 from ...schedules.cpu import depthwise_convolution, dot_int8, packed_gemm
+from ...schedules.cpu.amx import has_amx
 from ...schedules.cpu.packed_gemm import pack_width, packed_values
 from ...schedules.gpu import mma_fragments
 from ...schedules.gpu.cuda_core_gemm import pack_lanes
@@ -86,9 +87,12 @@ class PackWeights:
             )
             if on_gpu is not None:
                 return on_gpu
+        x = call.args[0]
+        if has_amx(self.target, str(weight.ty.dtype)) and set(kernel_size) == {1} and not any(padding):
+            x, stride = self._picked(x, stride, graph), (1,) * len(stride)
         return graph.builder.call_te(
             conv2d_packed,
-            call.args[0],
+            x,
             relax.const(packed_weight(self.target, array, str(weight.ty.dtype))),
             out_channels=array.shape[0],
             stride=stride,
@@ -99,6 +103,15 @@ class PackWeights:
             strip=self._strip(call) if hint == "conv2d" else 1,
             primfunc_name_hint=hint,
         )
+
+    def _picked(self, x: relax.Expr, stride: tuple[int, ...], graph: Graph) -> relax.Expr:
+        """Return the pixels of x that a step of `stride` reaches, beside each other, as tiles take them."""
+        axes = [axis for axis, step in enumerate(stride, 1) if step > 1]
+        if not axes:
+            return x
+        size = x.ty.shape.values
+        ends, steps = [size[axis] for axis in axes], [stride[axis - 1] for axis in axes]
+        return graph.emit(relax.op.strided_slice(x, axes, [0] * len(axes), ends, steps))
 
     def _strip(self, call: relax.Call) -> int:
         """Return to a multiple of what to fill up rows of a convolution that copies its input anyway, for padding."""

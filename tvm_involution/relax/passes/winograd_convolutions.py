@@ -7,6 +7,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from ...schedules.cpu.amx import has_amx
 from ...schedules.cpu.packed_gemm import pack_width
 from ...schedules.cpu.winograd import TILE, strip_width, winograd_pays
 from ...te import conv2d_winograd, pack_winograd_weight
@@ -24,7 +25,7 @@ class WinogradConvolutions:
         """Return `mod` with those convolutions as calls of tensor programs."""
         if self.target.kind.name != "llvm":
             return mod
-        return rewrite_convolutions(mod, _pays, self._lower)
+        return rewrite_convolutions(mod, self._pays, self._lower)
 
     def _lower(self, builder: relax.BlockBuilder, call: relax.Call, x: relax.Expr, weight: np.ndarray) -> relax.Expr:
         out_channels, tiles = weight.shape[0], -(-int(call.ty.shape[2]) // TILE)
@@ -38,10 +39,11 @@ class WinogradConvolutions:
             primfunc_name_hint="conv2d_winograd",
         )
 
-
-def _pays(call: relax.Call) -> bool:
-    _, in_channels, *window = (int(d) for d in call.args[1].ty.shape.values)
-    unit = all(int(v) == 1 for v in (*call.attrs.strides, *call.attrs.dilation))
-    if window != [3, 3] or not unit or str(call.ty.dtype) not in ("float32", "float16", "bfloat16"):
-        return False
-    return winograd_pays([int(d) for d in call.ty.shape.values], in_channels)
+    def _pays(self, call: relax.Call) -> bool:
+        _, in_channels, *window = (int(d) for d in call.args[1].ty.shape.values)
+        unit = all(int(v) == 1 for v in (*call.attrs.strides, *call.attrs.dilation))
+        if window != [3, 3] or not unit or str(call.ty.dtype) not in ("float32", "float16", "bfloat16"):
+            return False
+        if has_amx(self.target, str(call.ty.dtype)):
+            return False  # its products cost less than the transformations
+        return winograd_pays([int(d) for d in call.ty.shape.values], in_channels)

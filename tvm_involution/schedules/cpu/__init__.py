@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Schedule rules for CPUs, one a file."""
 
+from .amx_gemm import AmxGemm
 from .depthwise_convolution import DepthwiseConvolution
 from .elementwise import Elementwise
 from .interpolation import Interpolation
@@ -18,6 +19,7 @@ from .winograd import Winograd
 
 __all__ = [
     "NMS",
+    "AmxGemm",
     "DepthwiseConvolution",
     "Elementwise",
     "Interpolation",

@@ -8,6 +8,7 @@ from tvm import tirx
 
 from ..packed_weight import PackedWeight
 from . import dot_bf16, dot_int8
+from .amx_gemm import register_tiles
 from .dot_product import DotProduct
 
 
@@ -28,3 +29,4 @@ def register_dot_products(func: tirx.PrimFunc, target: tvm.target.Target) -> Non
         dot = dot_bf16.DOT_BF16 if dtype == "bfloat16" else dot_int8.dot_int8(target, dtype)
         if dot is not None:
             dot.register()
+    register_tiles(func, target)
