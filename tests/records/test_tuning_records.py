@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 import tvm
+from command_line import run_python
 from conftest import tiny_rednet
 from reference import relative_norm
-from tvm import tirx
+from tvm import te, tirx
 from tvm.s_tir import Schedule
 from tvm.s_tir import meta_schedule as ms
 
@@ -24,7 +25,9 @@ from tvm_involution.records.manifest import Manifest, TunedNetwork, writable_man
 from tvm_involution.records.tuning_records import TuningRecords, as_workload
 from tvm_involution.relax import pipeline
 from tvm_involution.runtime.tvm_runtime import tvm_version
+from tvm_involution.schedules import default_schedule
 from tvm_involution.target import resolve_target, target_key
+from tvm_involution.te import conv2d_packed
 from tvm_involution.tuning.tasks import extract_tasks
 
 SIZE = (32, 32)
@@ -56,6 +59,39 @@ def write_records(logs: Path, names: str, key: str | None = None) -> int:
             database.append(workload, record)
             count += 1
     return count
+
+
+@pytest.mark.parametrize(
+    ("cpu", "dtype", "rule"),
+    [
+        ("sapphirerapids", "bfloat16", "AmxGemm"),
+        ("cooperlake", "bfloat16", "PackedGemm"),
+        ("sapphirerapids", "int8", "AmxGemm"),
+        ("haswell", "int8", "PackedGemm"),
+    ],
+)
+def test_records_name_intrinsics(tmp_path, cpu, dtype, rule):
+    """A process that has not made them reads the records all the same."""
+    target = resolve_target(json.dumps({"kind": "llvm", "mcpu": cpu, "mtriple": "x86_64-linux-gnu"}))
+    values = 2 if dtype == "bfloat16" else 4
+    x = te.placeholder((1, 7, 7, 64), dtype if dtype == "bfloat16" else "uint8", "x")
+    weight = te.placeholder((2, 1, 1, 64 // values, 32, values), dtype, "w")
+    out_dtype = dtype if dtype == "bfloat16" else "int32"
+    workload = as_workload(te.create_prim_func([x, weight, conv2d_packed(x, weight, 64, out_dtype=out_dtype)]))
+    schedule, taker = default_schedule(workload["main"], target)
+    assert taker == rule
+    database = TuningDatabase(tmp_path)
+    info = ms.arg_info.ArgInfo.from_prim_func(workload["main"])
+    entry = database.memory.commit_workload(workload)
+    database.append(workload, ms.database.TuningRecord(schedule.trace, entry, [1e-6], target, info))
+    code = (
+        "import sys, pathlib\nfrom tvm_involution.records.database import TuningDatabase\n"
+        "(record,) = TuningDatabase(pathlib.Path(sys.argv[1])).all_records()\n"
+        "from tvm.s_tir import Schedule\nschedule = Schedule(record.workload.mod)\n"
+        "record.trace.apply_to_schedule(schedule, remove_postproc=False)\n"
+        "print('call_' in str(schedule.mod))"
+    )
+    assert run_python(code, tmp_path).strip() == "True"
 
 
 def test_records_are_applied_and_counted(tmp_path, rng):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import tvm
-from programs import TOLERANCE, as_dtype, random_point, run_expression
+from programs import TOLERANCE, as_dtype, extremes, random_point, run_expression
 from reference import relative_norm
 from tvm import te
 
@@ -61,6 +61,26 @@ def test_convolution(rng, case, epilogue):
 
     actual = run_expression(expression, arrays, "bfloat16", "AmxGemm")
     assert relative_norm(actual, expected.numpy()) < TOLERANCE["bfloat16"]
+
+
+@needs_tiles
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_bytes(rng, case):
+    """Exact, at the ends of what bytes hold."""
+    n, h, w, i, o, window, padding, lanes = case
+    i *= 2
+    x = extremes(rng, (n, h, w, i), 0, 255, "uint8")
+    weight = extremes(rng, (o, i, *window), -127, 127, "int8")
+    exact = [torch.from_numpy(a.astype(np.float64)) for a in (x, weight)]
+    expected = torch.nn.functional.conv2d(exact[0].permute(0, 3, 1, 2), exact[1], None, 1, padding).permute(0, 2, 3, 1)
+    packed = pack_weight(weight, lanes, 4)
+    actual = run_expression(
+        lambda data, by: conv2d_packed(data, by, o, padding=(padding,) * 4, out_dtype="int32"),
+        [x, packed],
+        None,
+        "AmxGemm",
+    )
+    np.testing.assert_array_equal(actual, expected.numpy())
 
 
 @needs_tiles

@@ -25,6 +25,7 @@ from tvm.s_tir.meta_schedule import _ffi_api
 
 from ..errors import UserError
 from ..files import atomic_write
+from ..schedules.cpu.dot_products import register_named
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class TuningDatabase:
         try:
             # before the workloads, which a run that is still writing enters before their records
             records = list(_lines(folder / RECORDS))
+            if records:
+                register_named((folder / RECORDS).read_text(encoding="utf-8"))
             workloads = [ms.database.Workload.from_json(line) for line in _lines(_workload_file(folder))]
             for workload in workloads:
                 self._index[self.memory.commit_workload(workload.mod)] = len(self._index)

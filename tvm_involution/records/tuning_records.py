@@ -21,7 +21,6 @@ from tvm.s_tir import meta_schedule as ms
 from ..errors import UserError
 from ..runtime.tvm_runtime import tvm_version
 from ..schedules import rules_for
-from ..schedules.cpu.dot_products import register_dot_products
 from ..schedules.gpu import register_mma_intrinsics
 from ..schedules.rule import nodes_of
 from ..target import compute_capability, target_key, vector_bytes
@@ -113,7 +112,6 @@ class TuningRecords:
         return said
 
     def _own(self, workload: tvm.IRModule) -> Found | None:
-        register_dot_products(workload["main"], self._target)  # traces name them
         for folder, database in self._databases:
             for record in database.records(workload):
                 if seconds(record) >= FAILED:

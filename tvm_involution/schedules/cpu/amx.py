@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import tvm
 from tvm import s_tir, tirx
@@ -31,6 +32,7 @@ LANES = 16
 _KINDS = {"bfloat16": ("amx-bf16", "tdpbf16ps", "float32"), "int8": ("amx-int8", "tdpbusd", "int32")}
 INPUTS = {"bfloat16": ("bfloat16", 2), "int8": ("uint8", 4)}
 """by the weight's dtype: that of what it is multiplied by, and how many input channels lie side by side"""
+_NAME = re.compile(r"tvm_involution\.amx_(bfloat16|int8)_(\d+)_([12])_(\d+)_(\d+)x(\d+)")
 _VALUE_BYTES = 4
 
 _FUNCTION = """
@@ -105,6 +107,15 @@ class AmxTile:
         window = "x".join(map(str, self.window))
         return f"tvm_involution.amx_{self.dtype}_{self.rows}_{self.vectors}_{self.steps}_{window}"
 
+    @classmethod
+    def named(cls, intrinsic: str) -> AmxTile | None:
+        """Return the tile whose intrinsic is called so; None of another intrinsic."""
+        found = _NAME.fullmatch(intrinsic)
+        if found is None:
+            return None
+        rows, vectors, steps, height, width = map(int, found.groups()[1:])
+        return cls(found[1], rows, vectors, steps, (height, width))
+
     @property
     def llvm_function(self) -> str:
         """What it calls, for the annotation `pragma_import_llvm` of a loop around it."""
@@ -112,8 +123,8 @@ class AmxTile:
         row_bytes = self.vectors * LANES * _VALUE_BYTES
         load = multiply = store = ""
         for vector in range(self.vectors):
-            place, tile = vector * LANES * _VALUE_BYTES, f"%tile{vector} = getelementptr i8, ptr %sums, i64 "
-            load += f"  {tile}{place}\n"
+            place = vector * LANES * _VALUE_BYTES
+            load += f"  %tile{vector} = getelementptr i8, ptr %sums, i64 {place}\n"
             load += f"  call void @llvm.x86.tileloadd64(i8 {vector}, ptr %tile{vector}, i64 %sums_row)\n"
             store += f"  call void @llvm.x86.tilestored64(i8 {vector}, ptr %tile{vector}, i64 %sums_row)\n"
             if vector:

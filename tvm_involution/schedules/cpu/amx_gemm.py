@@ -64,14 +64,6 @@ class AmxGemm(ScheduleRule):
         return default_or_space(_plans(sch, block), lambda plan: _schedule(func, target, plan), tunable)
 
 
-def register_tiles(func: tirx.PrimFunc, target: tvm.target.Target) -> None:
-    """Register the intrinsics that recorded schedules of `func` may name."""
-    sch = s_tir.Schedule(func)
-    if (block := _products(sch, target)) is not None:
-        for pixels in {plan.pixels for plan in _plans(sch, block)}:
-            _tile(sch, block, pixels).register()
-
-
 def _products(sch: s_tir.Schedule, target: tvm.target.Target) -> SBlockRV | None:
     """Return the block of products that tiles take; None where there is none."""
     found = find_blocks(sch, Block.CONV2D, Block.CONV2D_OUT)

@@ -98,19 +98,20 @@ _MADD_256 = (("add_bytes", "avx2.pmadd.ub.sw"), ("add_pairs", "avx2.pmadd.wd"))
 _MADD_512 = (("add_bytes", "avx512.pmaddubs.w.512"), ("add_pairs", "avx512.pmaddw.d.512"))
 
 
+# by LLVM's name of what a CPU must have, the best first
+_INSTRUCTIONS = {
+    "avx512vnni": _Instruction("", 16, _VPDPBUSD),
+    "avx512bw": _Instruction("_avx512bw", 16, _VPMADDUBSW, _MADD_512, pairs=True),
+    "avxvnni": _Instruction("_avxvnni", 8, _VPDPBUSD),
+    "avx2": _Instruction("_avx2", 8, _VPMADDUBSW, _MADD_256, pairs=True),
+    "i8mm": _Instruction("_i8mm", 4, _AARCH64, (("dot", "usdot"),)),
+    "dotprod": _Instruction("_dotprod", 4, _AARCH64, (("dot", "sdot"),), signed=True),
+}
+
+
 def _instruction(target: tvm.target.Target) -> _Instruction | None:
     """Return the CPU's instruction for four bytes; None where there is none."""
-    for feature, instruction in (
-        ("avx512vnni", _Instruction("", 16, _VPDPBUSD)),
-        ("avx512bw", _Instruction("_avx512bw", 16, _VPMADDUBSW, _MADD_512, pairs=True)),
-        ("avxvnni", _Instruction("_avxvnni", 8, _VPDPBUSD)),
-        ("avx2", _Instruction("_avx2", 8, _VPMADDUBSW, _MADD_256, pairs=True)),
-        ("i8mm", _Instruction("_i8mm", 4, _AARCH64, (("dot", "usdot"),))),
-        ("dotprod", _Instruction("_dotprod", 4, _AARCH64, (("dot", "sdot"),), signed=True)),
-    ):
-        if has_feature(target, feature):
-            return instruction
-    return None
+    return next((found for feature, found in _INSTRUCTIONS.items() if has_feature(target, feature)), None)
 
 
 def has_dot_int8(target: tvm.target.Target) -> bool:
@@ -141,7 +142,17 @@ def fits_pairs(weight: np.ndarray) -> bool:
 def dot_int8(target: tvm.target.Target, dtype: str = "int8") -> DotProduct | None:
     """Return the CPU's dot product by a weight of `dtype`; int16 is for weights that do not fit pairs."""
     instruction = _instruction(target)
-    if instruction is None or dtype not in ("int8", "int16") or (dtype == "int16" and not instruction.pairs):
+    return None if instruction is None else _by(instruction, dtype)
+
+
+def all_dot_products() -> list[DotProduct]:
+    """Return those of all CPUs."""
+    found = (_by(instruction, dtype) for instruction in _INSTRUCTIONS.values() for dtype in ("int8", "int16"))
+    return [dot for dot in found if dot is not None]
+
+
+def _by(instruction: _Instruction, dtype: str) -> DotProduct | None:
+    if dtype not in ("int8", "int16") or (dtype == "int16" and not instruction.pairs):
         return None
     if dtype == "int16":
         wide = dataclasses.replace(instruction, suffix=f"{instruction.suffix}_wide", text=_VPMADDWD)

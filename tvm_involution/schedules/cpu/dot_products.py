@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import re
+
 import tvm
-from tvm import tirx
 
 from ..packed_weight import PackedWeight
 from . import dot_bf16, dot_int8
-from .amx_gemm import register_tiles
+from .amx import AmxTile
 from .dot_product import DotProduct
+
+_NAMES = re.compile(r'"(tvm_involution\.\w+)"')
 
 
 def dot_product(weight: PackedWeight, target: tvm.target.Target) -> DotProduct | None:
@@ -23,10 +26,14 @@ def dot_product(weight: PackedWeight, target: tvm.target.Target) -> DotProduct |
     return dot
 
 
-def register_dot_products(func: tirx.PrimFunc, target: tvm.target.Target) -> None:
-    """Register what recorded schedules of `func` may name."""
-    for dtype in {str(buffer.dtype) for buffer in func.params}:
-        dot = dot_bf16.DOT_BF16 if dtype == "bfloat16" else dot_int8.dot_int8(target, dtype)
-        if dot is not None:
+def register_named(record: str) -> None:
+    """Register the intrinsics that the JSON of a recorded schedule names: TVM reads none whose intrinsics it lacks."""
+    names = set(_NAMES.findall(record))
+    for dot in (dot_bf16.DOT_BF16, *dot_int8.all_dot_products()):
+        if dot.intrinsic in names:
             dot.register()
-    register_tiles(func, target)
+    if dot_bf16.PIXELS in names:
+        dot_bf16.register()
+    for name in names:
+        if (tile := AmxTile.named(name)) is not None:
+            tile.register()
