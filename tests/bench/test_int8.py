@@ -23,7 +23,7 @@ from tvm_involution.errors import UserError
 
 def test_ours_beside_who_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
-    subject = Subject("conftest:tiny_rednet", 1, batch=2, dtype="int8", image_size=(32, 32))
+    subject = Subject("bench_networks:two_convolutions", 1, batch=2, dtype="int8", image_size=(8, 8))
     quick = Effort(rounds=1, calls=1, timeout=120)
     ours, torch = compare([subject], select_peers(["torch"]), quick).results
     assert ours.failure is None and ours.dtype == "int8" and 1e-4 < ours.relative_error < 0.1
