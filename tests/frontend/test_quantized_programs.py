@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.ao.quantization.fx._decomposed  # registers quantized_decomposed
 import torch.nn.functional as F
-from programs import extremes
+from programs import as_dtype, extremes
+from reference import relative_norm
 from torch import nn
 
 import tvm_involution as ti
@@ -67,6 +68,17 @@ def test_network(rng, tmp_path, target, dtype, zero):
     assert text.count('out_dtype="int32"') == 3
     library.save(tmp_path / "net.so")
     assert np.array_equal(ti.load(tmp_path / "net.so")(x), net(torch.from_numpy(x)).numpy())
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_types(rng, tmp_path, dtype):
+    """They do not hold sums of products of bytes, which become infinite in float16."""
+    layer = Converted(rng, torch.uint8, 117).eval()
+    layer.forward = lambda x: F.conv2d(layer.restored(x), layer.weight("same")).relu()  # type: ignore[method-assign]
+    x = as_dtype(np.abs(rng.standard_normal((2, 24, 9, 5))), dtype)
+    expected = layer(torch.from_numpy(x.astype(np.float32))).numpy()
+    ti.compile((layer, torch.from_numpy(x.astype(np.float32))), dtype=dtype).save(tmp_path / "net.so")
+    assert relative_norm(ti.load(tmp_path / "net.so")(x), expected) < 1e-2
 
 
 class Odd(nn.Module):

@@ -56,8 +56,8 @@ def phases(
             "simplify the graph",
             [
                 relax.transform.Normalize(),
-                # before FoldWeights, which makes numbers of bytes
-                MultiplyBytes(target),
+                # before FoldWeights, which makes numbers of bytes; half types do not hold sums of products
+                *([MultiplyBytes(target)] if dtype == "float32" else []),
                 # while statistics are float32 and convolutions stand alone
                 FoldBatchNorm(),
                 # makes ordinary convolutions, for the passes of these below
