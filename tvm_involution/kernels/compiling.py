@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -64,23 +65,25 @@ class Compiling:
             # Ctrl-C is for who trains; the worker ends when its standard input does
             start_new_session=True,
         )
-        atexit.register(_kill, process, os.getpid())
+        atexit.register(self._end, process, os.getpid())
         threading.Thread(target=self._listen, args=(process,), name="tvm-involution-kernels", daemon=True).start()
 
     def _listen(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             with self._lock:
-                done = self._asked.popleft()
-            done(json.loads(line))
+                done = self._asked.popleft() if self._asked else None
+            if done is not None:
+                done(json.loads(line))
         with self._lock:
             left, self._asked = self._asked, deque()
             self._process = None
         for done in left:
             done(f"the process that compiles ended with status {process.wait()}")
 
-
-def _kill(process: subprocess.Popen[str], parent: int) -> None:
-    """End the process, unless this is a forked child of who started it."""
-    if os.getpid() == parent:
-        process.kill()
+    def _end(self, process: subprocess.Popen[str], parent: int) -> None:
+        """End the process, unless this is a forked child of who started it; nobody waits for its answers any more."""
+        if os.getpid() == parent:
+            with self._lock:
+                self._asked.clear()
+            process.send_signal(signal.SIGINT)  # so that it leaves no half file behind
