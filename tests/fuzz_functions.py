@@ -139,6 +139,7 @@ def te_calls() -> dict[str, dict[str, Any]]:
             **{"grad": nchw, "x": nchw, "groups": 2, "kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1},
         },
         "involution2d_output_size": {"size": 8, "kernel_size": 3, "stride": 1, "padding": 1, "dilation": 1},
+        "joined_windows": {"first": windows, "second": windows, "chunk": 16},
         "local_attention2d": {
             **{"query": nchw, "key": nchw, "value": nchw, "kernel_size": 3, "num_heads": 2, "dilation": 1},
             **{"scale": 0.5, "layout": "NCHW", "bias": _t(2, 3, 3), "border": "masked", "lanes": 4},
