@@ -20,8 +20,10 @@ _SUMS, _STRIP = 64, 8
 _THREADS = 256
 # of the GPUs that the default is chosen for, and what they read from L2 a cycle
 _MULTIPROCESSORS, _CACHE_BYTES_A_CYCLE, _SECTOR_BYTES = 132, 3000, 32
-# threads of a multiprocessor that hide latencies; instructions that copy a vector to shared memory
-_RESIDENT_THREADS, _COPY_INSTRUCTIONS = 256, 16
+# threads of a multiprocessor that hide latencies; instructions that copy a vector to shared memory, that finish a
+# pixel, that a thread needs beside, as counted in the machine code of RedNet's layers (benchmarks/gpu_prediction.py)
+_RESIDENT_THREADS = 256
+_COPY_INSTRUCTIONS, _PIXEL_INSTRUCTIONS, _THREAD_INSTRUCTIONS = 30, 30, 300
 
 
 LANES = 32
@@ -189,8 +191,9 @@ def _cost(box: Box, window: Window, target: tvm.target.Target, kernel: KernelCos
     kernel_rows = window.kernel_planes * window.kernel_rows
     instructions: float = kernel_rows * (multiply_adds + seen + conversions) + kernel.instructions
     # loads behind a test that do not all wait in registers wait for each other
-    serial = 4 if box.x_elements(window) * window.element_bytes > STAGED_BYTES * threads else 1
+    serial = 2 if box.x_elements(window) * window.element_bytes > STAGED_BYTES * threads else 1
     instructions += serial * copy_instructions(box.x_elements(window), box.x_vector(window), threads)
+    instructions += _PIXEL_INSTRUCTIONS * box.pixels + _THREAD_INSTRUCTIONS
     # a vector load of a warp takes as long as four others
     loads = kernel_rows * 4 * seen + kernel.shared_loads
     resident = min(2048, 4 * shared_bytes(target) // _shared_bytes(box, window, kernel) * threads)

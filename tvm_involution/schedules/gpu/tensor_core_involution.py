@@ -86,6 +86,8 @@ def multiplied_on_tensor_cores(box: Box, window: Window, fragments: MmaFragments
     # a task: a load and two instructions a step for each chunk; then biases, additions and stores of four sums
     task = chunks * (1 + 2 * fragments.steps) + 12
     weights = slabs * chunks * fragments.steps * LANES * fragments.weights
+    # each row and column loads them again, from the first-level cache: as slow as a quarter of it from the second
+    again = box.rows * _columns(box, window)
     lanes = box.threads(window) / (warps * LANES)
     return KernelCost(
         shared_bytes=_kernel_bytes(box, window) + box.row_padding(window) + hidden * window.element_bytes,
@@ -94,7 +96,7 @@ def multiplied_on_tensor_cores(box: Box, window: Window, fragments: MmaFragments
         + copy_instructions(hidden, fragments.values, box.threads(window)),
         # two threads side by side read the same kernel, at once
         shared_loads=window.kernel_rows * (tasks * (chunks * fragments.lane_bytes / 4 + 4) + 2 * taps),
-        global_bytes=(window.kernel_rows * weights + hidden) * window.element_bytes,
+        global_bytes=(window.kernel_rows * weights * (3 + again) / 4 + hidden) * window.element_bytes,
     )
 
 
