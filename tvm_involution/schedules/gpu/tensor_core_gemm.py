@@ -37,6 +37,8 @@ _OTHER_REGISTERS = 80
 # what a multiprocessor does in a clock, about, from sm_80 to sm_90: bytes from the second-level cache and from shared
 # memory, multiply-adds in each of its quarters
 _L2_BYTES, _SHARED_BYTES, _MULTIPLY_ADDS = 32, 128, 256
+# bytes from the second-level cache where all multiprocessors ask for them; sums from which on all have several tiles
+_SHARED_L2_BYTES, _LARGE_TILE = 21, 128 * 128
 # clocks until a load arrives; of a chunk that has arrived, with the barriers around it; of a block's start and end
 _LOAD_CLOCKS, _CHUNK_CLOCKS, _BLOCK_CLOCKS = 800, 120, 1000
 # the cards in question have 68 to 144 multiprocessors, of 64 to 228 KiB of shared memory
@@ -191,13 +193,20 @@ def _clocks(problem: _Problem, plan: _Plan) -> float:
     room = min(65536 // registers, _SHARED_MEMORY // _shared_bytes(problem, plan))
     beside = max(1, min(8, blocks // _MULTIPROCESSORS, room))
     warps = math.prod(plan.warps) * beside
-    moved = (rows + pixels) * 64 * problem.chunks + rows * pixels * 4
+    many = problem.packs * problem.tiles * ROWS * problem.columns * COLUMNS >= _MULTIPROCESSORS * _LARGE_TILE
+    rate = _SHARED_L2_BYTES if many else _L2_BYTES
     fragments = (rows * along_columns + pixels * along_packs) * 64 * problem.chunks
     multiply_adds = rows * pixels * problem.fragments.chunk * problem.chunks
+    chunk_moved, sums_moved = (rows + pixels) * 64 / rate, rows * pixels * 4 / rate
+    moved = chunk_moved * problem.chunks + sums_moved
+    busy = max(moved, fragments / _SHARED_BYTES, multiply_adds / (_MULTIPLY_ADDS * min(4, warps)))
     chunk = _LOAD_CLOCKS + _CHUNK_CLOCKS if plan.stages == 1 else max(_LOAD_CLOCKS / (plan.stages - 1), _CHUNK_CLOCKS)
-    latency = problem.chunks / along_sum * chunk + _BLOCK_CLOCKS
-    busy = max(moved / _L2_BYTES, fragments / _SHARED_BYTES, multiply_adds / (_MULTIPLY_ADDS * min(4, warps)))
-    return -(-blocks // _MULTIPROCESSORS) * (busy + latency / beside)
+    turns = -(-blocks // _MULTIPROCESSORS)
+    if many:
+        # turn after turn, waiting and work go on side by side: the longer of both counts
+        alone = problem.chunks / along_sum * max(chunk, chunk_moved * along_sum) + sums_moved + _BLOCK_CLOCKS
+        return turns * max(busy, alone / beside)
+    return turns * (busy + (problem.chunks / along_sum * chunk + _BLOCK_CLOCKS) / beside)
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan, tunable: bool) -> s_tir.Schedule | None:
