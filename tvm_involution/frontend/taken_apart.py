@@ -132,8 +132,9 @@ def pad(x: Tensor, widths: Sequence[int], mode: str = "constant", value: float |
             continue
         last = x.shape[-1 - place] - 1
         places = torch.arange(-before, last + behind + 1, device=x.device)
-        if mode == "circular":
-            places = places.remainder(last + 1)
+        if mode == "circular":  # around what is left where widths below zero crop
+            first, left = max(-before, 0), last + 1 + min(before, 0) + min(behind, 0)
+            places = (places - first).remainder(left) + first
         elif mode == "replicate":
             places = places.clamp(0, last)
         else:
