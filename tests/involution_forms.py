@@ -141,6 +141,17 @@ def rolled_twice(x, kernel):
     return back((torch.stack(taps, 3) * kernel).sum(3))
 
 
+def rolled_and_masked(x, kernel):
+    """What comes from the other side of the border times zeros."""
+    kernel, total = kernel.view(N, G, 1, K, K, H, W), 0
+    for u, v in itertools.product(range(K), range(K)):
+        mask = x.new_zeros(1, 1, H, W)
+        mask[:, :, max(1 - u, 0) : H + min(1 - u, 0), max(1 - v, 0) : W + min(1 - v, 0)] = 1
+        moved = torch.roll(x, (1 - u, 1 - v), (2, 3)) * mask
+        total = total + moved.view(N, G, C // G, H, W) * kernel[:, :, :, u, v]
+    return back(total)
+
+
 def by_matmul(x, kernel):
     taken = F.unfold(x, K, padding=1).view(N, G, C // G, KK, H * W).permute(0, 1, 4, 2, 3)
     kernel = kernel.view(N, G, KK, H * W).permute(0, 1, 3, 2).unsqueeze(-1)
@@ -245,6 +256,7 @@ FORMS = {
     "rolled and cropped": rolled_padded,
     "rolled around the border": rolled,
     "rolled along one axis after the other": rolled_twice,
+    "rolled and masked": rolled_and_masked,
     "windows of a product": lambda x, k: back((windows(x * x.sigmoid()) * grouped(k)).sum(3)),
     "a kernel that is a product": lambda x, k: back((windows(x) * grouped(k * k.sigmoid())).sum(3)),
     "a result that is a factor": lambda x, k: back((windows(x) * grouped(k)).sum(3)) * x.sigmoid(),

@@ -66,7 +66,8 @@ def pad_before(graph: fx.Graph, value_of: Callable[[Node], torch.Tensor | None])
 def wrap_before(graph: fx.Graph, value_of: Callable[[Node], torch.Tensor | None]) -> None:
     """Make windows of rolled tensors: a tensor that is rolled in several ways is padded with its other side, once.
 
-    What is rolled so is then a slice of that, which lies inside of it.
+    What is rolled so is then a slice of that, which lies inside of it. Where what comes from the other side is multiplied
+    by zeros, it is padded with these.
     """
     sources: dict[Node, Node] = {}
     shifts: dict[Node, dict[int, int]] = {}
@@ -76,10 +77,33 @@ def wrap_before(graph: fx.Graph, value_of: Callable[[Node], torch.Tensor | None]
             sources[node] = sources.get(node.args[0], node.args[0])
             shifts[node] = {axis: before.get(axis, 0) + own.get(axis, 0) for axis in before | own}
     for source in dict.fromkeys(sources.values()):
-        _wrap(graph, source, {node: shifts[node] for node, origin in sources.items() if origin is source})
+        rolls = {node: shifts[node] for node, origin in sources.items() if origin is source}
+        ends = {node: found for node, found in rolls.items() if any(user not in rolls for user in node.users)}
+        masked = {user: ends[node] for node in ends for user in node.users if _masks(user, node, ends[node], value_of)}
+        if len(masked) == sum(len(node.users) for node in ends):
+            _wrap(graph, source, masked, zeros=True)
+        else:
+            _wrap(graph, source, rolls)
 
 
-def _wrap(graph: fx.Graph, source: Node, rolls: dict[Node, dict[int, int]]) -> None:
+def _masks(
+    product: Node, rolled: Node, shifts: dict[int, int], value_of: Callable[[Node], torch.Tensor | None]
+) -> bool:
+    """Return whether a call multiplies by 0 what was rolled around the border, and by 1 all else."""
+    if product.target is not _ATEN.mul.Tensor or not has_sizes(product) or shape_of(product) != shape_of(rolled):
+        return False
+    mask = product.args[1] if product.args[0] is rolled else product.args[0]
+    values = _known(mask, value_of) if isinstance(mask, fx.Node) and mask is not rolled else None
+    if values is None:
+        return False
+    there = torch.ones(shape_of(rolled), dtype=torch.bool)
+    for axis, shift in shifts.items():
+        around = slice(0, shift) if shift >= 0 else slice(shift, None)
+        there.transpose(0, axis)[around] = False
+    return torch.equal(values.expand(there.shape).to(torch.float64), there.to(torch.float64))
+
+
+def _wrap(graph: fx.Graph, source: Node, rolls: dict[Node, dict[int, int]], zeros: bool = False) -> None:
     sizes = shape_of(source)
     axes = sorted({axis for shifts in rolls.values() for axis in shifts})
     most = {axis: max(abs(shifts.get(axis, 0)) for shifts in rolls.values()) for axis in axes}
@@ -89,7 +113,10 @@ def _wrap(graph: fx.Graph, source: Node, rolls: dict[Node, dict[int, int]]) -> N
     first = next(iter(rolls))
     wrapped = source
     with graph.inserting_before(first):
-        for axis in axes:
+        if zeros:
+            widths = [width for axis in range(len(sizes) - 1, axes[0] - 1, -1) for width in (most.get(axis, 0),) * 2]
+            wrapped = call(graph, PAD, (source, widths, 0.0), first)
+        for axis in () if zeros else axes:
             size, width = sizes[axis], most[axis]
             sides = [
                 call(graph, _ATEN.slice.Tensor, (wrapped, axis, start, stop), first)
