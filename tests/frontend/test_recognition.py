@@ -440,3 +440,26 @@ def test_selections_of_as_many_as_values_say_are_passed_over():
     )
     program = export_module(module, [torch.randn(2, 3, 4), torch.randn(40)]).run_decompositions(decompositions())
     assert recognise(program) == []
+
+
+def filtered(x, kernel):
+    """One kernel for all pixels."""
+    kernel = kernel.mean((2, 3)).view(N, G, 1, KK, 1, 1)
+    return back((windows(x) * kernel).sum(3))
+
+
+def repeated_windows(x, kernel):
+    """CARAFE: windows are taken before pixels are repeated."""
+    taken = F.interpolate(F.unfold(x, K, padding=1).view(N, -1, H, W), scale_factor=2).view(N, C, KK, 2 * H, 2 * W)
+    kernel = F.interpolate(kernel, scale_factor=2, mode="bilinear")
+    return (taken * kernel[:, None, :KK]).sum(2)
+
+
+@pytest.mark.parametrize("form", [filtered, repeated_windows])
+def test_sums_over_windows_are_no_windows_of_theirs(form):
+    """Of taps that lie on an axis of their own there would be an involution of one window, which nobody wrote."""
+    module, arguments = Written(form), inputs()
+    program, _ = recognised(module, *arguments)
+    calls = [str(node.target) for node in program.graph.nodes]
+    assert not any("involution" in name for name in calls)
+    assert compare(program, module, *arguments) < 1e-5

@@ -17,7 +17,7 @@ from .activations import activate_before_repetition
 from .attention import Attention, attention_of, proposals
 from .forms import Fixed, Form, Node, Path, Product, forms_of, shape_of
 from .operators import ADDITIONS, CONVOLUTION, PAD, PRODUCTS, SUMS, WINDOWS
-from .probing import NotAnInvolution, equal, probe
+from .probing import NotAnInvolution, Wiring, equal, probe
 from .region import Region, between
 from .replacement import OPERATORS, Replacement
 from .windows import add_no_zeros, call, pad_before, wrap_before
@@ -178,7 +178,7 @@ class _Recognition:
                 if not region.closed or not _sums(region):
                     continue
                 replacement = self._recognised(region)
-                if replacement is not None:
+                if replacement is not None and not (_apart(replacement.wiring) and _is_windows(x)):
                     return self._write(replacement, region)
         return None
 
@@ -256,6 +256,25 @@ def _recognised(region: Region) -> Replacement | None:
 
 def _makes_windows(path: Path) -> bool:
     return any(node.target in WINDOWS or node.target is PAD or node.meta.get("one_hot") for node in path)
+
+
+def _apart(wiring: Wiring) -> bool:
+    """Return whether no windows overlap."""
+    return all(
+        taps == 1 or out == 1 or stride > dilation * (taps - 1)
+        for taps, out, stride, dilation in zip(
+            wiring.kernel_size, wiring.out_size, wiring.stride, wiring.dilation, strict=True
+        )
+    )
+
+
+def _is_windows(x: Node) -> bool:
+    """Return whether x is itself made of windows, perhaps repeated: sums over these are no windows of theirs."""
+    while x.target not in WINDOWS:
+        if len(x.all_input_nodes) != 1:
+            return False
+        (x,) = x.all_input_nodes
+    return True
 
 
 def _without_padding(region: Region) -> tuple[Node, list[tuple[int, int]]]:

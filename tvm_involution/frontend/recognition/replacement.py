@@ -60,7 +60,7 @@ class Replacement:
             NotAnInvolution: elements lie in no order that views and permutations of channels make.
         """
         self.scale = wiring.scale
-        self._wiring, self._batch = wiring, x_shape[0]
+        self.wiring, self._batch = wiring, x_shape[0]
         self._result_shape = list(result_shape)
         self._kernel_shape = [self._batch, *wiring.kernel.shape[1:]]
         self._padded = [before for before, _ in padding]
@@ -74,14 +74,14 @@ class Replacement:
         Raises:
             NotAnInvolution: its windows are not as many as the results.
         """
-        wiring = self._wiring
+        wiring = self.wiring
         steps = list(zip(wiring.out_size, more, wiring.stride, strict=True))
         out_size = tuple(size + pixels // stride for size, pixels, stride in steps)
         whole = all(pixels % stride == 0 for _, pixels, stride in steps)
         if not whole or math.prod((*x_shape[:2], *out_size)) != math.prod(result_shape):
             raise NotAnInvolution("it has other windows in a larger picture")
         other = copy.copy(self)
-        other._wiring, other._batch = dataclasses.replace(wiring, out_size=out_size), x_shape[0]
+        other.wiring, other._batch = dataclasses.replace(wiring, out_size=out_size), x_shape[0]
         other._result_shape = list(result_shape)
         other._kernel_shape = [x_shape[0], len(wiring.channels), *wiring.kernel_size, *out_size]
         other._place_windows(x_shape[2:])
@@ -93,7 +93,7 @@ class Replacement:
         Args:
             made_to_order: whether the kernel's channels come in the order of the operator, and scaled.
         """
-        wiring = self._wiring
+        wiring = self.wiring
         x = self._ordered_x(write, x)
         kernel = write.reshape(kernel, self._kernel_shape) if made_to_order else self._ordered_kernel(write, kernel)
         out = write(
@@ -111,7 +111,7 @@ class Replacement:
 
     def _ordered_kernel(self, write: Writer, kernel: Any) -> Any:
         """Write the kernel (N, G, *kernel_size, *out_size)."""
-        wiring = self._wiring
+        wiring = self.wiring
         if self._kernel_order is not None:
             return _read(write, kernel, self._kernel_shape, self._kernel_order)
         packed = [self._batch, wiring.channels.shape[0] * math.prod(wiring.kernel_size), *wiring.out_size]
@@ -121,7 +121,7 @@ class Replacement:
         return write.reshape(kernel, self._kernel_shape)
 
     def _place_windows(self, sizes: Sequence[int]) -> None:
-        wiring, padded = self._wiring, self._padded
+        wiring, padded = self.wiring, self._padded
         before, behind, fits = [], [], []
         for axis, size in enumerate(sizes):
             stride, count = wiring.stride[axis], wiring.out_size[axis]
@@ -140,7 +140,7 @@ class Replacement:
         )
 
     def _order_channels(self) -> None:
-        wiring = self._wiring
+        wiring = self.wiring
         channels = wiring.channels
         self._channels_order = _order(channels)
         self._channels: np.ndarray | None = None
@@ -162,7 +162,7 @@ class Replacement:
         if self._channels is not None:
             return write(_ATEN.index_select.default, x, 1, write.constant(self._channels))
         if self._channels_order == (1, 0):
-            groups, members = self._wiring.channels.shape
+            groups, members = self.wiring.channels.shape
             sizes = self._padded_sizes
             split = write.reshape(x, [self._batch, members, groups, *sizes])
             spatial = range(3, 3 + len(sizes))
@@ -172,7 +172,7 @@ class Replacement:
         return x
 
     def _order_kernel(self) -> None:
-        wiring = self._wiring
+        wiring = self.wiring
         batch, groups = wiring.kernel.shape[:2]
         packed = wiring.kernel.reshape(batch, groups * math.prod(wiring.kernel_size), *wiring.out_size)
         natural = np.arange(packed.size).reshape(packed.shape)

@@ -66,8 +66,8 @@ def pad_before(graph: fx.Graph, value_of: Callable[[Node], torch.Tensor | None])
 def wrap_before(graph: fx.Graph, value_of: Callable[[Node], torch.Tensor | None]) -> None:
     """Make windows of rolled tensors: a tensor that is rolled in several ways is padded with its other side, once.
 
-    What is rolled so is then a slice of that, which lies inside of it. Where what comes from the other side is multiplied
-    by zeros, it is padded with these.
+    What is rolled so is then a slice of that, which lies inside of it. Where what comes from the other side is
+    multiplied by zeros, it is padded with these.
     """
     sources: dict[Node, Node] = {}
     shifts: dict[Node, dict[int, int]] = {}
