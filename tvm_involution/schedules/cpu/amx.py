@@ -2,7 +2,7 @@
 # mypy: disable-error-code="valid-type"
 """Intel's AMX as tensor intrinsics: tiles of 16 rows of 64 bytes, whose products are those of a packed weight.
 
-An intrinsic adds to a tile of sums in memory, up to 16 rows (pixels) by one or two vectors (output channels), the
+An intrinsic makes a tile of sums in memory, up to 16 rows (pixels) by one or two vectors (output channels), of the
 products over all input channels and places of a window. `tdpbf16ps` takes pairs of bfloat16 and `tdpbusd` fours of
 bytes, as they lie in `te.pack_weight`'s order: a step of the sum is a row of the weight's tile. Tiles are configured
 and released in each call, since the operating system saves what is not released at each change of threads.
@@ -33,11 +33,13 @@ _KINDS = {"bfloat16": ("amx-bf16", "tdpbf16ps", "float32"), "int8": ("amx-int8",
 INPUTS = {"bfloat16": ("bfloat16", 2), "int8": ("uint8", 4)}
 """by the weight's dtype: that of what it is multiplied by, and how many input channels lie side by side"""
 _NAME = re.compile(r"tvm_involution\.amx_(bfloat16|int8)_(\d+)_([12])_(\d+)_(\d+)x(\d+)")
+_ZERO = re.compile(r"tvm_involution\.amx_(bfloat16|int8)_(\d+)_([12])_zero")
 _VALUE_BYTES = 4
 
 _FUNCTION = """
 declare void @llvm.x86.ldtilecfg(ptr)
 declare void @llvm.x86.tilerelease()
+declare void @llvm.x86.tilezero(i8 immarg)
 declare void @llvm.x86.tileloadd64(i8 immarg, ptr, i64)
 declare void @llvm.x86.tilestored64(i8 immarg, ptr, i64)
 declare void @llvm.x86.{instruction}(i8 immarg, i8 immarg, i8 immarg)
@@ -107,11 +109,17 @@ class AmxTile:
         window = "x".join(map(str, self.window))
         return f"tvm_involution.amx_{self.dtype}_{self.rows}_{self.vectors}_{self.steps}_{window}"
 
+    @property
+    def zero(self) -> str:
+        """Name of the intrinsic that stands where sums become zero: it does nothing, for they begin in the tiles."""
+        return f"tvm_involution.amx_{self.dtype}_{self.rows}_{self.vectors}_zero"
+
     @classmethod
     def named(cls, intrinsic: str) -> AmxTile | None:
-        """Return the tile whose intrinsic is called so; None of another intrinsic."""
-        found = _NAME.fullmatch(intrinsic)
-        if found is None:
+        """Return the tile whose intrinsic is called so, or whose `zero`; None of another intrinsic."""
+        if (found := _ZERO.fullmatch(intrinsic)) is not None:
+            return cls(found[1], int(found[2]), int(found[3]), 1)
+        if (found := _NAME.fullmatch(intrinsic)) is None:
             return None
         rows, vectors, steps, height, width = map(int, found.groups()[1:])
         return cls(found[1], rows, vectors, steps, (height, width))
@@ -125,7 +133,7 @@ class AmxTile:
         for vector in range(self.vectors):
             place = vector * LANES * _VALUE_BYTES
             load += f"  %tile{vector} = getelementptr i8, ptr %sums, i64 {place}\n"
-            load += f"  call void @llvm.x86.tileloadd64(i8 {vector}, ptr %tile{vector}, i64 %sums_row)\n"
+            load += f"  call void @llvm.x86.tilezero(i8 {vector})\n"
             store += f"  call void @llvm.x86.tilestored64(i8 {vector}, ptr %tile{vector}, i64 %sums_row)\n"
             if vector:
                 multiply += f"  %columns{vector} = getelementptr i8, ptr %columns0, i64 {place}\n"
@@ -162,6 +170,34 @@ class AmxTile:
         if s_tir.TensorIntrin.get(self.intrinsic, allow_missing=True) is None:
             make = _products if self.window == (1, 1) else _windows
             s_tir.TensorIntrin.register(self.intrinsic, *make(self, self._symbol))
+        if s_tir.TensorIntrin.get(self.zero, allow_missing=True) is None:
+            s_tir.TensorIntrin.register(self.zero, *_nothing(self))
+
+
+def _nothing(tile: AmxTile) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+    """Return description and implementation of sums that become zero in the tiles alone."""
+    rows, lanes, sum_dtype = tile.rows, tile.vectors * LANES, _KINDS[tile.dtype][2]
+
+    @T.prim_func(s_tir=True)
+    def description(s: T.handle) -> None:
+        sums = T.match_buffer(s, (rows, lanes), sum_dtype, offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads()
+            T.writes(sums[0:rows, 0:lanes])
+            for i, j in T.grid(rows, lanes):
+                with T.sblock("zero"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    sums[vi, vj] = T.cast(0, sum_dtype)
+
+    @T.prim_func(s_tir=True)
+    def implementation(s: T.handle) -> None:
+        sums = T.match_buffer(s, (rows, lanes), sum_dtype, offset_factor=1, scope="local")
+        with T.sblock("root"):
+            T.reads()
+            T.writes(sums[0:rows, 0:lanes])
+            T.evaluate(0)
+
+    return description, implementation
 
 
 def _products(tile: AmxTile, symbol: str) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:

@@ -14,7 +14,9 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir.schedule import SBlockRV
 
+from ...target import core_count
 from ...te.blocks import Block
+from ..buffers import total_bytes
 from ..packed_weight import packed_weight
 from ..placing import reverse_compute_at
 from ..rule import (
@@ -35,6 +37,8 @@ from .elementwise import schedule_producers
 _FEW = 4
 # steps of the sum, likewise
 _SHORT = 4
+# times the products that vectors make in the same time
+_FASTER = 8
 # this many structural variants make a design space
 _VARIANTS = 8
 
@@ -45,8 +49,8 @@ class _Plan:
 
     pixels: int
     """of a tile, along a row"""
-    channels_first: bool
-    """walk the packs of output channels in the outer loop"""
+    parts: int
+    """of a picture's rows; the tiles of a part take turns with one pack of weights before the next"""
     parallel: bool = True
     """run on all cores"""
 
@@ -61,7 +65,7 @@ class AmxGemm(ScheduleRule):
         sch = s_tir.Schedule(func)
         if (block := _products(sch, target)) is None:
             return None
-        return default_or_space(_plans(sch, block), lambda plan: _schedule(func, target, plan), tunable)
+        return default_or_space(_plans(sch, block, target), lambda plan: _schedule(func, target, plan), tunable)
 
 
 def _products(sch: s_tir.Schedule, target: tvm.target.Target) -> SBlockRV | None:
@@ -74,16 +78,16 @@ def _products(sch: s_tir.Schedule, target: tvm.target.Target) -> SBlockRV | None
     dtypes = tuple(str(region.source.dtype) for region in block.reads[-2:])
     if weight.values == 1 or weight.steps < _SHORT or weight.lanes % amx.LANES or not amx.has_amx(target, dtypes[1]):
         return None
-    return found[0] if dtypes[0] == amx.INPUTS[dtypes[1]][0] and _neighbours(block) else None
+    # an axis without extent is none to TVM: windows along one axis would be an intrinsic of their own
+    flat = sum(int(size) > 1 for size in weight.buffer.shape[1:3]) == 1
+    return found[0] if dtypes[0] == amx.INPUTS[dtypes[1]][0] and not flat and _neighbours(block) else None
 
 
 def _tile(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> amx.AmxTile:
     """Return what one call multiplies where tiles have so many pixels."""
     weight = packed_weight(sch.get(block))
     height, width = (int(size) for size in weight.buffer.shape[1:3])
-    # places of a window along one axis alone are a call each
-    window = (height, width) if min(height, width) > 1 else (1, 1)
-    return amx.AmxTile(str(weight.buffer.dtype), pixels, weight.lanes // amx.LANES, weight.steps, window)
+    return amx.AmxTile(str(weight.buffer.dtype), pixels, weight.lanes // amx.LANES, weight.steps, (height, width))
 
 
 def _neighbours(block: s_tir.SBlock) -> bool:
@@ -97,21 +101,35 @@ def _neighbours(block: s_tir.SBlock) -> bool:
     return all(isinstance(step, tirx.IntImm) and int(step) in (0, 1) for step in steps)
 
 
-def _plans(sch: s_tir.Schedule, block: SBlockRV) -> list[_Plan]:
+def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> list[_Plan]:
     """Return the variants, the default first."""
     spatial, _ = loops_by_kind(sch, block)
     loops = loop_extents(sch, sch.get_loops(block))
     assert loops is not None
     columns = int(sch.get(spatial[-2]).extent)
     widths = [pixels for pixels in divisors(columns, amx.ROWS)[::-1] if pixels >= _FEW]
-    parallel, *other = thread_choices(math.prod(loops) // 8)
-    weight = packed_weight(sch.get(block))
-    channels_first = weight.packs * weight.lanes > math.prod(loops[: len(spatial) - 1])
-    plans = [_Plan(pixels, channels_first, parallel) for pixels in widths]
-    if plans:
-        plans.insert(1, replace(plans[0], channels_first=not channels_first))
-        plans += [replace(plans[0], parallel=choice) for choice in other]
-    return plans[:_VARIANTS]
+    parallel, *other = thread_choices(math.prod(loops) // _FASTER)
+    plans = []
+    for pixels in widths:
+        own, *others = _part_counts(sch, block, pixels, target)
+        plans += [_Plan(pixels, own, parallel), *(_Plan(pixels, count, parallel) for count in others)]
+    return [*plans[:_VARIANTS], *(replace(plans[0], parallel=choice) for choice in other if plans)]
+
+
+def _part_counts(sch: s_tir.Schedule, block: SBlockRV, pixels: int, target: tvm.target.Target) -> list[int]:
+    """Return into how many parts to divide a picture's rows (those of a matrix by tiles), the default first.
+
+    A part for each core, whose pixels it keeps in its cache; all together, the packs divided among the cores, where
+    weights are larger than what they are multiplied by.
+    """
+    x, weight = (total_bytes(read.source) for read in sch.get(block).reads[-2:])
+    *batch, rows = [int(sch.get(loop).extent) for loop in loops_by_kind(sch, block)[0][:-2]] or [
+        int(sch.get(loops_by_kind(sch, block)[0][0]).extent) // pixels
+    ]
+    cores, pictures = core_count(target), math.prod(batch)
+    each = next((count for count in divisors(rows, rows) if count * pictures % cores == 0), 1)
+    counts = [1, each] if weight > x else [each, 1]
+    return list(dict.fromkeys([*counts, rows]))
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan) -> s_tir.Schedule | None:
@@ -129,17 +147,21 @@ def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan) -> s_
     within = places if tile.window != (1, 1) else []
     outer, pixel = sch.split(spatial[-2], [None, plan.pixels])
     pack, lane = sch.split(spatial[-1], [None, weight.lanes])
-    tiles = [*spatial[:-2], outer]
-    order = [pack, *tiles] if plan.channels_first else [*tiles, pack]
-    sch.reorder(*order, *([] if within else places), pixel, lane, *within, step, value)
-    task = sch.fuse(*order)
+    if rows := spatial[:-2]:
+        part, row = sch.split(rows[-1], [plan.parts, None])
+        order, turns = [*rows[:-1], part], [row, outer]
+    else:
+        part, turn = sch.split(outer, [plan.parts, None])
+        order, turns = [part], [turn]
+    sch.reorder(*order, pack, *turns, *([] if within else places), pixel, lane, *within, step, value)
+    task, turn = sch.fuse(*order, pack), sch.fuse(*turns)
     if plan.parallel:
         sch.parallel(task)
-    reverse_compute_at(sch, epilogue, task)
+    reverse_compute_at(sch, epilogue, turn)
     sch.set_scope(block, 0, "local")
-    zero = sch.decompose_reduction(block, places[0] if places and not within else pixel)
-    vectorize_last(sch, zero, amx.LANES)
+    zero = sch.decompose_reduction(block, pixel if within or not places else places[0])
     tile.register()
+    sch.tensorize(sch.get_loops(zero)[-2], tile.zero)
     sch.tensorize(pixel, tile.intrinsic)
     sch.annotate(task, "pragma_import_llvm", tile.llvm_function)
     vectorize_last(sch, epilogue, amx.LANES)
