@@ -16,6 +16,9 @@ from tvm_involution.nn.build import init_weights
 
 # what takes no tensors
 DESCRIBE = {"Operations", "build_model", "count_operations", "count_parameters", "load_checkpoint"}
+DESCRIBE |= {"from_pretrained", "save_pretrained"}
+# how they run in training: nn/test_compiled_kernels.py and test_replace_involutions.py
+DESCRIBE |= {"replace_involutions", "use_kernels", "wait_for_kernels"}
 # what makes the networks that other tests compile and compare: conftest.py's library, test_compile.py,
 # test_dense_networks.py and nn/test_attention_resnet.py
 ELSEWHERE = {

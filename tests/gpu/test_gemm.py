@@ -273,7 +273,7 @@ def test_every_kernel_of_a_network(name):
         if "conv2d" in var.name_hint or "linear" in var.name_hint:
             assert rule == "TensorCoreGemm", var.name_hint
             functions[var.name_hint] = sch.mod["main"]
-    assert len(functions) > 20
+    assert len(functions) >= 20
     if name == "rednet26":
         build(functions, target)
 

@@ -133,7 +133,8 @@ def test_coverage_and_dry_run_name_the_records(logs):
     covered = run_cli("logs", "coverage", MODEL, *words, "--tuning-logs", logs)
     assert covered.status == 0 and re.search(r"(\d+) of \1 kernels have a record", covered.out), covered
     dry = run_cli("tune", MODEL, *words, "--log-dir", logs, "--dry-run")
-    assert dry.status == 0 and "PackedGemm" in dry.out and "Involution" in dry.out and KEY in dry.out
+    assert dry.status == 0 and "PackedGemm" in dry.out and "Involution" in dry.out
+    assert KEY[:10] in dry.out  # of a name with many features, what the table has room for
     assert not (logs / "none").exists()
 
 
@@ -169,7 +170,7 @@ def test_the_nearest_target_serves(logs, tmp_path):
     kernels = ti.compile(small_network(), image_size=SIZE, tuning_logs=tmp_path / "near").metadata.kernels
     assert kernels.record == kernels.borrowed == kernels.total
     assert kernels.borrowed_from == other["mcpu"]
-    far = {**other, "mcpu": "nehalem"}
+    far = {**other, "mcpu": "nehalem", "mattr": []}
     copy_logs(logs, tmp_path / "far", key="nehalem", target=far)
     assert ti.compile(small_network(), image_size=SIZE, tuning_logs=tmp_path / "far").metadata.kernels.record == 0
 

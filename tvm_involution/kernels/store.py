@@ -134,9 +134,6 @@ class Store:
             self._load(kernel, device)
 
     def _done(self, kernel: _Kernel, problem: str | None) -> None:
-        with self._changed:
-            kernel.compiled, kernel.refused, kernel.asked = problem is None, problem is not None, False
-            self._changed.notify_all()
         if problem is not None:
             level = logging.DEBUG if self._failed else logging.WARNING
             _log.log(level, "an involution runs in its plain form: %s", problem)
@@ -144,6 +141,10 @@ class Store:
         elif kernel.path is not None:
             _log.info("compiled a kernel: %s", kernel.path)
             prune(kernel.path.parent)
+        # the last, for somebody may wait for it
+        with self._changed:
+            kernel.compiled, kernel.refused, kernel.asked = problem is None, problem is not None, False
+            self._changed.notify_all()
 
     def _load(self, kernel: _Kernel, device: torch.device) -> None:
         from .calling import load_kernel  # tvm_ffi, which the first kernel alone needs

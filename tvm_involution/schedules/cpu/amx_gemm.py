@@ -78,9 +78,10 @@ def _products(sch: s_tir.Schedule, target: tvm.target.Target) -> SBlockRV | None
     dtypes = tuple(str(region.source.dtype) for region in block.reads[-2:])
     if weight.values == 1 or weight.steps < _SHORT or weight.lanes % amx.LANES or not amx.has_amx(target, dtypes[1]):
         return None
-    # an axis without extent is none to TVM: windows along one axis would be an intrinsic of their own
-    flat = sum(int(size) > 1 for size in weight.buffer.shape[1:3]) == 1
-    return found[0] if dtypes[0] == amx.INPUTS[dtypes[1]][0] and not flat and _neighbours(block) else None
+    # an axis without extent is none to TVM: windows along one axis, or three, would be intrinsics of their own
+    axes = sum(int(size) > 1 for size in weight.buffer.shape[1:3])
+    fits = axes == 0 or (axes == 2 and len(block.reads[-2].region) == 4)
+    return found[0] if fits and dtypes[0] == amx.INPUTS[dtypes[1]][0] and _neighbours(block) else None
 
 
 def _tile(sch: s_tir.Schedule, block: SBlockRV, pixels: int) -> amx.AmxTile:
