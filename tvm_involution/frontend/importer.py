@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_unflat
 from ..errors import UserError
 from .autocast import no_autocast, without_autocast
 from .decompositions import decompositions
+from .evaluation_mode import evaluation_mode
 from .half_types import half_type, in_wider_types
 from .recognition import recognise
 from .sizes import check_sizes
@@ -44,7 +44,7 @@ def export_module(
         UserError: `torch.export` cannot trace the module, with its own reason.
     """
     try:
-        with torch.no_grad(), no_autocast(), no_torch_log(), no_graph_on_failure(), _evaluation(module):
+        with torch.no_grad(), no_autocast(), no_torch_log(), no_graph_on_failure(), evaluation_mode(module):
             return torch.export.export(module, tuple(inputs), dict(keywords or {}))
     except Exception as error:  # torch.export raises whatever the traced code raises
         shapes = [list(x.shape) for x in tree_leaves((inputs, keywords or {}))]
@@ -53,17 +53,6 @@ def export_module(
         raise UserError(
             f"torch.export cannot trace {type(module).__name__} for inputs {shapes}: {reason}{advice}"
         ) from error
-
-
-@contextlib.contextmanager
-def _evaluation(module: torch.nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def import_exported_program(

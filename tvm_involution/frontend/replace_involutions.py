@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from ..errors import UserError
 from ..nn.replace_involutions import Found, Replacements
+from .evaluation_mode import evaluation_mode
 from .own_code import NotReplaced, OwnGraph, watch
 
 _MOST = 1e-4
@@ -28,7 +28,7 @@ def replace_involutions(module: nn.Module, example: Tensor | Sequence[Any] | Non
     candidates = {name: part for name, part in module.named_modules() if _is_candidate(part)}
     code = {name: _Code(part) for name, part in candidates.items()}
     try:
-        with _evaluation(module), torch.no_grad():
+        with evaluation_mode(module), torch.no_grad():
             try:
                 for part in code.values():
                     part.install()
@@ -161,14 +161,3 @@ def _difference(outputs: Any, before: Any) -> float:
         if isinstance(b, Tensor) and b.numel()
     ]
     return max(errors, default=0.0)
-
-
-@contextlib.contextmanager
-def _evaluation(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
