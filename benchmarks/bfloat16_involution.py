@@ -13,23 +13,13 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 from alone import Kernel, print_table
+from rednet_layers import LAYERS
 from tvm import te, topi
 
 from tvm_involution.schedules.cpu.dot_bf16 import has_dot_bf16
 from tvm_involution.target import resolve_target
 from tvm_involution.te import pack_paired_span, pack_weight, paired_spanned_involution2d, spanned_involution2d
 
-# channels, pixels a side, kernel, stride; groups of 16 channels, a quarter of the channels hidden
-LAYERS = [
-    (32, 112, 3, 1),
-    (64, 56, 7, 1),
-    (128, 56, 7, 2),
-    (128, 28, 7, 1),
-    (256, 28, 7, 2),
-    (256, 14, 7, 1),
-    (512, 14, 7, 2),
-    (512, 7, 7, 1),
-]
 _LANES = 32
 
 

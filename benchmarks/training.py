@@ -28,23 +28,13 @@ from pathlib import Path
 import torch
 from beside_eager import in_turns
 from markdown_rows import print_header, print_row
+from rednet_layers import LAYERS
 from torch import Tensor, nn
 
 from tvm_involution.nn import involution2d, replace_involutions, use_kernels
 from tvm_involution.nn.build import build_model
 from tvm_involution.nn.involution import Involution2d
 
-# channels, size of x, kernel size, stride: the stem's, the stages' first and others
-LAYERS = [
-    (32, 112, 3, 1),
-    (64, 56, 7, 1),
-    (128, 56, 7, 2),
-    (128, 28, 7, 1),
-    (256, 28, 7, 2),
-    (256, 14, 7, 1),
-    (512, 14, 7, 2),
-    (512, 7, 7, 1),
-]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 NETWORKS = ("kernels", "taps", "unfold", "resnet")
 _TITLES = {
