@@ -83,7 +83,8 @@ def cpu_features(target: tvm.target.Target) -> tuple[str, ...]:
     cpu = str(target.attrs.get("mcpu") or "generic")
     if cpu not in {*codegen.llvm_get_cpu_archlist(target), "generic"}:
         raise UserError(f"unknown CPU {cpu!r}, whose features cannot be told; expected a name that LLVM knows")
-    return tuple(linux for llvm, linux in known.items() if has_feature(target, llvm))
+    features = codegen.llvm_get_cpu_features(target)
+    return tuple(linux for llvm, linux in known.items() if llvm in features)
 
 
 def corrections(spec: dict[str, object]) -> list[str]:
@@ -95,8 +96,8 @@ def corrections(spec: dict[str, object]) -> list[str]:
     flags, known = cpu_flags(), _FEATURES.get(architecture())
     if not flags or known is None:
         return []
-    named = tvm.target.Target(spec)
-    differ = {llvm: linux in flags for llvm, linux in known.items() if (linux in flags) != has_feature(named, llvm)}
+    named = codegen.llvm_get_cpu_features(tvm.target.Target(spec))
+    differ = {llvm: linux in flags for llvm, linux in known.items() if (linux in flags) != (llvm in named)}
     return [f"{'+' if here else '-'}{llvm}" for llvm, here in differ.items()]
 
 
@@ -105,5 +106,6 @@ def beside_the_name(target: tvm.target.Target) -> list[str]:
     words = sorted(str(word) for word in target.attrs.get("mattr") or ())
     if not words:
         return []
-    named = tvm.target.Target({key: value for key, value in target.export().items() if key != "mattr"})
-    return [word for word in words if word.startswith("+") != has_feature(named, word[1:])]
+    without = tvm.target.Target({key: value for key, value in target.export().items() if key != "mattr"})
+    named = codegen.llvm_get_cpu_features(without)
+    return [word for word in words if word.startswith("+") != (word[1:] in named)]
