@@ -64,9 +64,7 @@ class JoinAddedConvolutions:
             windows = functools.partial(_windows, [_attributes(call) for call in calls])
             product = lower(builder, [call.args[0] for call in calls], windows, "conv2d")
             bias = np.add(*(to_float(constant) for constant in constants))
-            return relax.op.add(
-                product, relax.const(bias.astype("float32"), "float32" if dtype == "float32" else dtype)
-            )
+            return relax.op.add(product, relax.const(bias.astype("float32"), dtype))
 
         return rewrite_call(total, rewrite, func)
 
