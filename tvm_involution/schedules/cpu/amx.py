@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Callable
 
 import tvm
 from tvm import s_tir, tirx
@@ -165,11 +166,27 @@ class AmxTile:
     def _symbol(self) -> str:
         return self.intrinsic.replace(".", "_")
 
+    def _call(
+        self,
+        sums: tirx.Expr,
+        sums_row: tirx.Expr,
+        value: tirx.Expr,
+        line: tirx.Expr | int,
+        row: tirx.Expr,
+        weight: tirx.Expr,
+    ) -> tirx.Expr:
+        """Call `llvm_function` for what begins with these numbers; distances of lines and rows are in numbers."""
+        value_bytes = _VALUE_BYTES // INPUTS[self.dtype][1]
+        distances = ((sums_row, _VALUE_BYTES), (line, value_bytes), (row, value_bytes))
+        of_sums, of_line, of_row = (T.cast(number, "int64") * T.int64(size) for number, size in distances)
+        where = [T.address_of(first) for first in (sums, value, weight)]
+        return T.call_extern("void", self._symbol, where[0], of_sums, where[1], of_line, of_row, where[2])
+
     def register(self) -> None:
         """Tell TVM of the intrinsic, when it is first wanted."""
         if s_tir.TensorIntrin.get(self.intrinsic, allow_missing=True) is None:
             make = _products if self.window == (1, 1) else _windows
-            s_tir.TensorIntrin.register(self.intrinsic, *make(self, self._symbol))
+            s_tir.TensorIntrin.register(self.intrinsic, *make(self, self._call))
         if s_tir.TensorIntrin.get(self.zero, allow_missing=True) is None:
             s_tir.TensorIntrin.register(self.zero, *_nothing(self))
 
@@ -200,16 +217,10 @@ def _nothing(tile: AmxTile) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     return description, implementation
 
 
-def _products(tile: AmxTile, symbol: str) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def _products(tile: AmxTile, call: Callable[..., tirx.Expr]) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Return description and implementation for single places: of rows of a matrix."""
-    rows, lanes, steps, dtype, sum_dtype = (
-        tile.rows,
-        tile.vectors * LANES,
-        tile.steps,
-        tile.dtype,
-        _KINDS[tile.dtype][2],
-    )
-    x_dtype, values = INPUTS[dtype]
+    rows, lanes, steps, dtype = tile.rows, tile.vectors * LANES, tile.steps, tile.dtype
+    sum_dtype, (x_dtype, values) = _KINDS[dtype][2], INPUTS[dtype]
 
     @T.prim_func(s_tir=True)
     def description(x: T.handle, w: T.handle, s: T.handle) -> None:
@@ -237,32 +248,15 @@ def _products(tile: AmxTile, symbol: str) -> tuple[tirx.PrimFunc, tirx.PrimFunc]
             T.writes(sums[0:rows, 0:lanes])
             # TVM makes float32 of the bfloat16 buffers inside a program, but for those whose address is taken
             T.evaluate(T.isnullptr(value.data))
-            T.evaluate(
-                T.call_extern(
-                    "void",
-                    symbol,
-                    T.address_of(sums[0, 0]),
-                    T.cast(sums_row, "int64") * T.int64(4),
-                    T.address_of(value[0, 0]),
-                    T.int64(0),
-                    T.cast(row, "int64") * T.int64(4 // values),
-                    T.address_of(weight[0, 0, 0]),
-                )
-            )
+            T.evaluate(call(sums[0, 0], sums_row, value[0, 0], 0, row, weight[0, 0, 0]))
 
     return description, implementation
 
 
-def _windows(tile: AmxTile, symbol: str) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
+def _windows(tile: AmxTile, call: Callable[..., tirx.Expr]) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
     """Return description and implementation for the windows of neighbouring pixels."""
-    rows, lanes, steps, dtype, sum_dtype = (
-        tile.rows,
-        tile.vectors * LANES,
-        tile.steps,
-        tile.dtype,
-        _KINDS[tile.dtype][2],
-    )
-    x_dtype, values = INPUTS[dtype]
+    rows, lanes, steps, dtype = tile.rows, tile.vectors * LANES, tile.steps, tile.dtype
+    sum_dtype, (x_dtype, values) = _KINDS[dtype][2], INPUTS[dtype]
     height, width = tile.window
     seen = rows + width - 1
 
@@ -300,17 +294,6 @@ def _windows(tile: AmxTile, symbol: str) -> tuple[tirx.PrimFunc, tirx.PrimFunc]:
             T.writes(sums[0:rows, 0:lanes])
             # TVM makes float32 of the bfloat16 buffers inside a program, but for those whose address is taken
             T.evaluate(T.isnullptr(value.data))
-            T.evaluate(
-                T.call_extern(
-                    "void",
-                    symbol,
-                    T.address_of(sums[0, 0]),
-                    T.cast(sums_row, "int64") * T.int64(4),
-                    T.address_of(value[0, 0, 0]),
-                    T.cast(line, "int64") * T.int64(4 // values),
-                    T.cast(row, "int64") * T.int64(4 // values),
-                    T.address_of(weight[0, 0, 0, 0, 0]),
-                )
-            )
+            T.evaluate(call(sums[0, 0], sums_row, value[0, 0, 0], line, row, weight[0, 0, 0, 0, 0]))
 
     return description, implementation

@@ -112,25 +112,23 @@ def _plans(sch: s_tir.Schedule, block: SBlockRV, target: tvm.target.Target) -> l
     parallel, *other = thread_choices(math.prod(loops) // _FASTER)
     plans = []
     for pixels in widths:
-        own, *others = _part_counts(sch, block, pixels, target)
+        # of a matrix, which has no rows of pixels, its tiles
+        own, *others = _part_counts(sch, block, loops[: len(spatial) - 2] or [columns // pixels], target)
         plans += [_Plan(pixels, own, parallel), *(_Plan(pixels, count, parallel) for count in others)]
     return [*plans[:_VARIANTS], *(replace(plans[0], parallel=choice) for choice in other if plans)]
 
 
-def _part_counts(sch: s_tir.Schedule, block: SBlockRV, pixels: int, target: tvm.target.Target) -> list[int]:
-    """Return into how many parts to divide a picture's rows (those of a matrix by tiles), the default first.
+def _part_counts(sch: s_tir.Schedule, block: SBlockRV, rows: list[int], target: tvm.target.Target) -> list[int]:
+    """Return into how many parts to divide the last of `rows`, of pictures each, the default first.
 
     A part for each core, whose pixels it keeps in its cache; all together, the packs divided among the cores, where
     weights are larger than what they are multiplied by.
     """
     x, weight = (total_bytes(read.source) for read in sch.get(block).reads[-2:])
-    *batch, rows = [int(sch.get(loop).extent) for loop in loops_by_kind(sch, block)[0][:-2]] or [
-        int(sch.get(loops_by_kind(sch, block)[0][0]).extent) // pixels
-    ]
-    cores, pictures = core_count(target), math.prod(batch)
-    each = next((count for count in divisors(rows, rows) if count * pictures % cores == 0), 1)
+    cores, pictures, own = core_count(target), math.prod(rows[:-1]), rows[-1]
+    each = next((count for count in divisors(own, own) if count * pictures % cores == 0), 1)
     counts = [1, each] if weight > x else [each, 1]
-    return list(dict.fromkeys([*counts, rows]))
+    return list(dict.fromkeys([*counts, own]))
 
 
 def _schedule(func: tirx.PrimFunc, target: tvm.target.Target, plan: _Plan) -> s_tir.Schedule | None:
