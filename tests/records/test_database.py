@@ -64,10 +64,11 @@ def test_metaschedule_reads_the_tables(tmp_path):
 
 
 @pytest.mark.parametrize("name", [WORKLOADS, RECORDS])
-def test_a_torn_line_is_dropped_and_the_next_is_whole(tmp_path, name):
+@pytest.mark.parametrize("torn", [b'[0, [[["GetSBl', b"[0, \xff\x00"], ids=["text", "no text"])
+def test_a_torn_line_is_dropped_and_the_next_is_whole(tmp_path, name, torn):
     fill(tmp_path / "a", 3e-3)
-    with open(tmp_path / "a" / name, "a") as file:
-        file.write('[0, [[["GetSBl')
+    with open(tmp_path / "a" / name, "ab") as file:
+        file.write(torn)
     database = TuningDatabase(tmp_path / "a")
     database.append(workload(16), record(workload(16), 1e-3))
     assert times(tmp_path / "a", workload(8)) == pytest.approx([3e-3])

@@ -52,10 +52,12 @@ class TuningDatabase:
         self._index: dict[ms.database.Workload, int] = {}
         try:
             # before the workloads, which a run that is still writing enters before their records
-            records = list(_lines(folder / RECORDS))
-            if records:
-                register_named((folder / RECORDS).read_text(encoding="utf-8"))
-            workloads = [ms.database.Workload.from_json(line) for line in _lines(_workload_file(folder))]
+            lines = _lines(folder / RECORDS)
+            for line in lines:
+                register_named(line)
+            records = [json.loads(line) for line in lines]
+            texts = map(json.loads, _lines(_workload_file(folder)))
+            workloads = [ms.database.Workload.from_json(text) for text in texts]
             for workload in workloads:
                 self._index[self.memory.commit_workload(workload.mod)] = len(self._index)
             for index, record in records:
@@ -187,13 +189,12 @@ def _workload_file(folder: Path) -> Path:
     return packed if packed.is_file() else folder / WORKLOADS
 
 
-def _lines(path: Path) -> Iterable[Any]:
+def _lines(path: Path) -> list[bytes]:
     if not path.is_file():
-        return
+        return []
     data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
     *whole, _ = data.split(b"\n")
-    for line in whole:
-        yield json.loads(line)
+    return whole
 
 
 def _append(path: Path, line: str) -> None:

@@ -12,7 +12,7 @@ from . import dot_bf16, dot_int8
 from .amx import AmxTile
 from .dot_product import DotProduct
 
-_NAMES = re.compile(r'"(tvm_involution\.\w+)"')
+_NAMES = re.compile(rb'"(tvm_involution\.\w+)"')
 
 
 def dot_product(weight: PackedWeight, target: tvm.target.Target) -> DotProduct | None:
@@ -26,9 +26,11 @@ def dot_product(weight: PackedWeight, target: tvm.target.Target) -> DotProduct |
     return dot
 
 
-def register_named(record: str) -> None:
+def register_named(record: bytes) -> None:
     """Register the intrinsics that the JSON of a recorded schedule names: TVM reads none whose intrinsics it lacks."""
-    names = set(_NAMES.findall(record))
+    names = {name.decode() for name in _NAMES.findall(record)}
+    if not names:
+        return
     for dot in (dot_bf16.DOT_BF16, *dot_int8.all_dot_products()):
         if dot.intrinsic in names:
             dot.register()
